@@ -1,0 +1,60 @@
+//! Every bound of the decisions, in one place, each with its reason. What happens at a bound stands where it is checked.
+
+use crate::time::Seconds;
+
+/// A home has fewer than 500 devices; more is a mistake or an attack.
+pub const MAX_DEVICES: usize = 4_096;
+/// Longest topic name or filter, in bytes. MQTT allows 65,535; no scheme of ours needs 256.
+pub const MAX_TOPIC_BYTES: usize = 512;
+/// Most levels of a topic: bounds the work of a match.
+pub const MAX_TOPIC_LEVELS: usize = 32;
+/// Most permissions in a profile; a token's scope must stay small enough for a microcontroller's buffer.
+pub const MAX_PERMISSIONS_PER_PROFILE: usize = 16;
+/// Most topic filters in a profile: each publish is compared with each of them.
+pub const MAX_FILTERS_PER_PROFILE: usize = 64;
+/// Most profiles that an owner can write.
+pub const MAX_PROFILES: usize = 128;
+/// Largest profile file, in bytes: it must fit into one stored row.
+pub const MAX_PROFILE_BYTES: usize = 3_500;
+/// Most children that one gateway acts for.
+pub const MAX_CHILDREN: usize = 64;
+/// Most scope values in one request.
+pub const MAX_SCOPES: usize = 32;
+/// Largest form body of the token endpoint, in bytes (docs/protocol.md).
+pub const MAX_FORM_BYTES: usize = 4_096;
+/// Most parameters of one form.
+pub const MAX_FORM_PARAMETERS: usize = 32;
+/// Longest `jti` of a client assertion, in bytes (docs/protocol.md).
+pub const MAX_JTI_BYTES: usize = 64;
+/// Longest life of a client assertion: it bounds the memory of used `jti`s.
+pub const MAX_ASSERTION_LIFETIME: Seconds = Seconds(300);
+/// Clock difference that is forgiven (seconds of skew lock devices out: keycloak#8966).
+pub const CLOCK_SKEW: Seconds = Seconds(60);
+/// Most remembered `jti`s of one client; at the bound its requests are refused with `slow_down` until the oldest ends.
+pub const MAX_USED_ASSERTIONS_PER_CLIENT: usize = 256;
+/// Most keys of one client at a time: two for a rotation, two to spare.
+pub const MAX_KEYS_PER_CLIENT: usize = 4;
+/// Most secrets of one client at a time.
+pub const MAX_SECRETS_PER_CLIENT: usize = 4;
+/// How long an enrolment code can be used.
+pub const ENROLMENT_CODE_LIFETIME: Seconds = Seconds::minutes(15);
+/// How long the key that a rotation replaces still works after the first use of the new one.
+pub const ROTATION_GRACE: Seconds = Seconds::minutes(60);
+/// Default life of an access token.
+pub const ACCESS_TOKEN_LIFETIME: Seconds = Seconds(300);
+/// Shortest and longest life that a profile may choose for access tokens.
+pub const ACCESS_TOKEN_LIFETIME_RANGE: std::ops::RangeInclusive<u64> = 10..=86_400;
+/// Most access tokens denied one by one until they expire; at the bound the oldest client's epoch is moved instead.
+pub const MAX_DENIED_TOKENS: usize = 10_000;
+/// Largest command body, in bytes (docs/protocol.md).
+pub const MAX_COMMAND_BYTES: usize = 1_024;
+/// Most commands of one device that wait for an end; a further one is refused.
+pub const MAX_PENDING_COMMANDS_PER_DEVICE: usize = 16;
+/// Most ended commands remembered for one device, so that an owner can ask what became of them.
+pub const MAX_ENDED_COMMANDS_PER_DEVICE: usize = 16;
+/// Longest time to live of a command.
+pub const MAX_COMMAND_TTL: Seconds = Seconds::days(7);
+/// Most audit records kept; the oldest leave, and the chain's anchor moves on.
+pub const MAX_AUDIT_RECORDS: u64 = 200_000;
+/// Denials of one actor, action and reason within this span become one record, so a flood cannot fill the disk.
+pub const AUDIT_AGGREGATION: Seconds = Seconds(60);

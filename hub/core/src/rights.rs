@@ -1,0 +1,306 @@
+//! Decides who may use a topic. Knows nothing of sockets, storage or tokens.
+//!
+//! [`Rights`] are what a principal may do at this moment, expanded; they hand out permits. The router takes a permit and
+//! nothing else, so a check cannot be forgotten. Everything that no rule grants is denied, delivery included.
+
+use crate::{
+    DeviceId,
+    profile::{Profile, ProfileName},
+    scope::{PermissionName, Scope},
+    topic::{SubscriptionFilter, TopicFilter, TopicName},
+};
+use serde::Serialize;
+
+/// What a principal may do with topics: filters, each with the rule that grants it.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Rights {
+    publish: Vec<Granted>,
+    subscribe: Vec<Granted>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Granted {
+    filter: TopicFilter,
+    rule: Rule,
+}
+
+/// Where a right comes from; what `hearthkey can` shows.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Rule {
+    /// The profile, or the role of a user.
+    pub source: String,
+    /// The permission within it.
+    pub permission: PermissionName,
+    /// The filter as it was written, variables and all.
+    pub template: String,
+}
+
+/// Proof that a principal may publish to a topic.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PublishPermit {
+    topic: TopicName,
+}
+
+/// Proof that a principal may subscribe.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SubscribePermit {
+    subscription: SubscriptionFilter,
+}
+
+/// Proof that a message on a topic may be handed to a principal.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct DeliveryPermit<'a> {
+    topic: &'a TopicName,
+}
+
+/// Why something is not allowed.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Denied {
+    /// No rule grants it.
+    #[error("no permission covers {action} {topic}")]
+    NoRule {
+        /// publish to, subscribe to, receive from, command.
+        action: &'static str,
+        /// What was asked for.
+        topic: String,
+    },
+    /// Commands and desired twins come from the hub alone.
+    #[error("only the hub publishes to {topic}; use `hearthkey send` or POST /api/v1/devices/<id>/commands/<name>")]
+    ReservedForHub {
+        /// What was asked for.
+        topic: String,
+    },
+}
+
+impl Rights {
+    /// The rights of a device: its profile's permissions as far as the scope names them, for itself and its children.
+    #[must_use]
+    pub fn of_device(profile: &Profile, scope: &Scope, device: &DeviceId, children: &[DeviceId]) -> Self {
+        let mut rights = Self::default();
+        let children = if profile.acts_for_children { children } else { &[] };
+        for (permission, grant) in profile.permissions.iter().filter(|(name, _)| scope.contains(name.as_str())) {
+            for id in std::iter::once(device).chain(children) {
+                let granted = |template: &crate::profile::FilterTemplate| Granted {
+                    filter: template.expand(id),
+                    rule: Rule {
+                        source: rule_source(&profile.name),
+                        permission: permission.clone(),
+                        template: template.as_str().to_owned(),
+                    },
+                };
+                rights.publish.extend(grant.publish.iter().map(granted));
+                rights.subscribe.extend(grant.subscribe.iter().map(granted));
+            }
+        }
+        rights
+    }
+
+    /// Rights over given filters by one rule: users and integrations.
+    #[must_use]
+    pub fn granting(source: &str, permission: &PermissionName, publish: &[&str], subscribe: &[&str]) -> Self {
+        let granted = |text: &&str| {
+            let filter = TopicFilter::parse(text).ok()?;
+            Some(Granted {
+                filter,
+                rule: Rule { source: source.to_owned(), permission: permission.clone(), template: (*text).to_owned() },
+            })
+        };
+        Self { publish: publish.iter().filter_map(granted).collect(), subscribe: subscribe.iter().filter_map(granted).collect() }
+    }
+
+    /// Adds the rights of another.
+    pub fn extend(&mut self, other: Self) {
+        self.publish.extend(other.publish);
+        self.subscribe.extend(other.subscribe);
+    }
+
+    /// Proof that these rights allow a publish.
+    ///
+    /// # Errors
+    /// [`Denied`].
+    pub fn authorize_publish(&self, topic: TopicName) -> Result<PublishPermit, Denied> {
+        if is_reserved_for_hub(&topic) {
+            return Err(Denied::ReservedForHub { topic: topic.to_string() });
+        }
+        if self.publish.iter().any(|granted| granted.filter.matches(&topic)) {
+            Ok(PublishPermit { topic })
+        } else {
+            Err(Denied::NoRule { action: "publish to", topic: topic.to_string() })
+        }
+    }
+
+    /// Proof that these rights allow a subscription: one rule must cover all that the filter can match.
+    ///
+    /// # Errors
+    /// [`Denied`].
+    pub fn authorize_subscribe(&self, subscription: SubscriptionFilter) -> Result<SubscribePermit, Denied> {
+        if self.subscribe.iter().any(|granted| granted.filter.covers(&subscription.filter)) {
+            Ok(SubscribePermit { subscription })
+        } else {
+            Err(Denied::NoRule { action: "subscribe to", topic: subscription.filter.to_string() })
+        }
+    }
+
+    /// Proof that these rights allow a message on a topic to be handed over.
+    ///
+    /// # Errors
+    /// [`Denied`].
+    pub fn authorize_delivery<'a>(&self, topic: &'a TopicName) -> Result<DeliveryPermit<'a>, Denied> {
+        if self.subscribe.iter().any(|granted| granted.filter.matches(topic)) {
+            Ok(DeliveryPermit { topic })
+        } else {
+            Err(Denied::NoRule { action: "receive from", topic: topic.to_string() })
+        }
+    }
+
+    /// The rule that lets these rights publish to a topic, if one does and the topic is not the hub's.
+    #[must_use]
+    pub fn publish_rule(&self, topic: &TopicName) -> Option<&Rule> {
+        let allowed = !is_reserved_for_hub(topic);
+        self.publish.iter().find(|granted| allowed && granted.filter.matches(topic)).map(|granted| &granted.rule)
+    }
+
+    /// The rule that lets these rights subscribe to a filter, if one does.
+    #[must_use]
+    pub fn subscribe_rule(&self, filter: &TopicFilter) -> Option<&Rule> {
+        self.subscribe.iter().find(|granted| granted.filter.covers(filter)).map(|granted| &granted.rule)
+    }
+
+    /// All filters that may be published to, with their rules.
+    pub fn publish_filters(&self) -> impl Iterator<Item = (&TopicFilter, &Rule)> {
+        self.publish.iter().map(|granted| (&granted.filter, &granted.rule))
+    }
+
+    /// All filters that may be subscribed to, with their rules.
+    pub fn subscribe_filters(&self) -> impl Iterator<Item = (&TopicFilter, &Rule)> {
+        self.subscribe.iter().map(|granted| (&granted.filter, &granted.rule))
+    }
+}
+
+fn rule_source(profile: &ProfileName) -> String {
+    format!("profile {profile}")
+}
+
+/// Whether only the hub publishes here: `dev/<id>/cmd/…`, `dev/<id>/twin/desired` and `$…`.
+#[must_use]
+pub fn is_reserved_for_hub(topic: &TopicName) -> bool {
+    let mut levels = topic.as_str().split('/');
+    match (levels.next(), levels.next(), levels.next(), levels.next()) {
+        (Some("dev"), Some(_), Some("cmd"), _) | (Some("dev"), Some(_), Some("twin"), Some("desired")) => true,
+        (Some(first), ..) => first.starts_with('$'),
+        _ => false,
+    }
+}
+
+impl PublishPermit {
+    /// A permit for the hub's own messages: commands, desired twins, `$SYS`. For nothing that a peer chose.
+    #[must_use]
+    pub fn for_hub(topic: TopicName) -> Self {
+        Self { topic }
+    }
+
+    /// The topic that may be published to.
+    #[must_use]
+    pub fn topic(&self) -> &TopicName {
+        &self.topic
+    }
+
+    /// The topic, for keeping.
+    #[must_use]
+    pub fn into_topic(self) -> TopicName {
+        self.topic
+    }
+}
+
+impl SubscribePermit {
+    /// What may be subscribed to.
+    #[must_use]
+    pub fn subscription(&self) -> &SubscriptionFilter {
+        &self.subscription
+    }
+}
+
+impl<'a> DeliveryPermit<'a> {
+    /// The topic whose message may be handed over.
+    #[must_use]
+    pub fn topic(&self) -> &'a TopicName {
+        self.topic
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn rights(profile: &str, device: &str, scope: &str) -> Rights {
+        let profile = Profile::shipped().find(|shipped| shipped.name.as_str() == profile).expect("shipped");
+        Rights::of_device(&profile, &Scope::parse(scope).expect("legal"), &DeviceId::parse(device).expect("legal"), &[])
+    }
+
+    fn publishes(rights: &Rights, topic: &str) -> bool {
+        rights.authorize_publish(TopicName::parse(topic).expect("legal")).is_ok()
+    }
+
+    fn subscribes(rights: &Rights, filter: &str) -> bool {
+        rights.authorize_subscribe(SubscriptionFilter::parse(filter).expect("legal")).is_ok()
+    }
+
+    fn receives(rights: &Rights, topic: &str) -> bool {
+        rights.authorize_delivery(&TopicName::parse(topic).expect("legal")).is_ok()
+    }
+
+    #[test]
+    fn a_device_uses_its_own_topics_and_no_others() {
+        let lamp = rights("thermostat", "lamp", "telemetry commands twin");
+        assert!(publishes(&lamp, "dev/lamp/tele/temperature"));
+        assert!(!publishes(&lamp, "dev/oven/tele/temperature"));
+        assert!(!publishes(&lamp, "dev/lamp/tele/a/b"));
+        assert!(!publishes(&lamp, "dev/lamp2/tele/temperature"));
+        assert!(subscribes(&lamp, "dev/lamp/cmd/+"));
+        assert!(subscribes(&lamp, "dev/lamp/cmd/set-mode"));
+        assert!(subscribes(&lamp, "$share/g/dev/lamp/cmd/+"));
+        for wide in ["#", "dev/#", "dev/+/cmd/+", "dev/lamp/#", "dev/lamp/cmd/#", "+/lamp/cmd/+", "$share/g/#", "dev/oven/cmd/+"]
+        {
+            assert!(!subscribes(&lamp, wide), "{wide}");
+        }
+        assert!(receives(&lamp, "dev/lamp/cmd/identify") && !receives(&lamp, "dev/oven/cmd/identify"));
+    }
+
+    #[test]
+    fn a_smaller_scope_gives_smaller_rights() {
+        let quiet = rights("thermostat", "lamp", "commands");
+        assert!(!publishes(&quiet, "dev/lamp/tele/temperature"));
+        assert!(publishes(&quiet, "dev/lamp/ack/c-1"));
+        let nothing = rights("thermostat", "lamp", "");
+        assert_eq!(nothing, Rights::default());
+    }
+
+    #[test]
+    fn nobody_but_the_hub_publishes_commands_whatever_a_profile_says() {
+        let profile = Profile::from_toml("name = \"greedy\"\n[permissions.all]\npublish = [\"#\"]\n").expect("legal");
+        let greedy = Rights::of_device(&profile, &profile.scope(), &DeviceId::parse("lamp").expect("legal"), &[]);
+        assert!(publishes(&greedy, "anything/else"));
+        for reserved in ["dev/lamp/cmd/on", "dev/oven/cmd/a/b", "dev/lamp/cmd", "dev/lamp/twin/desired", "$SYS/x"] {
+            assert!(!publishes(&greedy, reserved), "{reserved}");
+        }
+    }
+
+    #[test]
+    fn a_gateway_acts_for_its_named_children_only() {
+        let id = |text| DeviceId::parse(text).expect("legal");
+        let profile = Profile::shipped().find(|shipped| shipped.name.as_str() == "gateway").expect("shipped");
+        let gateway = Rights::of_device(&profile, &profile.scope(), &id("hub-1"), &[id("leaf")]);
+        assert!(publishes(&gateway, "dev/leaf/tele/x") && publishes(&gateway, "dev/hub-1/tele/x"));
+        assert!(!publishes(&gateway, "dev/other/tele/x"));
+        let thermostat = Profile::shipped().find(|shipped| shipped.name.as_str() == "thermostat").expect("shipped");
+        let plain = Rights::of_device(&thermostat, &thermostat.scope(), &id("hub-1"), &[id("leaf")]);
+        assert!(!publishes(&plain, "dev/leaf/tele/x"), "a thermostat has no children");
+    }
+
+    #[test]
+    fn a_decision_names_its_rule() {
+        let lamp = rights("thermostat", "lamp", "telemetry");
+        let rule = lamp.publish_rule(&TopicName::parse("dev/lamp/tele/x").expect("legal")).expect("granted");
+        assert_eq!((rule.source.as_str(), rule.template.as_str()), ("profile thermostat", "dev/${device}/tele/+"));
+    }
+}
