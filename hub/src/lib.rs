@@ -1,2 +1,3 @@
 //! x
+pub mod mqtt;
 pub mod store;

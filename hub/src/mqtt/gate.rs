@@ -1,0 +1,208 @@
+//! What the front asks of the hub: who a client is, whether a session may go on, and to keep and record things.
+//! Knows nothing of tokens, registries or files; the hub implements [`Gate`], tests implement it by hand.
+
+use hearthkey_core::{
+    DeviceId, UnixTime,
+    rights::Denied,
+    session::{Authority, EndReason, Principal, Standing},
+    write::Write,
+};
+use std::{future::Future, net::SocketAddr};
+
+/// The hub, as far as the MQTT front needs it.
+pub trait Gate: Send + Sync + 'static {
+    /// Wall-clock time.
+    fn now(&self) -> UnixTime;
+
+    /// The issuer of access tokens; told in the challenge so that a device can name its audience.
+    fn issuer(&self) -> &str;
+
+    /// Decides on a CONNECT whose password is an access token, a personal access token or an API key.
+    ///
+    /// # Errors
+    /// [`Refusal`]: unknown, expired or revoked credential, or too many attempts.
+    fn admit_by_password(
+        &self,
+        client_identifier: &str,
+        user_name: Option<&str>,
+        password: &[u8],
+        peer: SocketAddr,
+    ) -> impl Future<Output = Result<Admission, Refusal>> + Send;
+
+    /// Decides on authentication data that is the form body of a token request: CONNECT and AUTH 0x19.
+    ///
+    /// # Errors
+    /// [`Refusal`], with the error of the token endpoint.
+    fn admit_by_token_request(
+        &self,
+        client_identifier: &str,
+        form: &[u8],
+        peer: SocketAddr,
+    ) -> impl Future<Output = Result<Admission, Refusal>> + Send;
+
+    /// What an authority amounts to now. Level-triggered: the same question at the same moment has the same answer.
+    ///
+    /// # Errors
+    /// The reason for which a session on this authority ends.
+    fn judge(&self, authority: &Authority) -> Result<Standing, EndReason>;
+
+    /// An authorized publish to `dev/<device>/ack/<command_id>` arrived; told after it was handed to subscribers.
+    fn acknowledged(&self, device: &DeviceId, command_id: &str, payload: &[u8]);
+
+    /// Something that the audit log should know. Called at most [`crate::mqtt::limits::DENIALS_PER_SECOND`] times a second
+    /// and connection for denials.
+    fn record(&self, event: SessionEvent);
+
+    /// Stores rows of [`hearthkey_core::write::Table::Mqtt`], all or none; when this returns they survive a power cut.
+    /// Batches are handed over one after another.
+    ///
+    /// # Errors
+    /// [`PersistError`]: nothing of the batch is kept.
+    fn persist(&self, writes: Vec<Write>) -> impl Future<Output = Result<(), PersistError>> + Send;
+}
+
+/// A client may come in.
+#[derive(Debug, Clone)]
+pub struct Admission {
+    /// Who it is and by what.
+    pub authority: Authority,
+    /// What that amounts to now.
+    pub standing: Standing,
+    /// The JSON of the token response for CONNACK or AUTH 0x00; only for token requests.
+    pub token_response: Option<Vec<u8>>,
+}
+
+/// A client may not come in.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Refusal {
+    /// The error code of RFC 6749 section 5.2, e.g. `invalid_client`.
+    pub error: String,
+    /// For the person who reads the device's log; no secret.
+    pub description: String,
+    /// What kind of refusal, for the reason code.
+    pub kind: RefusalKind,
+}
+
+/// What kind of refusal.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RefusalKind {
+    /// The credential or request is wrong: MQTT 5 0x87, MQTT 3.1.1 return code 5.
+    BadCredentials,
+    /// Too many attempts: MQTT 5 0x97, MQTT 3.1.1 return code 3.
+    RateLimited,
+    /// The hub cannot decide now: MQTT 5 0x88, MQTT 3.1.1 return code 3.
+    Unavailable,
+}
+
+/// Rows could not be stored.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("the MQTT front's rows could not be stored: {0}")]
+pub struct PersistError(pub String);
+
+/// Whose sessions a change concerns.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Affected {
+    /// All sessions of one principal.
+    Principal(Principal),
+    /// All sessions: a profile or the clock changed.
+    Everything,
+}
+
+/// Something that happened to a connection, for the audit log.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SessionEvent {
+    /// The MQTT client identifier; empty if none was given.
+    pub client_identifier: Box<str>,
+    /// Who it was, as far as that was proven.
+    pub principal: Option<Principal>,
+    /// Where it came from.
+    pub peer: SocketAddr,
+    /// What happened.
+    pub what: Happening,
+}
+
+/// What happened to a connection.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Happening {
+    /// CONNACK 0x00 was sent.
+    Connected {
+        /// Whether an earlier session goes on.
+        session_present: bool,
+    },
+    /// A CONNECT or a renewal was refused.
+    Refused {
+        /// The MQTT 5 reason code, also where MQTT 3.1.1 was told less.
+        reason_code: u8,
+        /// The reason in words.
+        reason: String,
+    },
+    /// The access token of the session was replaced by a newer one.
+    Renewed,
+    /// The connection ended after CONNACK.
+    Ended(Ending),
+    /// A publish, subscription or delivery was denied.
+    Denied(Denied),
+    /// A limit of the front was reached and something was refused or lost.
+    Limited {
+        /// Which one, in words.
+        limit: String,
+    },
+}
+
+/// How a connection ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Ending {
+    /// The hub ended it.
+    ByHub(EndReason),
+    /// The client said DISCONNECT.
+    ByClient {
+        /// The reason code that it gave: 0x00 suppresses the will.
+        reason_code: u8,
+    },
+    /// The network connection broke or closed.
+    ConnectionLost,
+    /// Nothing was heard for one and a half times the keep alive.
+    KeepAliveTimeout,
+    /// The client broke the protocol or a limit.
+    Fault {
+        /// The MQTT 5 reason code.
+        reason_code: u8,
+        /// What was wrong.
+        reason: String,
+    },
+}
+
+impl RefusalKind {
+    /// The MQTT 5 reason code of CONNACK or DISCONNECT.
+    #[must_use]
+    pub const fn reason_code(self) -> u8 {
+        match self {
+            Self::BadCredentials => 0x87,
+            Self::RateLimited => 0x97,
+            Self::Unavailable => 0x88,
+        }
+    }
+
+    /// The MQTT 3.1.1 CONNACK return code.
+    #[must_use]
+    pub const fn return_code(self) -> u8 {
+        match self {
+            Self::BadCredentials => 5,
+            Self::RateLimited | Self::Unavailable => 3,
+        }
+    }
+}
+
+impl Ending {
+    /// One word for the audit log.
+    #[must_use]
+    pub const fn word(&self) -> &'static str {
+        match self {
+            Self::ByHub(reason) => reason.word(),
+            Self::ByClient { .. } => "disconnected",
+            Self::ConnectionLost => "connection_lost",
+            Self::KeepAliveTimeout => "keep_alive_timeout",
+            Self::Fault { .. } => "fault",
+        }
+    }
+}

@@ -1,0 +1,101 @@
+//! Every bound of the MQTT front, each with its reason and what happens there.
+
+use hearthkey_core::Seconds;
+use std::time::Duration;
+
+/// The bounds that an owner may change.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Limits {
+    /// Most connections that were admitted; a further CONNECT is refused with 0x89 (server busy).
+    pub max_connections: usize,
+    /// Most connections without a finished CONNECT; at the bound the oldest is closed, so that a newcomer gets its chance.
+    pub max_half_open: usize,
+    /// How long TLS handshake and CONNECT may take together; then the connection is closed.
+    pub connect_timeout: Duration,
+    /// Largest packet that is accepted, in bytes: announced to MQTT 5 clients; a larger one ends the connection with 0x95.
+    pub max_packet_bytes: usize,
+    /// Most QoS 1 publishes of one client without PUBACK: announced as Receive Maximum; more end the connection with 0x93.
+    pub receive_maximum: u16,
+    /// Most QoS 1 messages on their way to one client, whatever Receive Maximum it allows: bounds memory.
+    pub max_in_flight: u16,
+    /// Most subscriptions of one session; a further one is refused with 0x97.
+    pub max_subscriptions: usize,
+    /// Most messages that wait for one session; at the bound a kept session loses the oldest, which is recorded.
+    pub max_queued_messages: usize,
+    /// Most bytes of messages that wait for one session; same consequence.
+    pub max_queued_bytes: usize,
+    /// Most kept sessions; at the bound a new session is not kept beyond its connection, and told so in CONNACK.
+    pub max_kept_sessions: usize,
+    /// Longest Session Expiry Interval; a longer one is shortened, and told so in CONNACK. Also what MQTT 3.1.1 gets.
+    pub max_session_expiry: Seconds,
+    /// Most retained messages; a further topic is refused with 0x97.
+    pub max_retained_messages: usize,
+    /// Most bytes of retained messages; same consequence.
+    pub max_retained_bytes: usize,
+    /// Most topics that one principal may use over time: the router never forgets a topic. A further one is refused with 0x97.
+    pub max_topics_per_principal: usize,
+    /// Publishes per second and connection; beyond the burst the client is read no faster than this.
+    pub publish_rate: u32,
+    /// Publishes that may come at once.
+    pub publish_burst: u32,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            // A home has fewer than 500 devices; owners' programs come on top.
+            max_connections: 5_000,
+            // More than the thousand that a worm-ridden camera opens.
+            max_half_open: 2_048,
+            // A P-256 handshake on a Cortex-M4 takes about two seconds.
+            connect_timeout: Duration::from_secs(15),
+            // A camera's snapshot; telemetry is a thousandth of it.
+            max_packet_bytes: 256 * 1024,
+            receive_maximum: 64,
+            max_in_flight: 256,
+            // A home automation server subscribes to some dozens of filters.
+            max_subscriptions: 128,
+            max_queued_messages: 1_000,
+            max_queued_bytes: 1024 * 1024,
+            max_kept_sessions: 1_024,
+            max_session_expiry: Seconds::days(7),
+            max_retained_messages: 10_000,
+            max_retained_bytes: 16 * 1024 * 1024,
+            max_topics_per_principal: 1_024,
+            // Telemetry of a home server's bridge; a device sends one a second.
+            publish_rate: 5_000,
+            publish_burst: 10_000,
+        }
+    }
+}
+
+/// Largest packet before admission: a token request of 4 KiB, a will, names.
+pub const MAX_CONNECT_BYTES: usize = 16 * 1024;
+/// Longest client identifier: a device id, a slash and a suffix.
+pub const MAX_CLIENT_IDENTIFIER_BYTES: usize = 128;
+/// Most filters in one SUBSCRIBE or UNSUBSCRIBE: bounds the work of one packet.
+pub const MAX_FILTERS_PER_PACKET: usize = 256;
+/// Most user properties in one packet: bounds the work of one packet.
+pub const MAX_USER_PROPERTIES: usize = 64;
+/// Bytes that wait for a client's socket before the front stops taking messages for it.
+pub const OUTBOX_HIGH_WATER: usize = 64 * 1024;
+/// Most bytes that wait for a client's socket, answers included; a client that asks without reading is cut with 0x97.
+pub const OUTBOX_LIMIT: usize = 1024 * 1024;
+/// How long a connection lingers after DISCONNECT, so that a reset does not destroy the reason on its way.
+pub const LINGER: Duration = Duration::from_secs(1);
+/// Denials of one connection that are recorded in a second; more are counted only.
+pub const DENIALS_PER_SECOND: u32 = 10;
+/// Bytes of rows that wait for the disk before publishers are slowed down.
+pub const PERSIST_BACKLOG_BYTES: usize = 8 * 1024 * 1024;
+/// Most rows handed to the store as one batch.
+pub const PERSIST_BATCH_ROWS: usize = 512;
+/// Largest part of a message in one stored row: the store takes 4,096 bytes.
+pub const ROW_CHUNK_BYTES: usize = 4_000;
+/// Events that wait for the router's thread before publishers are slowed down; its channel holds 1,000 and then blocks.
+pub const ROUTER_EVENTS_HIGH_WATER: usize = 800;
+/// Bytes of one segment of a filter's log in the router.
+pub const ROUTER_SEGMENT_BYTES: usize = 1024 * 1024;
+/// Segments of a filter's log: what a slow reader can lag behind before it loses messages.
+pub const ROUTER_SEGMENTS: usize = 2;
+/// Longest time that the router may take for an answer before it counts as dead.
+pub const ROUTER_ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
