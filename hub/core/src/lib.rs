@@ -3,11 +3,18 @@
 //! Everything here takes bytes, time and randomness as arguments and returns what should happen. It owns policy and
 //! refuses to know sockets, files, clocks, entropy, sled and rumqttd; `hub/` is the shell that performs.
 
+pub mod audit;
+pub mod claims;
 pub mod device_id;
+pub mod hex;
+pub mod jwt;
 pub mod limits;
+pub mod oauth;
 pub mod profile;
+pub mod registry;
 pub mod rights;
 pub mod scope;
+pub mod secret;
 pub mod session;
 pub mod time;
 pub mod topic;

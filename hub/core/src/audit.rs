@@ -1,0 +1,228 @@
+//! What happened, in order, hash-chained: an entry that was changed or removed shows.
+
+use crate::{UnixTime, hex};
+use ring::digest;
+use serde::{Deserialize, Serialize};
+
+/// How something ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Outcome {
+    /// It was done.
+    Success,
+    /// Policy refused it.
+    Denied,
+    /// It was tried and failed.
+    Failure,
+}
+
+/// One entry. No secret ever stands here.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AuditRecord {
+    /// Numbered from 1 without a gap.
+    pub seq: u64,
+    /// When.
+    pub time: UnixTime,
+    /// Who: `user owner`, `device lamp`, `hub`, `anonymous`.
+    pub actor: String,
+    /// What: `device.revoke`, `token.issue`, `mqtt.connect`.
+    pub action: String,
+    /// Upon what: `device lamp`, `topic dev/oven/tele/x`.
+    pub target: String,
+    /// How it ended.
+    pub outcome: Outcome,
+    /// Why, where it was refused or failed.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub reason: String,
+    /// The peer's address, where there is one.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub source: String,
+    /// The request that it belongs to.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub request_id: String,
+    /// How many like events this stands for.
+    #[serde(default = "one", skip_serializing_if = "is_one")]
+    pub count: u64,
+    /// SHA-256 of the stored bytes of the entry before, hexadecimal; zeros before the first.
+    pub previous: String,
+}
+
+/// An entry before it has its place in the chain.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AuditDraft {
+    /// See [`AuditRecord::actor`].
+    pub actor: String,
+    /// See [`AuditRecord::action`].
+    pub action: &'static str,
+    /// See [`AuditRecord::target`].
+    pub target: String,
+    /// See [`AuditRecord::outcome`].
+    pub outcome: Outcome,
+    /// See [`AuditRecord::reason`].
+    pub reason: String,
+    /// See [`AuditRecord::count`].
+    pub count: u64,
+}
+
+/// The end of the chain: what the next entry continues.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ChainHead {
+    /// The number of the last entry; 0 if there is none.
+    pub seq: u64,
+    /// SHA-256 of its stored bytes, hexadecimal.
+    pub hash: String,
+}
+
+/// Where a chain does not hold.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum BrokenChain {
+    /// An entry is no entry.
+    #[error("audit entry {0} cannot be read")]
+    Unreadable(u64),
+    /// A number is missing.
+    #[error("audit entry {0} is missing")]
+    Missing(u64),
+    /// An entry was changed, or the one before it.
+    #[error("audit entry {0} was changed, or the one that follows it")]
+    Altered(u64),
+    /// The last entry is not the one that the head names.
+    #[error("the chain ends at {found}, it should end at {expected}")]
+    End {
+        /// The last entry found.
+        found: u64,
+        /// The last entry written.
+        expected: u64,
+    },
+}
+
+const fn one() -> u64 {
+    1
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde asks for a reference")]
+const fn is_one(count: &u64) -> bool {
+    *count == 1
+}
+
+impl Default for ChainHead {
+    fn default() -> Self {
+        Self { seq: 0, hash: "0".repeat(64) }
+    }
+}
+
+impl ChainHead {
+    /// Appends an entry: the row's key and value, and the new head.
+    ///
+    /// # Panics
+    /// Never: an entry is plain JSON.
+    #[must_use]
+    pub fn append(&self, draft: AuditDraft, time: UnixTime, source: &str, request_id: &str) -> (Self, Vec<u8>) {
+        let AuditDraft { actor, action, target, outcome, reason, count } = draft;
+        let record = AuditRecord {
+            seq: self.seq + 1,
+            time,
+            actor: shortened(actor),
+            action: action.to_owned(),
+            target: shortened(target),
+            outcome,
+            reason: shortened(reason),
+            source: source.to_owned(),
+            request_id: request_id.to_owned(),
+            count,
+            previous: self.hash.clone(),
+        };
+        let row = serde_json::to_vec(&record).expect("an entry is plain JSON");
+        (Self::of_row(record.seq, &row), row)
+    }
+
+    /// The head of a chain that ends with a stored row.
+    #[must_use]
+    pub fn of_row(seq: u64, row: &[u8]) -> Self {
+        Self { seq, hash: hash_of(row) }
+    }
+}
+
+/// Bounds what a peer can write into one entry; 512 characters tell enough.
+fn shortened(mut text: String) -> String {
+    if let Some((end, _)) = text.char_indices().nth(512) {
+        text.truncate(end);
+        text.push('…');
+    }
+    text
+}
+
+fn hash_of(row: &[u8]) -> String {
+    hex::encode(digest::digest(&digest::SHA256, row).as_ref())
+}
+
+/// Proves a chain: rows in order of their numbers, the first continuing `anchor`, the last being `head`.
+///
+/// # Errors
+/// [`BrokenChain`] names the first entry at fault.
+pub fn verify<'a>(anchor: &ChainHead, rows: impl Iterator<Item = &'a [u8]>, head: &ChainHead) -> Result<u64, BrokenChain> {
+    let mut at = anchor.clone();
+    for row in rows {
+        let expected = at.seq + 1;
+        let record: AuditRecord = serde_json::from_slice(row).map_err(|_| BrokenChain::Unreadable(expected))?;
+        if record.seq != expected {
+            return Err(BrokenChain::Missing(expected));
+        }
+        if record.previous != at.hash {
+            return Err(BrokenChain::Altered(at.seq));
+        }
+        at = ChainHead::of_row(record.seq, row);
+    }
+    match at.seq == head.seq {
+        true if at.hash == head.hash => Ok(at.seq - anchor.seq),
+        true => Err(BrokenChain::Altered(at.seq)),
+        false => Err(BrokenChain::End { found: at.seq, expected: head.seq }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn chain(length: u64) -> (Vec<Vec<u8>>, ChainHead) {
+        let mut head = ChainHead::default();
+        let rows = (0..length)
+            .map(|number| {
+                let draft = AuditDraft {
+                    actor: "hub".to_owned(),
+                    action: "test",
+                    target: format!("entry {number}"),
+                    outcome: Outcome::Success,
+                    reason: String::new(),
+                    count: 1,
+                };
+                let (next, row) = head.append(draft, UnixTime(number), "", "");
+                head = next;
+                row
+            })
+            .collect();
+        (rows, head)
+    }
+
+    fn check(rows: &[Vec<u8>], head: &ChainHead) -> Result<u64, BrokenChain> {
+        verify(&ChainHead::default(), rows.iter().map(Vec::as_slice), head)
+    }
+
+    #[test]
+    fn an_untouched_chain_holds() {
+        let (rows, head) = chain(5);
+        assert_eq!(check(&rows, &head), Ok(5));
+    }
+
+    #[test]
+    fn a_changed_removed_or_cut_off_entry_shows() {
+        let (rows, head) = chain(5);
+        for place in 0..5 {
+            let mut changed = rows.clone();
+            changed[place] = String::from_utf8(changed[place].clone()).expect("JSON").replace("entry", "Entry").into_bytes();
+            assert!(check(&changed, &head).is_err(), "changed {place}");
+            let mut removed = rows.clone();
+            removed.remove(place);
+            assert!(check(&removed, &head).is_err(), "removed {place}");
+        }
+    }
+}

@@ -1,0 +1,296 @@
+//! Clients at the token endpoint: proving who they are, getting an access token.
+
+use super::{Change, Context, DeviceRecord, DeviceStatus, Registry};
+use crate::{
+    DeviceId, Seconds, UnixTime,
+    claims::{AccessTokenClaims, AssertionClaims, Confirmation},
+    jwt::{InvalidJwt, PublicKey, UnverifiedJwt},
+    limits::{CLOCK_SKEW, MAX_ASSERTION_LIFETIME, MAX_JTI_BYTES, MAX_USED_ASSERTIONS_PER_CLIENT, ROTATION_GRACE},
+    oauth::{ClientAuthentication, ErrorCode, OAuthError, TokenRequest},
+    scope::Scope,
+    secret::{CredentialKind, Pepper, PresentedCredential, SecretHash},
+    session::{Authority, CredentialId, Principal, Proof},
+    write::Table,
+};
+
+use super::rows::used_assertion_key;
+
+/// Proof that a client is who it says; made only by [`Registry::authenticate_client`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AuthenticatedClient {
+    id: DeviceId,
+    method: Method,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Method {
+    Assertion { thumbprint: Box<str>, jti: Box<str>, remembered_until: UnixTime },
+    Secret { id: CredentialId },
+}
+
+/// An access token to sign and hand out.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct IssuedToken {
+    /// What it says.
+    pub claims: AccessTokenClaims,
+    /// Its life.
+    pub expires_in: Seconds,
+}
+
+impl IssuedToken {
+    /// The authority that the token gives, for a session opened in the same breath.
+    #[must_use]
+    pub fn authority(&self) -> Authority {
+        self.claims.authority()
+    }
+}
+
+impl AccessTokenClaims {
+    /// The authority that a verified token gives.
+    #[must_use]
+    pub fn authority(&self) -> Authority {
+        Authority {
+            principal: Principal::Device(self.sub.clone()),
+            proof: Proof::AccessToken {
+                jti: self.jti.clone(),
+                issued_at: self.iat,
+                expires_at: self.exp,
+                scope: self.scope.clone(),
+                epoch: self.epoch,
+            },
+        }
+    }
+}
+
+impl AuthenticatedClient {
+    /// The client.
+    #[must_use]
+    pub fn id(&self) -> &DeviceId {
+        &self.id
+    }
+}
+
+impl Registry {
+    /// Proves who a client is. Costs a signature verification or an HMAC whether or not the client exists.
+    ///
+    /// # Errors
+    /// `invalid_client`: the same for an unknown client and a wrong proof. Only who proved a key or secret is told that it is
+    /// revoked or disabled.
+    pub fn authenticate_client(
+        &self,
+        authentication: &ClientAuthentication<'_>,
+        audiences: &[String],
+        pepper: &Pepper,
+        now: UnixTime,
+    ) -> Result<AuthenticatedClient, OAuthError> {
+        let client = match authentication {
+            ClientAuthentication::Secret { client_id, client_secret } => {
+                self.authenticate_by_secret(client_id, client_secret, pepper)?
+            }
+            ClientAuthentication::Assertion { client_id, assertion } => {
+                self.authenticate_by_assertion(*client_id, assertion, audiences, now)?
+            }
+        };
+        self.client_in_good_standing(&client.id)?;
+        Ok(client)
+    }
+
+    /// Issues an access token to a client that proved itself. The assertion is used up, and a key's first use begins the
+    /// retirement of the keys before it, in the same batch.
+    ///
+    /// # Errors
+    /// `invalid_client` for an assertion used before or a client revoked in the meantime; `invalid_scope`, `invalid_target`,
+    /// `unsupported_grant_type`, `slow_down`.
+    pub fn issue_token(
+        &self,
+        client: &AuthenticatedClient,
+        request: &TokenRequest,
+        issuer: &str,
+        jti: Box<str>,
+        context: &Context,
+    ) -> Result<Change<IssuedToken>, OAuthError> {
+        let now = context.now;
+        match request.get("grant_type") {
+            Some("client_credentials") => {}
+            Some(_) => return Err(OAuthError::new(ErrorCode::UnsupportedGrantType, "only client_credentials is supported")),
+            None => return Err(OAuthError::new(ErrorCode::InvalidRequest, "grant_type is missing")),
+        }
+        if request.get("resource").is_some_and(|resource| resource != issuer) {
+            return Err(OAuthError::new(ErrorCode::InvalidTarget, format!("the only resource is {issuer}")));
+        }
+        let device = self.client_in_good_standing(&client.id)?;
+        let profile = self.profiles.get(&device.profile).ok_or_else(|| {
+            OAuthError::new(ErrorCode::UnauthorizedClient, format!("the profile {} of this client is gone", device.profile))
+        })?;
+        let scope = requested_scope(request, &profile.scope())?;
+        let mut draft = self.draft(context);
+        let cnf = match &client.method {
+            Method::Assertion { thumbprint, jti, remembered_until } => {
+                if self.used_assertions.contains_key(&(client.id.clone(), jti.clone())) {
+                    return Err(OAuthError::client_authentication_failed("the assertion was used before (replay)"));
+                }
+                let first = (client.id.clone(), Box::<str>::from(""));
+                let remembered = self.used_assertions.range(first..).take_while(|((id, _), _)| *id == client.id).count();
+                if remembered >= MAX_USED_ASSERTIONS_PER_CLIENT {
+                    return Err(OAuthError::new(ErrorCode::SlowDown, "too many token requests; use the token that you have"));
+                }
+                draft.put(Table::UsedAssertion, used_assertion_key(&client.id, jti), remembered_until);
+                if let Some(device) = device_after_first_use(device, thumbprint, now) {
+                    draft.put(Table::Device, device.id.as_str(), &device);
+                    // The answer to the registration has arrived, as the key is in use: the code is spent.
+                    for (hash, record) in &self.enrolments_by_code_hash {
+                        if record.device == client.id && record.used_by.as_ref() == Some(thumbprint) {
+                            draft.delete(Table::EnrolmentCode, hash.as_bytes());
+                        }
+                    }
+                }
+                Some(Confirmation { jkt: thumbprint.clone() })
+            }
+            Method::Secret { id } => {
+                let secret =
+                    self.credentials.get(id).ok_or_else(|| OAuthError::client_authentication_failed("the secret is gone"))?;
+                // First use of a newer secret begins the retirement of those before it.
+                for older in self.client_secrets(&client.id) {
+                    let before = (older.created_at, &older.id) < (secret.created_at, &secret.id);
+                    if before && older.expires_at.is_none() {
+                        let retiring = super::CredentialRecord { expires_at: Some(now.plus(ROTATION_GRACE)), ..older.clone() };
+                        draft.put(Table::Credential, retiring.id.as_bytes(), &retiring);
+                    }
+                }
+                None
+            }
+        };
+        let lifetime = profile.token_lifetime();
+        let claims = AccessTokenClaims {
+            iss: issuer.to_owned(),
+            sub: client.id.clone(),
+            aud: issuer.to_owned(),
+            client_id: client.id.clone(),
+            iat: now,
+            exp: now.plus(lifetime),
+            jti,
+            scope,
+            epoch: device.epoch,
+            cnf,
+        };
+        draft.audit(&Principal::Device(client.id.clone()), "token.issue", format!("access token {}", claims.jti));
+        Ok(draft.finish(IssuedToken { claims, expires_in: lifetime }))
+    }
+
+    fn client_in_good_standing(&self, id: &DeviceId) -> Result<&DeviceRecord, OAuthError> {
+        let refused = |word: &str| OAuthError::new(ErrorCode::InvalidClient, format!("client {id} is {word}"));
+        let device =
+            self.devices.get(id).ok_or_else(|| OAuthError::client_authentication_failed(format!("client {id} is gone")))?;
+        match device.status {
+            DeviceStatus::Active => Ok(device),
+            DeviceStatus::Disabled => Err(refused("disabled")),
+            DeviceStatus::Revoked => Err(refused("revoked")),
+            DeviceStatus::Pending => Err(OAuthError::client_authentication_failed(format!("client {id} has not enrolled"))),
+        }
+    }
+
+    fn authenticate_by_secret(&self, client_id: &str, secret: &str, pepper: &Pepper) -> Result<AuthenticatedClient, OAuthError> {
+        let failed = |evidence: &str| OAuthError::client_authentication_failed(evidence);
+        let presented = PresentedCredential::parse(secret).map_err(|why| failed(&why.to_string()))?;
+        let subject = DeviceId::parse(client_id).ok().map(Principal::Device);
+        let record = self.credentials.get(presented.id).filter(|record| {
+            record.kind == CredentialKind::ClientSecret
+                && presented.kind == record.kind
+                && Some(&record.subject) == subject.as_ref()
+        });
+        let fits = presented.hash(pepper) == *record.map_or(&SecretHash::OF_NOTHING, |record| &record.hash);
+        match (record, subject) {
+            (Some(record), Some(Principal::Device(id))) if fits => {
+                Ok(AuthenticatedClient { id, method: Method::Secret { id: record.id.clone() } })
+            }
+            _ => Err(failed("unknown client or wrong secret")),
+        }
+    }
+
+    fn authenticate_by_assertion(
+        &self,
+        client_id: Option<&str>,
+        assertion: &str,
+        audiences: &[String],
+        now: UnixTime,
+    ) -> Result<AuthenticatedClient, OAuthError> {
+        let failed = |evidence: String| OAuthError::client_authentication_failed(evidence);
+        let jwt = UnverifiedJwt::parse(assertion).map_err(|why| failed(why.to_string()))?;
+        // RFC 7523bis will want `client-authentication+jwt`; a missing type is common. An access token is no assertion.
+        let typ = jwt.header().typ.as_deref().map(str::to_ascii_lowercase);
+        if !matches!(typ.as_deref(), None | Some("jwt" | "client-authentication+jwt")) {
+            return Err(failed(InvalidJwt::Type.to_string()));
+        }
+        let claims: AssertionClaims = jwt.unverified_claims().map_err(|why| failed(why.to_string()))?;
+        let id = DeviceId::parse(&claims.iss).ok();
+        let device = id.as_ref().and_then(|id| self.devices.get(id));
+        let kid = jwt.header().kid.as_deref();
+        let named = |key: &&super::ClientKey| kid.is_none_or(|kid| *key.thumbprint == *kid);
+        let verified = match device {
+            Some(device) => device.usable_keys(now).filter(named).find_map(|key| {
+                jwt.verify::<AssertionClaims>(&key.public_key)
+                    .ok()
+                    .map(|claims| (device.id.clone(), key.thumbprint.clone(), claims))
+            }),
+            None => {
+                // An unknown client costs as much time as a known one.
+                let _ = jwt.verify::<AssertionClaims>(&key_of_nobody());
+                None
+            }
+        };
+        let (id, thumbprint, claims) = verified.ok_or_else(|| failed("unknown client or wrong key".to_owned()))?;
+        let complaint = if claims.sub != claims.iss {
+            "iss and sub of the assertion differ".to_owned()
+        } else if client_id.is_some_and(|client_id| client_id != claims.sub) {
+            "client_id is not the subject of the assertion".to_owned()
+        } else if !claims.aud.names_one_of(audiences) {
+            format!("the audience of the assertion is not {}", audiences.first().map_or("", String::as_str))
+        } else if claims.exp.plus(CLOCK_SKEW) <= now {
+            format!("the assertion expired {} s ago by the hub's clock", now.since(claims.exp).0)
+        } else if claims.exp > now.plus(MAX_ASSERTION_LIFETIME).plus(CLOCK_SKEW) {
+            format!("the assertion lives longer than {} s", MAX_ASSERTION_LIFETIME.0)
+        } else if claims.iat.into_iter().chain(claims.nbf).any(|from| from > now.plus(CLOCK_SKEW)) {
+            "the assertion is from the future by the hub's clock".to_owned()
+        } else if !(1..=MAX_JTI_BYTES).contains(&claims.jti.len()) || !claims.jti.bytes().all(|byte| byte.is_ascii_graphic()) {
+            format!("jti must have 1 to {MAX_JTI_BYTES} visible ASCII characters")
+        } else {
+            let remembered_until = claims.exp.plus(CLOCK_SKEW);
+            return Ok(AuthenticatedClient {
+                id,
+                method: Method::Assertion { thumbprint, jti: claims.jti.into(), remembered_until },
+            });
+        };
+        // The key was proved, so the client may be told what is wrong.
+        Err(OAuthError::new(ErrorCode::InvalidClient, complaint))
+    }
+}
+
+fn requested_scope(request: &TokenRequest, allowed: &Scope) -> Result<Scope, OAuthError> {
+    let Some(text) = request.get("scope") else { return Ok(allowed.clone()) };
+    let scope = Scope::parse(text).map_err(|why| OAuthError::new(ErrorCode::InvalidScope, why.to_string()))?;
+    if scope.is_subset_of(allowed) {
+        Ok(scope)
+    } else {
+        Err(OAuthError::new(ErrorCode::InvalidScope, format!("this client may ask for: {allowed}")))
+    }
+}
+
+/// The record after a key's first use: the keys before it get their grace period. `None` if it was used before.
+fn device_after_first_use(device: &DeviceRecord, thumbprint: &str, now: UnixTime) -> Option<DeviceRecord> {
+    let used = device.keys.iter().position(|key| *key.thumbprint == *thumbprint && key.first_used_at.is_none())?;
+    let mut device = device.clone();
+    for (place, key) in device.keys.iter_mut().enumerate() {
+        if place == used {
+            key.first_used_at = Some(now);
+        } else if place < used && key.retires_at.is_none() {
+            key.retires_at = Some(now.plus(ROTATION_GRACE));
+        }
+    }
+    Some(device)
+}
+
+/// The generator of P-256 as a public key: its private key is 1, and no client has it.
+fn key_of_nobody() -> PublicKey {
+    const GENERATOR: &str = "046b17d1f2e12c4247f8bce6e563a440f277037d812deb33a0f4a13945d898c2964fe342e2fe1a7f9b8ee7eb4a7c0f9e162bce33576b315ececbb6406837bf51f5";
+    crate::hex::decode::<65>(GENERATOR).and_then(|point| PublicKey::from_point(&point)).expect("65 bytes that begin with 4")
+}

@@ -1,0 +1,278 @@
+//! Commands: asked for by people, numbered, sent once, ended in exactly one way.
+
+use super::{Change, Context, Registry, SendCommands, UserPermit};
+use crate::{
+    DeviceId, Seconds, UnixTime,
+    audit::{AuditDraft, Outcome},
+    limits::{MAX_COMMAND_BYTES, MAX_COMMAND_TTL, MAX_ENDED_COMMANDS_PER_DEVICE, MAX_PENDING_COMMANDS_PER_DEVICE},
+    profile::CommandName,
+    session::Principal,
+    write::Table,
+};
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+
+use super::{DeviceStatus, rows::command_key};
+
+/// A command as it is kept.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CommandRecord {
+    /// `c-` and 16 hexadecimal digits.
+    pub id: Box<str>,
+    /// To whom.
+    pub device: DeviceId,
+    /// What.
+    pub name: CommandName,
+    /// Its place in the order of the device's commands.
+    pub seq: u64,
+    /// Who asked.
+    pub by: String,
+    /// When.
+    pub created_at: UnixTime,
+    /// After this it is void.
+    pub expires_at: UnixTime,
+    /// What became of it.
+    pub state: CommandState,
+    /// Why, where it failed or was rejected.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub reason: String,
+}
+
+/// What became of a command.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum CommandState {
+    /// On its way, or waiting for the device.
+    Sent,
+    /// The device has it.
+    Accepted,
+    /// The device is at it.
+    Executing,
+    /// Done.
+    Succeeded,
+    /// Tried, not done.
+    Failed,
+    /// Refused by the device.
+    Rejected,
+    /// Nobody took it in time.
+    Expired,
+}
+
+/// A command that was accepted for sending.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NewCommand {
+    /// The record.
+    pub record: CommandRecord,
+    /// The body to publish (docs/protocol.md).
+    pub payload: Vec<u8>,
+}
+
+/// Why a command is refused.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum CommandRefused {
+    /// No such device.
+    #[error("there is no device {0}; `hearthkey device list` shows all")]
+    UnknownDevice(DeviceId),
+    /// The device cannot act.
+    #[error("device {device} is {status}")]
+    Unable {
+        /// Which.
+        device: DeviceId,
+        /// pending, disabled, revoked.
+        status: &'static str,
+    },
+    /// The device's profile has no such command.
+    #[error("device {device} takes no command {name}; its profile {profile} has: {known}")]
+    NotTaken {
+        /// Which device.
+        device: DeviceId,
+        /// What was asked.
+        name: CommandName,
+        /// The profile.
+        profile: String,
+        /// The commands that it has.
+        known: String,
+    },
+    /// The arguments are no JSON.
+    #[error("the arguments are not JSON: {0}")]
+    NotJson(String),
+    /// The body would be too large.
+    #[error("the command has {0} bytes; {MAX_COMMAND_BYTES} are allowed")]
+    TooLarge(usize),
+    /// The time to live is out of range.
+    #[error("the time to live must be from 1 s to {max} s", max = MAX_COMMAND_TTL.0)]
+    TimeToLive,
+    /// Too many commands wait for the device.
+    #[error("{MAX_PENDING_COMMANDS_PER_DEVICE} commands wait for device {0} already")]
+    TooMany(DeviceId),
+}
+
+#[derive(Serialize)]
+struct Body<'a> {
+    id: &'a str,
+    seq: u64,
+    ttl_s: u64,
+    by: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    args: Option<&'a RawValue>,
+}
+
+/// What a device answers on `dev/<id>/ack/<command_id>`.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+pub struct Acknowledgement {
+    /// accepted, executing, succeeded, failed, rejected.
+    pub state: CommandState,
+    /// Why.
+    #[serde(default)]
+    pub reason: String,
+}
+
+impl CommandState {
+    /// Whether nothing follows.
+    #[must_use]
+    pub const fn is_final(self) -> bool {
+        match self {
+            Self::Sent | Self::Accepted | Self::Executing => false,
+            Self::Succeeded | Self::Failed | Self::Rejected | Self::Expired => true,
+        }
+    }
+
+    /// Whether a device may say this after `earlier`: forward only, one end.
+    const fn may_follow(self, earlier: Self) -> bool {
+        match (earlier, self) {
+            (Self::Succeeded | Self::Failed | Self::Rejected | Self::Expired, _) | (_, Self::Sent | Self::Expired) => false,
+            (Self::Sent, _) => true,
+            (Self::Accepted, next) => !matches!(next, Self::Accepted),
+            (Self::Executing, next) => next.is_final(),
+        }
+    }
+
+    /// The word in JSON.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Sent => "sent",
+            Self::Accepted => "accepted",
+            Self::Executing => "executing",
+            Self::Succeeded => "succeeded",
+            Self::Failed => "failed",
+            Self::Rejected => "rejected",
+            Self::Expired => "expired",
+        }
+    }
+}
+
+impl Registry {
+    /// A command by device and id.
+    #[must_use]
+    pub fn command(&self, device: &DeviceId, id: &str) -> Option<&CommandRecord> {
+        self.commands_of(device).find(|command| *command.id == *id)
+    }
+
+    /// The commands of a device, oldest first.
+    pub fn commands_of(&self, device: &DeviceId) -> impl Iterator<Item = &CommandRecord> {
+        self.commands.range((device.clone(), 0)..=(device.clone(), u64::MAX)).map(|(_, command)| command)
+    }
+
+    /// Takes a command for sending: the record must be durable before the message leaves.
+    ///
+    /// # Errors
+    /// [`CommandRefused`].
+    #[expect(clippy::too_many_arguments, reason = "each is a different thing that the request says")]
+    pub fn send_command(
+        &self,
+        permit: &UserPermit<SendCommands>,
+        id: &DeviceId,
+        name: CommandName,
+        args: Option<&str>,
+        ttl: Seconds,
+        randomness: [u8; 8],
+        context: &Context,
+    ) -> Result<Change<NewCommand>, CommandRefused> {
+        let device = self.devices.get(id).ok_or_else(|| CommandRefused::UnknownDevice(id.clone()))?;
+        let unable = |status| CommandRefused::Unable { device: id.clone(), status };
+        match device.status {
+            DeviceStatus::Active => {}
+            DeviceStatus::Pending => return Err(unable("waiting for its enrolment")),
+            DeviceStatus::Disabled => return Err(unable("disabled; `hearthkey device enable` ends that")),
+            DeviceStatus::Revoked => return Err(unable("revoked")),
+        }
+        let profile = self.profiles.get(&device.profile).ok_or_else(|| unable("without a profile"))?;
+        if profile.permission_for_command(&name).is_none() {
+            let known: Vec<String> = profile.commands().cloned().map(String::from).collect();
+            let known = if known.is_empty() { "none".to_owned() } else { known.join(", ") };
+            return Err(CommandRefused::NotTaken { device: id.clone(), name, profile: profile.name.to_string(), known });
+        }
+        if !(1..=MAX_COMMAND_TTL.0).contains(&ttl.0) {
+            return Err(CommandRefused::TimeToLive);
+        }
+        let args = args.map(|text| serde_json::from_str::<&RawValue>(text.trim())).transpose();
+        let args = args.map_err(|error| CommandRefused::NotJson(error.to_string()))?;
+        if self.commands_of(id).filter(|command| !command.state.is_final()).count() >= MAX_PENDING_COMMANDS_PER_DEVICE {
+            return Err(CommandRefused::TooMany(id.clone()));
+        }
+        let by = match permit.actor() {
+            Principal::User(name) => name.to_string(),
+            other => other.to_string(),
+        };
+        let record = CommandRecord {
+            id: format!("c-{}", crate::hex::encode(&randomness)).into(),
+            device: id.clone(),
+            name,
+            seq: device.command_seq + 1,
+            by,
+            created_at: context.now,
+            expires_at: context.now.plus(ttl),
+            state: CommandState::Sent,
+            reason: String::new(),
+        };
+        let body = Body { id: &record.id, seq: record.seq, ttl_s: ttl.0, by: &record.by, args };
+        let payload = serde_json::to_vec(&body).expect("a body is plain JSON");
+        if payload.len() > MAX_COMMAND_BYTES {
+            return Err(CommandRefused::TooLarge(payload.len()));
+        }
+        let mut draft = self.draft(context);
+        let mut device = device.clone();
+        device.command_seq = record.seq;
+        draft.put(Table::Device, id.as_str(), &device);
+        draft.put(Table::Command, command_key(id, record.seq), &record);
+        let ended: Vec<u64> =
+            self.commands_of(id).filter(|command| command.state.is_final()).map(|command| command.seq).collect();
+        for seq in ended.iter().take((ended.len() + 1).saturating_sub(MAX_ENDED_COMMANDS_PER_DEVICE)) {
+            draft.delete(Table::Command, command_key(id, *seq));
+        }
+        draft.audit(permit.actor(), "command.send", format!("device {id} command {} {}", record.name, record.id));
+        Ok(draft.finish(NewCommand { record, payload }))
+    }
+
+    /// Takes a device's answer to a command. `None` if it says nothing that may follow: an unknown id, a second end.
+    #[must_use]
+    pub fn acknowledge_command(
+        &self,
+        device: &DeviceId,
+        id: &str,
+        answer: Acknowledgement,
+        context: &Context,
+    ) -> Option<Change<CommandRecord>> {
+        let mut record = self.command(device, id).filter(|command| answer.state.may_follow(command.state))?.clone();
+        record.state = answer.state;
+        record.reason = answer.reason.chars().take(256).collect();
+        let mut draft = self.draft(context);
+        draft.put(Table::Command, command_key(device, record.seq), &record);
+        if record.state.is_final() {
+            draft.audit_entry(AuditDraft {
+                actor: format!("device {device}"),
+                action: "command.end",
+                target: format!("device {device} command {} {}", record.name, record.id),
+                outcome: if record.state == CommandState::Succeeded { Outcome::Success } else { Outcome::Failure },
+                reason: if record.reason.is_empty() {
+                    record.state.as_str().to_owned()
+                } else {
+                    format!("{}: {}", record.state.as_str(), record.reason)
+                },
+                count: 1,
+            });
+        }
+        Some(draft.finish(record))
+    }
+}

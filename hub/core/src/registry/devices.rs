@@ -1,0 +1,438 @@
+//! The life of a device: added, enrolled, paused, rotated, revoked.
+
+use super::{Change, Context, Draft, ManageDevices, Registry, UserPermit};
+use crate::{
+    DeviceId, UnixTime,
+    jwt::PublicKey,
+    limits::{ENROLMENT_CODE_LIFETIME, MAX_CHILDREN, MAX_DEVICES, MAX_KEYS_PER_CLIENT, MAX_SECRETS_PER_CLIENT},
+    profile::ProfileName,
+    scope::Scope,
+    secret::{CredentialKind, SecretHash},
+    session::{CredentialId, Principal},
+    write::Table,
+};
+use serde::{Deserialize, Serialize};
+
+/// A device as it is kept.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DeviceRecord {
+    /// Its name.
+    pub id: DeviceId,
+    /// What it may do.
+    pub profile: ProfileName,
+    /// Where it is in its life.
+    pub status: DeviceStatus,
+    /// The keys that it can prove; at most [`MAX_KEYS_PER_CLIENT`].
+    pub keys: Vec<ClientKey>,
+    /// Moves when all that was issued before must end: access tokens carry it.
+    pub epoch: u64,
+    /// For whom a gateway acts too; at most [`MAX_CHILDREN`].
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub children: Vec<DeviceId>,
+    /// When the owner added it.
+    pub created_at: UnixTime,
+    /// When it enrolled.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub enrolled_at: Option<UnixTime>,
+    /// What it says it is: `software_id software_version`.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub software: String,
+    /// The sequence of the last command; the device refuses a lower one.
+    pub command_seq: u64,
+}
+
+/// Where a device is in its life.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum DeviceStatus {
+    /// Added, has not enrolled.
+    Pending,
+    /// May get tokens.
+    Active,
+    /// Paused by the owner; keeps its keys.
+    Disabled,
+    /// Cut off for good; its keys prove nothing any more but that it is revoked.
+    Revoked,
+}
+
+/// A key that a client can prove.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ClientKey {
+    /// RFC 7638 thumbprint.
+    pub thumbprint: Box<str>,
+    /// The key.
+    pub public_key: PublicKey,
+    /// When it was registered.
+    pub added_at: UnixTime,
+    /// When it was first used: then the keys before it begin to retire.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub first_used_at: Option<UnixTime>,
+    /// When it stops working.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub retires_at: Option<UnixTime>,
+}
+
+/// An enrolment code, kept by its keyed hash.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EnrolmentRecord {
+    /// For which device.
+    pub device: DeviceId,
+    /// Until when it can be used.
+    pub expires_at: UnixTime,
+    /// The thumbprint of the key that used it: the same key may ask again until it is first used.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub used_by: Option<Box<str>>,
+}
+
+/// What the owner asks for with `device add`.
+#[derive(Debug, Clone)]
+pub struct NewDevice {
+    /// Its name.
+    pub id: DeviceId,
+    /// What it may do.
+    pub profile: ProfileName,
+    /// For whom it acts too.
+    pub children: Vec<DeviceId>,
+}
+
+/// How a new or rotated device will prove itself.
+#[derive(Debug, Clone)]
+pub enum NewEnrolment {
+    /// By a key that it registers with this code.
+    Code(SecretHash),
+    /// By a secret, for a device that cannot sign.
+    Secret(CredentialId, SecretHash),
+}
+
+/// What a device sends to register (RFC 7591).
+#[derive(Debug, Clone)]
+pub struct RegistrationRequest {
+    /// The keyed hash of its enrolment code.
+    pub code: SecretHash,
+    /// Its key.
+    pub public_key: PublicKey,
+    /// `software_id` and `software_version`, at most 128 characters.
+    pub software: String,
+}
+
+/// A registration that was accepted.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Registered {
+    /// The `client_id`.
+    pub client_id: DeviceId,
+    /// When the key was registered.
+    pub issued_at: UnixTime,
+    /// All permissions of its profile.
+    pub scope: Scope,
+}
+
+/// Why the owner's change to a device is refused.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum DeviceRefused {
+    /// No such device.
+    #[error("there is no device {0}; `hearthkey device list` shows all")]
+    Unknown(DeviceId),
+    /// The name is taken.
+    #[error("there is a device {0} already; choose another name, or `hearthkey device rotate {0}` to enrol it anew")]
+    Exists(DeviceId),
+    /// No such profile.
+    #[error("there is no profile {0}; `hearthkey profile list` shows all")]
+    UnknownProfile(ProfileName),
+    /// What is revoked stays revoked.
+    #[error("device {0} is revoked; `hearthkey device add {0} --profile …` enrols it anew")]
+    Revoked(DeviceId),
+    /// More devices, children, keys or secrets than there may be.
+    #[error("{0}")]
+    TooMany(String),
+}
+
+/// Why a registration is refused; each looks the same to the device.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum RegistrationRefused {
+    /// No such code, or used up by another key.
+    #[error("the enrolment code is unknown or was used by another device")]
+    UnknownCode,
+    /// Too late.
+    #[error("the enrolment code of device {0} has expired")]
+    ExpiredCode(DeviceId),
+    /// The device went in the meantime.
+    #[error("device {0} was revoked or removed since the code was made")]
+    Gone(DeviceId),
+    /// The key belongs to another device already.
+    #[error("the key is registered for another device already")]
+    KeyInUse,
+}
+
+impl DeviceRecord {
+    fn target(&self) -> String {
+        format!("device {}", self.id)
+    }
+
+    /// The keys that work at `now`.
+    pub fn usable_keys(&self, now: UnixTime) -> impl Iterator<Item = &ClientKey> {
+        self.keys.iter().filter(move |key| key.retires_at.is_none_or(|retires| now < retires))
+    }
+}
+
+impl Registry {
+    /// Adds a device that will enrol with a code, or has a secret at once. A revoked name can be used again: it starts anew.
+    ///
+    /// # Errors
+    /// [`DeviceRefused`].
+    pub fn add_device(
+        &self,
+        permit: &UserPermit<ManageDevices>,
+        new: NewDevice,
+        enrolment: NewEnrolment,
+        context: &Context,
+    ) -> Result<Change<DeviceRecord>, DeviceRefused> {
+        let NewDevice { id, profile, children } = new;
+        let earlier = self.devices.get(&id);
+        if earlier.is_some_and(|device| device.status != DeviceStatus::Revoked) {
+            return Err(DeviceRefused::Exists(id));
+        }
+        if !self.profiles.contains_key(&profile) {
+            return Err(DeviceRefused::UnknownProfile(profile));
+        }
+        if self.devices.len() >= MAX_DEVICES {
+            return Err(DeviceRefused::TooMany(format!("a hub has at most {MAX_DEVICES} devices")));
+        }
+        if children.len() > MAX_CHILDREN {
+            return Err(DeviceRefused::TooMany(format!("a gateway acts for at most {MAX_CHILDREN} children")));
+        }
+        let device = DeviceRecord {
+            id,
+            profile,
+            status: DeviceStatus::Pending,
+            keys: Vec::new(),
+            epoch: earlier.map_or(0, |device| device.epoch + 1),
+            children,
+            created_at: context.now,
+            enrolled_at: None,
+            software: String::new(),
+            // A device that kept its memory refuses lower numbers, so they go on.
+            command_seq: earlier.map_or(0, |device| device.command_seq),
+        };
+        let mut draft = self.draft(context);
+        draft.audit(permit.actor(), "device.add", device.target());
+        self.forget_codes_and_secrets(&device.id, &mut draft);
+        Ok(self.enrol(permit, device, enrolment, draft))
+    }
+
+    /// Lets a device prove itself by a new key or secret; the old ones work until the new one was used, and for a grace period.
+    ///
+    /// # Errors
+    /// [`DeviceRefused`].
+    pub fn rotate_device(
+        &self,
+        permit: &UserPermit<ManageDevices>,
+        id: &DeviceId,
+        enrolment: NewEnrolment,
+        context: &Context,
+    ) -> Result<Change<DeviceRecord>, DeviceRefused> {
+        let device = self.known_device(id)?.clone();
+        if device.status == DeviceStatus::Revoked {
+            return Err(DeviceRefused::Revoked(device.id));
+        }
+        let secrets = self.client_secrets(id).count();
+        if matches!(enrolment, NewEnrolment::Secret(..)) && secrets >= MAX_SECRETS_PER_CLIENT {
+            return Err(DeviceRefused::TooMany(format!(
+                "device {id} has {secrets} secrets already; revoke it, or wait until one retires"
+            )));
+        }
+        let mut draft = self.draft(context);
+        draft.audit(permit.actor(), "device.rotate", device.target());
+        // An older code that nobody used is void: one open door at a time.
+        for (hash, record) in &self.enrolments_by_code_hash {
+            if record.device == *id && record.used_by.is_none() {
+                draft.delete(Table::EnrolmentCode, hash.as_bytes());
+            }
+        }
+        Ok(self.enrol(permit, device, enrolment, draft))
+    }
+
+    /// Pauses a device: its tokens end, its sessions are cut, its keys stay.
+    ///
+    /// # Errors
+    /// [`DeviceRefused`].
+    pub fn disable_device(
+        &self,
+        permit: &UserPermit<ManageDevices>,
+        id: &DeviceId,
+        context: &Context,
+    ) -> Result<Change<DeviceRecord>, DeviceRefused> {
+        self.set_status(permit, id, "device.disable", DeviceStatus::Disabled, context)
+    }
+
+    /// Ends a pause.
+    ///
+    /// # Errors
+    /// [`DeviceRefused`].
+    pub fn enable_device(
+        &self,
+        permit: &UserPermit<ManageDevices>,
+        id: &DeviceId,
+        context: &Context,
+    ) -> Result<Change<DeviceRecord>, DeviceRefused> {
+        let device = self.known_device(id)?;
+        let enrolled = !device.keys.is_empty() || self.client_secrets(id).next().is_some();
+        let status = if enrolled { DeviceStatus::Active } else { DeviceStatus::Pending };
+        self.set_status(permit, id, "device.enable", status, context)
+    }
+
+    /// Cuts a device off for good: its tokens, secrets and codes end, its sessions are cut. Its keys stay on record so that
+    /// it can be told that it is revoked, and for nothing else.
+    ///
+    /// # Errors
+    /// [`DeviceRefused`].
+    pub fn revoke_device(
+        &self,
+        permit: &UserPermit<ManageDevices>,
+        id: &DeviceId,
+        context: &Context,
+    ) -> Result<Change<DeviceRecord>, DeviceRefused> {
+        let mut device = self.known_device(id)?.clone();
+        device.status = DeviceStatus::Revoked;
+        device.epoch += 1;
+        let mut draft = self.draft(context);
+        draft.put(Table::Device, device.id.as_str(), &device);
+        self.forget_codes_and_secrets(id, &mut draft);
+        draft.audit(permit.actor(), "device.revoke", device.target());
+        Ok(draft.finish(device))
+    }
+
+    /// Registers a device's key by its enrolment code (RFC 7591). The same code with the same key gets the same answer until
+    /// the key is first used: a lost answer hurts nobody.
+    ///
+    /// # Errors
+    /// [`RegistrationRefused`].
+    pub fn register(&self, request: &RegistrationRequest, context: &Context) -> Result<Change<Registered>, RegistrationRefused> {
+        let code = request.code.to_hex();
+        let enrolment = self.enrolments_by_code_hash.get(&code).ok_or(RegistrationRefused::UnknownCode)?;
+        let thumbprint = request.public_key.thumbprint();
+        if enrolment.used_by.as_ref().is_some_and(|user| *user != thumbprint) {
+            return Err(RegistrationRefused::UnknownCode);
+        }
+        if enrolment.expires_at <= context.now {
+            return Err(RegistrationRefused::ExpiredCode(enrolment.device.clone()));
+        }
+        let gone = || RegistrationRefused::Gone(enrolment.device.clone());
+        let device =
+            self.devices.get(&enrolment.device).filter(|device| device.status != DeviceStatus::Revoked).ok_or_else(gone)?;
+        let profile = self.profiles.get(&device.profile).ok_or_else(gone)?;
+        let registered = |issued_at| Registered { client_id: device.id.clone(), issued_at, scope: profile.scope() };
+        if let Some(key) = device.keys.iter().find(|key| key.thumbprint == thumbprint) {
+            return Ok(Change { writes: Vec::new(), answer: registered(key.added_at) });
+        }
+        if self.devices.values().any(|other| other.keys.iter().any(|key| key.thumbprint == thumbprint)) {
+            return Err(RegistrationRefused::KeyInUse);
+        }
+        let mut device = device.clone();
+        let answer = registered(context.now);
+        device.keys.retain(|key| key.retires_at.is_none_or(|retires| context.now < retires));
+        if device.keys.len() >= MAX_KEYS_PER_CLIENT {
+            // The key that was used last stays; of the others the oldest goes.
+            let in_use = device.keys.iter().enumerate().max_by_key(|(_, key)| key.first_used_at).map(|(index, _)| index);
+            device.keys.remove(usize::from(in_use == Some(0)));
+        }
+        device.keys.push(ClientKey {
+            thumbprint: thumbprint.clone(),
+            public_key: request.public_key.clone(),
+            added_at: context.now,
+            first_used_at: None,
+            retires_at: None,
+        });
+        if device.status == DeviceStatus::Pending {
+            device.status = DeviceStatus::Active;
+        }
+        device.enrolled_at = Some(context.now);
+        device.software.clone_from(&request.software);
+        let mut draft = self.draft(context);
+        draft.put(Table::Device, device.id.as_str(), &device);
+        draft.put(Table::EnrolmentCode, code, &EnrolmentRecord { used_by: Some(thumbprint), ..enrolment.clone() });
+        draft.audit(&Principal::Device(device.id.clone()), "device.enrol", device.target());
+        Ok(draft.finish(answer))
+    }
+
+    pub(super) fn known_device(&self, id: &DeviceId) -> Result<&DeviceRecord, DeviceRefused> {
+        self.devices.get(id).ok_or_else(|| DeviceRefused::Unknown(id.clone()))
+    }
+
+    /// The secrets of a client that cannot sign.
+    pub(super) fn client_secrets(&self, id: &DeviceId) -> impl Iterator<Item = &super::CredentialRecord> {
+        let subject = Principal::Device(id.clone());
+        self.credentials.values().filter(move |record| record.kind == CredentialKind::ClientSecret && record.subject == subject)
+    }
+
+    fn set_status(
+        &self,
+        permit: &UserPermit<ManageDevices>,
+        id: &DeviceId,
+        action: &'static str,
+        status: DeviceStatus,
+        context: &Context,
+    ) -> Result<Change<DeviceRecord>, DeviceRefused> {
+        let mut device = self.known_device(id)?.clone();
+        match device.status {
+            DeviceStatus::Revoked => return Err(DeviceRefused::Revoked(device.id)),
+            unchanged if unchanged == status => return Ok(Change { writes: Vec::new(), answer: device }),
+            DeviceStatus::Pending | DeviceStatus::Active | DeviceStatus::Disabled => {}
+        }
+        device.status = status;
+        if status == DeviceStatus::Disabled {
+            device.epoch += 1;
+        }
+        let mut draft = self.draft(context);
+        draft.put(Table::Device, device.id.as_str(), &device);
+        draft.audit(permit.actor(), action, device.target());
+        Ok(draft.finish(device))
+    }
+
+    fn enrol(
+        &self,
+        permit: &UserPermit<ManageDevices>,
+        mut device: DeviceRecord,
+        enrolment: NewEnrolment,
+        mut draft: Draft<'_>,
+    ) -> Change<DeviceRecord> {
+        let now = draft.context.now;
+        match enrolment {
+            NewEnrolment::Code(hash) => {
+                let record =
+                    EnrolmentRecord { device: device.id.clone(), expires_at: now.plus(ENROLMENT_CODE_LIFETIME), used_by: None };
+                draft.put(Table::EnrolmentCode, hash.to_hex(), &record);
+            }
+            NewEnrolment::Secret(id, hash) => {
+                if device.status == DeviceStatus::Pending {
+                    device.status = DeviceStatus::Active;
+                    device.enrolled_at = Some(now);
+                }
+                let secret = super::CredentialRecord {
+                    id,
+                    kind: CredentialKind::ClientSecret,
+                    subject: Principal::Device(device.id.clone()),
+                    name: "client secret".to_owned(),
+                    hash,
+                    scope: self.profiles.get(&device.profile).map(crate::profile::Profile::scope).unwrap_or_default(),
+                    profile: None,
+                    created_at: now,
+                    expires_at: None,
+                };
+                draft.put(Table::Credential, secret.id.as_bytes(), &secret);
+                draft.audit(permit.actor(), "credential.create", format!("client secret {} of {}", secret.id, device.target()));
+            }
+        }
+        draft.put(Table::Device, device.id.as_str(), &device);
+        draft.finish(device)
+    }
+
+    fn forget_codes_and_secrets(&self, id: &DeviceId, draft: &mut Draft<'_>) {
+        for (hash, _) in self.enrolments_by_code_hash.iter().filter(|(_, record)| record.device == *id) {
+            draft.delete(Table::EnrolmentCode, hash.as_bytes());
+        }
+        let subject = Principal::Device(id.clone());
+        for credential in self.credentials.values().filter(|record| record.subject == subject) {
+            draft.delete(Table::Credential, credential.id.as_bytes());
+        }
+    }
+}

@@ -1,0 +1,260 @@
+//! What an authority amounts to now: asked at each admission and again whenever the registry changed.
+
+use super::{CredentialRecord, DeviceRecord, DeviceStatus, Registry, Role};
+use crate::{
+    DeviceId, UnixTime,
+    profile::CommandName,
+    rights::{Rights, Rule},
+    scope::{PermissionName, Scope},
+    session::{Authority, EndReason, Principal, Proof, Standing},
+    topic::{TopicFilter, TopicName},
+};
+use serde::Serialize;
+use std::{marker::PhantomData, sync::Arc};
+
+/// Proof that a user may do now what the permission `P` names.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct UserPermit<P> {
+    actor: Principal,
+    permission: PhantomData<P>,
+}
+
+/// A permission of people, as a type: a permit for one does not pass for another.
+pub trait Permission {
+    /// Its name in scopes.
+    const NAME: &'static str;
+}
+
+macro_rules! permissions {
+    ($($(#[$doc:meta])* $name:ident = $text:literal;)*) => {$(
+        $(#[$doc])*
+        #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+        pub struct $name;
+
+        impl Permission for $name {
+            const NAME: &'static str = $text;
+        }
+    )*};
+}
+
+permissions! {
+    /// See devices, profiles and decisions.
+    ReadDevices = "devices:read";
+    /// Add, pause, revoke and rotate devices.
+    ManageDevices = "devices:manage";
+    /// Write profiles.
+    ManageProfiles = "profiles:manage";
+    /// See what devices publish.
+    ReadTelemetry = "telemetry:read";
+    /// Send commands.
+    SendCommands = "commands:send";
+    /// Read the audit log.
+    ReadAudit = "audit:read";
+}
+
+/// A user's credential that lacks a permission, or whose user lacks it now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("this needs the permission {0}, which the credential or its user does not have now")]
+pub struct MissingPermission(pub &'static str);
+
+/// A decision explained (`hearthkey can`).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Decision {
+    /// Whether it is allowed.
+    pub allowed: bool,
+    /// Why, in words.
+    pub reason: String,
+    /// The rule that allows it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rule: Option<Rule>,
+}
+
+/// The permissions of people, and the roles that hold them.
+const USER_PERMISSIONS: [(&str, Role); 8] = [
+    ("devices:read", Role::Viewer),
+    ("telemetry:read", Role::Viewer),
+    ("commands:send", Role::Member),
+    ("devices:manage", Role::Owner),
+    ("profiles:manage", Role::Owner),
+    ("users:manage", Role::Owner),
+    ("mqtt:publish", Role::Owner),
+    ("audit:read", Role::Owner),
+];
+
+impl Role {
+    /// All that a role may do.
+    #[must_use]
+    pub fn scope(self) -> Scope {
+        USER_PERMISSIONS
+            .iter()
+            .filter(|(_, least)| *least <= self)
+            .filter_map(|(name, _)| PermissionName::parse(name).ok())
+            .collect()
+    }
+}
+
+impl<P: Permission> UserPermit<P> {
+    /// Who acts.
+    #[must_use]
+    pub fn actor(&self) -> &Principal {
+        &self.actor
+    }
+}
+
+impl Registry {
+    /// What an authority amounts to at `now`: its rights, or why it has none.
+    ///
+    /// # Errors
+    /// [`EndReason`] for a session that must not go on.
+    pub fn judge(&self, authority: &Authority, now: UnixTime) -> Result<Standing, EndReason> {
+        match (&authority.principal, &authority.proof) {
+            (Principal::Device(id), Proof::AccessToken { jti, expires_at, scope, epoch, .. }) => {
+                let device = self.devices.get(id).ok_or(EndReason::Revoked)?;
+                device_is_active(device)?;
+                if device.epoch != *epoch || self.denied_tokens.contains_key(jti) {
+                    return Err(EndReason::Revoked);
+                }
+                expired_at(Some(*expires_at), now)?;
+                Ok(Standing { rights: Arc::new(self.rights_of_device(device, scope)?), expires_at: Some(*expires_at) })
+            }
+            (principal, Proof::Credential(id)) => {
+                let credential = self.credentials.get(id).filter(|credential| credential.subject == *principal);
+                let credential = credential.ok_or(EndReason::Revoked)?;
+                expired_at(credential.expires_at, now)?;
+                Ok(Standing { rights: Arc::new(self.rights_of_credential(credential)?), expires_at: credential.expires_at })
+            }
+            (Principal::User(_) | Principal::Integration(_), Proof::AccessToken { .. }) => Err(EndReason::Revoked),
+        }
+    }
+
+    /// Proof that the holder of an authority, a user, may do what a permission names: the token's scope and the user's
+    /// rights now must both hold it.
+    ///
+    /// # Errors
+    /// [`MissingPermission`], for RFC 6750's `insufficient_scope`.
+    pub fn permit_user<P: Permission>(&self, authority: &Authority, now: UnixTime) -> Result<UserPermit<P>, MissingPermission> {
+        let missing = || MissingPermission(P::NAME);
+        let Proof::Credential(id) = &authority.proof else { return Err(missing()) };
+        let credential = self.credentials.get(id).filter(|held| held.subject == authority.principal).ok_or_else(missing)?;
+        let expired = expired_at(credential.expires_at, now).is_err();
+        if expired || !self.user_scope(credential).contains(P::NAME) {
+            return Err(missing());
+        }
+        Ok(UserPermit { actor: authority.principal.clone(), permission: PhantomData })
+    }
+
+    /// Explains whether a device may publish to a topic or subscribe to a filter, or takes a command.
+    #[must_use]
+    pub fn explain(&self, id: &DeviceId, question: &Question) -> Decision {
+        let refused = |reason: String| Decision { allowed: false, reason, rule: None };
+        let Some(device) = self.devices.get(id) else { return refused(format!("there is no device {id}")) };
+        if let Err(end) = device_is_active(device) {
+            return refused(format!("device {id} is {}: it can do nothing", end.word()));
+        }
+        if device.status == DeviceStatus::Pending {
+            return refused(format!("device {id} has not enrolled yet"));
+        }
+        let Some(profile) = self.profiles.get(&device.profile) else {
+            return refused(format!("the profile {} of device {id} is gone", device.profile));
+        };
+        let rights = Rights::of_device(profile, &profile.scope(), id, &device.children);
+        let (rule, what) = match question {
+            Question::Publish(topic) if crate::rights::is_reserved_for_hub(topic) => {
+                return refused(format!("only the hub publishes to {topic}"));
+            }
+            Question::Publish(topic) => (rights.publish_rule(topic).cloned(), format!("publish to {topic}")),
+            Question::Subscribe(filter) => (rights.subscribe_rule(filter).cloned(), format!("subscribe to {filter}")),
+            Question::Command(command) => {
+                let rule = profile.permission_for_command(command).map(|permission| Rule {
+                    source: format!("profile {}", profile.name),
+                    permission: permission.clone(),
+                    template: command.to_string(),
+                });
+                (rule, format!("take the command {command}"))
+            }
+        };
+        match rule {
+            Some(rule) => Decision {
+                allowed: true,
+                reason: format!(
+                    "device {id} may {what}: {}, permission {}, rule {}",
+                    rule.source, rule.permission, rule.template
+                ),
+                rule: Some(rule),
+            },
+            None => refused(format!("no permission of profile {} lets device {id} {what}", profile.name)),
+        }
+    }
+
+    pub(super) fn rights_of_device(&self, device: &DeviceRecord, scope: &Scope) -> Result<Rights, EndReason> {
+        let profile = self.profiles.get(&device.profile).ok_or(EndReason::PolicyChanged)?;
+        Ok(Rights::of_device(profile, scope, &device.id, &device.children))
+    }
+
+    fn rights_of_credential(&self, credential: &CredentialRecord) -> Result<Rights, EndReason> {
+        match &credential.subject {
+            Principal::Device(id) => {
+                let device = self.devices.get(id).ok_or(EndReason::Revoked)?;
+                device_is_active(device)?;
+                self.rights_of_device(device, &credential.scope)
+            }
+            Principal::Integration(_) => {
+                let name = credential.profile.as_ref().ok_or(EndReason::PolicyChanged)?;
+                let profile = self.profiles.get(name).ok_or(EndReason::PolicyChanged)?;
+                Ok(Rights::of_device(profile, &credential.scope, name, &[]))
+            }
+            Principal::User(name) => {
+                let user = self.users.get(name).ok_or(EndReason::Revoked)?;
+                let scope = self.user_scope(credential);
+                let everything = user.role == Role::Owner;
+                let mut rights = Rights::default();
+                for permission in scope.iter() {
+                    let (publish, subscribe): (&[&str], &[&str]) = match permission.as_str() {
+                        "telemetry:read" if everything => (&[], &["#", "$SYS/#"]),
+                        "telemetry:read" => (&[], &["dev/#"]),
+                        "mqtt:publish" => (&["#"], &[]),
+                        _ => continue,
+                    };
+                    rights.extend(Rights::granting(&format!("user {name}"), permission, publish, subscribe));
+                }
+                Ok(rights)
+            }
+        }
+    }
+
+    /// What a personal access token can do now: never more than its user.
+    fn user_scope(&self, credential: &CredentialRecord) -> Scope {
+        match &credential.subject {
+            Principal::User(name) => {
+                self.users.get(name).map(|user| credential.scope.intersection(&user.role.scope())).unwrap_or_default()
+            }
+            Principal::Device(_) | Principal::Integration(_) => Scope::default(),
+        }
+    }
+}
+
+/// What `hearthkey can` asks.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Question {
+    /// May the device publish here?
+    Publish(TopicName),
+    /// May the device subscribe to this?
+    Subscribe(TopicFilter),
+    /// Does the device take this command?
+    Command(CommandName),
+}
+
+fn device_is_active(device: &DeviceRecord) -> Result<(), EndReason> {
+    match device.status {
+        DeviceStatus::Active | DeviceStatus::Pending => Ok(()),
+        DeviceStatus::Disabled => Err(EndReason::Disabled),
+        DeviceStatus::Revoked => Err(EndReason::Revoked),
+    }
+}
+
+fn expired_at(expires_at: Option<UnixTime>, now: UnixTime) -> Result<(), EndReason> {
+    match expires_at {
+        Some(at) if at <= now => Err(EndReason::Expired { at }),
+        _ => Ok(()),
+    }
+}

@@ -1,0 +1,216 @@
+//! All that the hub knows, and every decision that changes it.
+//!
+//! A decision takes `&self` and returns a [`Change`]: the rows to write and what to answer once they are durable. The
+//! shell applies the same rows to the head (to decide the next request) and, when they are durable, to the view that
+//! answers reads. Nothing else changes the registry, so what survives a crash is exactly what was written.
+
+mod clients;
+mod commands;
+mod credentials;
+mod devices;
+mod judge;
+mod rows;
+mod sweep;
+#[cfg(test)]
+mod tests;
+
+pub use clients::{AuthenticatedClient, IssuedToken};
+pub use commands::{Acknowledgement, CommandRecord, CommandRefused, CommandState, NewCommand};
+pub use credentials::{CredentialRecord, TooManyProfiles};
+pub use devices::{
+    ClientKey, DeviceRecord, DeviceRefused, DeviceStatus, EnrolmentRecord, NewDevice, NewEnrolment, Registered,
+    RegistrationRefused, RegistrationRequest,
+};
+pub use judge::{
+    Decision, ManageDevices, ManageProfiles, MissingPermission, Permission, Question, ReadAudit, ReadDevices, ReadTelemetry,
+    SendCommands, UserPermit,
+};
+pub use rows::CorruptRow;
+
+use crate::{
+    DeviceId, UnixTime,
+    audit::{AuditDraft, ChainHead, Outcome},
+    profile::{Profile, ProfileName},
+    session::{CredentialId, Principal, UserName},
+    write::{Table, Write},
+};
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+
+/// The state of a home.
+#[derive(Debug, Clone, Default)]
+pub struct Registry {
+    devices: BTreeMap<DeviceId, DeviceRecord>,
+    profiles: BTreeMap<ProfileName, Profile>,
+    users: BTreeMap<UserName, UserRecord>,
+    credentials: BTreeMap<CredentialId, CredentialRecord>,
+    enrolments_by_code_hash: BTreeMap<String, EnrolmentRecord>,
+    used_assertions: BTreeMap<(DeviceId, Box<str>), UnixTime>,
+    denied_tokens: BTreeMap<Box<str>, UnixTime>,
+    commands: BTreeMap<(DeviceId, u64), CommandRecord>,
+    audit_head: ChainHead,
+    audit_anchor: ChainHead,
+}
+
+/// A person.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UserRecord {
+    /// What the person is called.
+    pub name: UserName,
+    /// What the person may do.
+    pub role: Role,
+    /// When the record was made.
+    pub created_at: UnixTime,
+}
+
+/// What a person may do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Role {
+    /// Sees and sends commands.
+    Viewer,
+    /// Sees and sends commands.
+    Member,
+    /// Everything.
+    Owner,
+}
+
+/// Where a request comes from and when: what a decision may know of the world.
+#[derive(Debug, Clone)]
+pub struct Context {
+    /// The time, for all that the decision writes.
+    pub now: UnixTime,
+    /// The peer's address, or empty.
+    pub source: String,
+    /// The request's id, or empty.
+    pub request_id: String,
+}
+
+/// Rows to write and the answer to give once they are durable.
+#[derive(Debug)]
+#[must_use = "a change is nothing until its rows are durable"]
+pub struct Change<T> {
+    /// The rows, one atomic batch.
+    pub writes: Vec<Write>,
+    /// The answer.
+    pub answer: T,
+}
+
+/// Collects the rows of one decision and chains its audit entries.
+struct Draft<'a> {
+    registry: &'a Registry,
+    context: &'a Context,
+    writes: Vec<Write>,
+    head: ChainHead,
+}
+
+impl Registry {
+    /// An empty home with the profiles that ship with the hub.
+    #[must_use]
+    pub fn new() -> Self {
+        Self { profiles: Profile::shipped().map(|profile| (profile.name.clone(), profile)).collect(), ..Self::default() }
+    }
+
+    /// Applies the rows of a batch. Rows of the tables `Audit` and `Mqtt` are not the registry's and change nothing.
+    ///
+    /// # Errors
+    /// [`CorruptRow`] names a row that cannot be read; the rows before it have been applied.
+    pub fn apply(&mut self, writes: &[Write]) -> Result<(), CorruptRow> {
+        writes.iter().try_for_each(|write| rows::apply(self, write))
+    }
+
+    /// A device by name.
+    #[must_use]
+    pub fn device(&self, id: &DeviceId) -> Option<&DeviceRecord> {
+        self.devices.get(id)
+    }
+
+    /// All devices by name.
+    pub fn devices(&self) -> impl Iterator<Item = &DeviceRecord> {
+        self.devices.values()
+    }
+
+    /// A profile by name: the owner's, or one that ships with the hub.
+    #[must_use]
+    pub fn profile(&self, name: &ProfileName) -> Option<&Profile> {
+        self.profiles.get(name)
+    }
+
+    /// All profiles by name.
+    pub fn profiles(&self) -> impl Iterator<Item = &Profile> {
+        self.profiles.values()
+    }
+
+    /// A user by name.
+    #[must_use]
+    pub fn user(&self, name: &UserName) -> Option<&UserRecord> {
+        self.users.get(name)
+    }
+
+    /// A credential by its public id.
+    #[must_use]
+    pub fn credential(&self, id: &str) -> Option<&CredentialRecord> {
+        self.credentials.get(id)
+    }
+
+    /// The end of the audit chain.
+    #[must_use]
+    pub fn audit_head(&self) -> &ChainHead {
+        &self.audit_head
+    }
+
+    /// What the oldest audit entry that is kept continues.
+    #[must_use]
+    pub fn audit_anchor(&self) -> &ChainHead {
+        &self.audit_anchor
+    }
+
+    /// Appends audit entries about what the shell saw: connections, denials.
+    pub fn record(&self, entries: Vec<AuditDraft>, context: &Context) -> Change<()> {
+        let mut draft = self.draft(context);
+        for entry in entries {
+            draft.audit_entry(entry);
+        }
+        draft.finish(())
+    }
+
+    fn draft<'a>(&'a self, context: &'a Context) -> Draft<'a> {
+        Draft { registry: self, context, writes: Vec::new(), head: self.audit_head.clone() }
+    }
+}
+
+impl Draft<'_> {
+    fn put(&mut self, table: Table, key: impl Into<Vec<u8>>, row: &impl Serialize) {
+        let value = serde_json::to_vec(row).expect("rows are plain JSON");
+        self.writes.push(Write::Put { table, key: key.into(), value });
+    }
+
+    fn delete(&mut self, table: Table, key: impl Into<Vec<u8>>) {
+        self.writes.push(Write::Delete { table, key: key.into() });
+    }
+
+    fn audit(&mut self, actor: &Principal, action: &'static str, target: impl ToString) {
+        self.audit_entry(AuditDraft {
+            actor: actor.to_string(),
+            action,
+            target: target.to_string(),
+            outcome: Outcome::Success,
+            reason: String::new(),
+            count: 1,
+        });
+    }
+
+    fn audit_entry(&mut self, entry: AuditDraft) {
+        let (head, row) = self.head.append(entry, self.context.now, &self.context.source, &self.context.request_id);
+        self.writes.push(Write::Put { table: Table::Audit, key: head.seq.to_be_bytes().to_vec(), value: row });
+        self.head = head;
+    }
+
+    fn finish<T>(mut self, answer: T) -> Change<T> {
+        if self.head != self.registry.audit_head {
+            let head = self.head.clone();
+            self.put(Table::Meta, rows::AUDIT_HEAD, &head);
+        }
+        Change { writes: self.writes, answer }
+    }
+}
