@@ -7,8 +7,8 @@ use std::path::Path;
 use std::time::Duration;
 
 use rcgen::{
-    BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa,
-    Issuer, KeyPair, KeyUsagePurpose, PublicKeyData, SanType, SigningKey,
+    BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
+    KeyUsagePurpose, PublicKeyData, SanType, SigningKey,
 };
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, UnixTime};
@@ -70,14 +70,10 @@ impl HomeCa {
     /// [`Error::Missing`] without a certificate, [`Error::KeyMissing`] without its key, [`Error::KeyExposed`] when
     /// others may access the key, [`Error::Damaged`] when the files do not belong together.
     pub fn load(dir: &Path) -> Result<Self, Error> {
-        let certificate_pem =
-            files::read_certificate(dir)?.ok_or_else(|| Error::Missing(dir.to_owned()))?;
+        let certificate_pem = files::read_certificate(dir)?.ok_or_else(|| Error::Missing(dir.to_owned()))?;
         let key_pem = files::read_key(dir)?.ok_or_else(|| Error::KeyMissing(dir.join(KEY_FILE)))?;
         let key = CaKey::from_pem(&key_pem, dir)?;
-        Self::from_parts(&certificate_pem, key).map_err(|problem| Error::Damaged {
-            path: dir.join(CERTIFICATE_FILE),
-            problem,
-        })
+        Self::from_parts(&certificate_pem, key).map_err(|problem| Error::Damaged { path: dir.join(CERTIFICATE_FILE), problem })
     }
 
     /// Opens the CA in `dir`, or makes it at the first start.
@@ -92,10 +88,8 @@ impl HomeCa {
     }
 
     fn from_parts(certificate_pem: &str, key: CaKey) -> Result<Self, &'static str> {
-        let certificate = CertificateDer::from_pem_slice(certificate_pem.as_bytes())
-            .map_err(|_| "not a certificate in PEM")?;
-        let (rest, parsed) =
-            X509Certificate::from_der(&certificate).map_err(|_| "not an X.509 certificate")?;
+        let certificate = CertificateDer::from_pem_slice(certificate_pem.as_bytes()).map_err(|_| "not a certificate in PEM")?;
+        let (rest, parsed) = X509Certificate::from_der(&certificate).map_err(|_| "not an X.509 certificate")?;
         if !rest.is_empty() {
             return Err("bytes after the certificate");
         }
@@ -110,14 +104,8 @@ impl HomeCa {
             not_before: seconds(parsed.validity().not_before.timestamp())?,
             not_after: seconds(parsed.validity().not_after.timestamp())?,
         };
-        let issuer = Issuer::from_ca_cert_der(&certificate, key)
-            .map_err(|_| "not a certificate of this CA's form")?;
-        Ok(Self {
-            issuer,
-            certificate_pem: certificate_pem.to_owned(),
-            certificate: certificate.clone(),
-            validity,
-        })
+        let issuer = Issuer::from_ca_cert_der(&certificate, key).map_err(|_| "not a certificate of this CA's form")?;
+        Ok(Self { issuer, certificate_pem: certificate_pem.to_owned(), certificate: certificate.clone(), validity })
     }
 
     /// The CA certificate.
@@ -145,19 +133,12 @@ impl HomeCa {
     /// # Errors
     /// [`Error::ChainTooLong`] when the names need more than [`MAX_CHAIN_BYTES`]; [`Error::OutsideOfValidity`] when
     /// the CA does not hold at `now`.
-    pub fn issue_hub_certificate(
-        &self,
-        names: &HubNames,
-        serial: SerialNumber,
-        now: UnixTime,
-    ) -> Result<HubCertificate, Error> {
+    pub fn issue_hub_certificate(&self, names: &HubNames, serial: SerialNumber, now: UnixTime) -> Result<HubCertificate, Error> {
         let validity = self.validity_for(HUB_CERTIFICATE_LIFETIME, now)?;
         let mut params = leaf_params(HUB_NAME, serial, validity)?;
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
         for name in names.dns_names() {
-            params
-                .subject_alt_names
-                .push(SanType::DnsName(name.as_str().try_into()?));
+            params.subject_alt_names.push(SanType::DnsName(name.as_str().try_into()?));
         }
         let addresses = names.addresses().iter().copied().map(SanType::IpAddress);
         params.subject_alt_names.extend(addresses);
@@ -169,16 +150,9 @@ impl HomeCa {
 
         let chain = vec![certificate.into(), self.certificate.clone()];
         let bytes = chain.iter().map(|certificate| certificate.len()).sum();
-        let issued = HubCertificate {
-            chain,
-            private_key,
-            validity,
-        };
+        let issued = HubCertificate { chain, private_key, validity };
         if bytes > MAX_CHAIN_BYTES {
-            return Err(Error::ChainTooLong {
-                names: names.count(),
-                bytes,
-            });
+            return Err(Error::ChainTooLong { names: names.count(), bytes });
         }
         Ok(issued)
     }
@@ -205,18 +179,12 @@ impl HomeCa {
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
         let name = format!("{device_id}.device.hearthkey.home.arpa");
         params.subject_alt_names = vec![SanType::DnsName(name.try_into()?)];
-        Ok(DeviceCertificate {
-            certificate: params.signed_by(public_key, &self.issuer)?.into(),
-            validity,
-        })
+        Ok(DeviceCertificate { certificate: params.signed_by(public_key, &self.issuer)?.into(), validity })
     }
 
     fn validity_for(&self, lifetime: Duration, now: UnixTime) -> Result<Validity, Error> {
         if !self.validity.holds(now) {
-            return Err(Error::OutsideOfValidity {
-                validity: self.validity,
-                now: now.as_secs(),
-            });
+            return Err(Error::OutsideOfValidity { validity: self.validity, now: now.as_secs() });
         }
         Ok(Validity::starting(now, lifetime).within(self.validity))
     }
@@ -224,10 +192,7 @@ impl HomeCa {
 
 impl std::fmt::Debug for HomeCa {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("HomeCa")
-            .field("validity", &self.validity)
-            .field("key", &"[secret]")
-            .finish_non_exhaustive()
+        f.debug_struct("HomeCa").field("validity", &self.validity).field("key", &"[secret]").finish_non_exhaustive()
     }
 }
 
@@ -308,10 +273,7 @@ impl CaKey {
     fn from_pem(pem: &str, dir: &Path) -> Result<Self, Error> {
         KeyPair::from_pkcs8_pem_and_sign_algo(pem, &rcgen::PKCS_ECDSA_P256_SHA256)
             .map(Self)
-            .map_err(|_| Error::Damaged {
-                path: dir.join(KEY_FILE),
-                problem: "not a P-256 private key in PEM",
-            })
+            .map_err(|_| Error::Damaged { path: dir.join(KEY_FILE), problem: "not a P-256 private key in PEM" })
     }
 }
 
@@ -341,27 +303,16 @@ fn root_params(key: &CaKey, now: UnixTime) -> Result<CertificateParams, Error> {
     // The name and the serial number follow from the key: two homes' roots never share a subject.
     let key_hash: [u8; 32] = Sha256::digest(key.subject_public_key_info()).into();
     let (name_part, serial_part) = key_hash.split_at(16);
-    let short_id: String = name_part[..4]
-        .iter()
-        .map(|byte| format!("{byte:02x}"))
-        .collect();
+    let short_id: String = name_part[..4].iter().map(|byte| format!("{byte:02x}")).collect();
     let serial = SerialNumber::from_random(serial_part.try_into().expect("32 bytes split at 16"));
 
-    let mut params = common_params(
-        &format!("Hearthkey home CA {short_id}"),
-        serial,
-        Validity::starting(now, ROOT_LIFETIME),
-    )?;
+    let mut params = common_params(&format!("Hearthkey home CA {short_id}"), serial, Validity::starting(now, ROOT_LIFETIME))?;
     params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
     params.key_usages = vec![KeyUsagePurpose::KeyCertSign];
     Ok(params)
 }
 
-fn leaf_params(
-    common_name: &str,
-    serial: SerialNumber,
-    validity: Validity,
-) -> Result<CertificateParams, Error> {
+fn leaf_params(common_name: &str, serial: SerialNumber, validity: Validity) -> Result<CertificateParams, Error> {
     let mut params = common_params(common_name, serial, validity)?;
     params.is_ca = IsCa::ExplicitNoCa;
     params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
@@ -369,16 +320,10 @@ fn leaf_params(
     Ok(params)
 }
 
-fn common_params(
-    common_name: &str,
-    serial: SerialNumber,
-    validity: Validity,
-) -> Result<CertificateParams, Error> {
+fn common_params(common_name: &str, serial: SerialNumber, validity: Validity) -> Result<CertificateParams, Error> {
     let mut params = CertificateParams::default();
     params.distinguished_name = DistinguishedName::new();
-    params
-        .distinguished_name
-        .push(DnType::CommonName, common_name);
+    params.distinguished_name.push(DnType::CommonName, common_name);
     params.serial_number = Some(rcgen::SerialNumber::from_slice(&serial.0));
     params.not_before = date(validity.not_before)?;
     params.not_after = date(validity.not_after)?;
@@ -386,8 +331,5 @@ fn common_params(
 }
 
 fn is_device_id(id: &str) -> bool {
-    (1..=32).contains(&id.len())
-        && id
-            .bytes()
-            .all(|byte| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'-'))
+    (1..=32).contains(&id.len()) && id.bytes().all(|byte| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'-'))
 }

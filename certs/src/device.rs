@@ -43,20 +43,14 @@ impl DevicePublicKey {
         // The point ends the structure, and DER leaves one encoding of what precedes it.
         let point = spki.last_chunk::<65>().ok_or(InvalidPublicKey)?;
         let key = Self::from_uncompressed_point(point)?;
-        if key.subject_public_key_info() == spki {
-            Ok(key)
-        } else {
-            Err(InvalidPublicKey)
-        }
+        if key.subject_public_key_info() == spki { Ok(key) } else { Err(InvalidPublicKey) }
     }
 }
 
 impl std::fmt::Debug for DevicePublicKey {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str("DevicePublicKey(P-256 ")?;
-        self.uncompressed_point[1..9]
-            .iter()
-            .try_for_each(|byte| write!(f, "{byte:02x}"))?;
+        self.uncompressed_point[1..9].iter().try_for_each(|byte| write!(f, "{byte:02x}"))?;
         f.write_str("…)")
     }
 }
@@ -76,10 +70,7 @@ mod tests {
     use super::*;
 
     fn some_point() -> Vec<u8> {
-        rcgen::KeyPair::generate()
-            .expect("entropy")
-            .public_key_raw()
-            .to_vec()
+        rcgen::KeyPair::generate().expect("entropy").public_key_raw().to_vec()
     }
 
     #[test]
@@ -89,24 +80,15 @@ mod tests {
         let y: [u8; 32] = point[33..].try_into().expect("32 bytes");
         let key = DevicePublicKey::from_uncompressed_point(&point).expect("on the curve");
         assert_eq!(DevicePublicKey::from_coordinates(&x, &y), Ok(key.clone()));
-        assert_eq!(
-            DevicePublicKey::from_spki_der(&key.subject_public_key_info()),
-            Ok(key)
-        );
+        assert_eq!(DevicePublicKey::from_spki_der(&key.subject_public_key_info()), Ok(key));
     }
 
     #[test]
     fn a_point_off_the_curve_is_refused() {
         let mut point = some_point();
         point[64] ^= 1;
-        assert_eq!(
-            DevicePublicKey::from_uncompressed_point(&point),
-            Err(InvalidPublicKey)
-        );
-        assert_eq!(
-            DevicePublicKey::from_coordinates(&[0; 32], &[0; 32]),
-            Err(InvalidPublicKey)
-        );
+        assert_eq!(DevicePublicKey::from_uncompressed_point(&point), Err(InvalidPublicKey));
+        assert_eq!(DevicePublicKey::from_coordinates(&[0; 32], &[0; 32]), Err(InvalidPublicKey));
     }
 
     #[test]
@@ -115,16 +97,9 @@ mod tests {
         let mut compressed = point[..33].to_vec();
         compressed[0] = 0x02;
         for bytes in [&compressed[..], &point[..64], &[], &[0x00]] {
-            assert_eq!(
-                DevicePublicKey::from_uncompressed_point(bytes),
-                Err(InvalidPublicKey)
-            );
+            assert_eq!(DevicePublicKey::from_uncompressed_point(bytes), Err(InvalidPublicKey));
         }
-        let other_curve =
-            rcgen::KeyPair::generate_for(&rcgen::PKCS_ECDSA_P384_SHA384).expect("entropy");
-        assert_eq!(
-            DevicePublicKey::from_spki_der(&other_curve.subject_public_key_info()),
-            Err(InvalidPublicKey)
-        );
+        let other_curve = rcgen::KeyPair::generate_for(&rcgen::PKCS_ECDSA_P384_SHA384).expect("entropy");
+        assert_eq!(DevicePublicKey::from_spki_der(&other_curve.subject_public_key_info()), Err(InvalidPublicKey));
     }
 }

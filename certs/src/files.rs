@@ -25,22 +25,14 @@ const TEMPORARY_PREFIX: &str = ".ca.new-";
 /// Makes `dir` with mode 0700 if it is missing, durably, and removes what an interrupted creation left.
 pub(crate) fn prepare_directory(dir: &Path) -> Result<(), Error> {
     if !dir.is_dir() {
-        DirBuilder::new()
-            .recursive(true)
-            .mode(0o700)
-            .create(dir)
-            .map_err(io_error(dir))?;
+        DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(io_error(dir))?;
         if let Some(parent) = dir.parent() {
             sync_directory(parent)?;
         }
     }
     for entry in fs::read_dir(dir).map_err(io_error(dir))? {
         let entry = entry.map_err(io_error(dir))?;
-        if entry
-            .file_name()
-            .to_string_lossy()
-            .starts_with(TEMPORARY_PREFIX)
-        {
+        if entry.file_name().to_string_lossy().starts_with(TEMPORARY_PREFIX) {
             fs::remove_file(entry.path()).map_err(io_error(&entry.path()))?;
         }
     }
@@ -52,12 +44,7 @@ pub(crate) fn read_key(dir: &Path) -> Result<Option<Zeroizing<String>>, Error> {
     let Some(file) = open(&path)? else {
         return Ok(None);
     };
-    let mode = file
-        .metadata()
-        .map_err(io_error(&path))?
-        .permissions()
-        .mode()
-        & 0o7777;
+    let mode = file.metadata().map_err(io_error(&path))?.permissions().mode() & 0o7777;
     if mode & 0o077 != 0 {
         return Err(Error::KeyExposed { path, mode });
     }
@@ -108,28 +95,17 @@ fn open(path: &Path) -> Result<Option<File>, Error> {
 fn read_text(file: File, path: &Path) -> Result<Zeroizing<String>, Error> {
     // Reserved in one piece, so that growing leaves no copy of a key behind.
     let mut text = Zeroizing::new(String::with_capacity(MAX_FILE_BYTES as usize + 1));
-    file.take(MAX_FILE_BYTES + 1)
-        .read_to_string(&mut text)
-        .map_err(io_error(path))?;
+    file.take(MAX_FILE_BYTES + 1).read_to_string(&mut text).map_err(io_error(path))?;
     if text.len() as u64 > MAX_FILE_BYTES {
-        return Err(Error::Damaged {
-            path: path.to_owned(),
-            problem: "too long",
-        });
+        return Err(Error::Damaged { path: path.to_owned(), problem: "too long" });
     }
     Ok(text)
 }
 
 fn sync_directory(dir: &Path) -> Result<(), Error> {
     // The parent of a relative path of one component is the empty path.
-    let dir = if dir.as_os_str().is_empty() {
-        Path::new(".")
-    } else {
-        dir
-    };
-    File::open(dir)
-        .and_then(|handle| handle.sync_all())
-        .map_err(io_error(dir))
+    let dir = if dir.as_os_str().is_empty() { Path::new(".") } else { dir };
+    File::open(dir).and_then(|handle| handle.sync_all()).map_err(io_error(dir))
 }
 
 fn io_error(path: &Path) -> impl FnOnce(std::io::Error) -> Error {

@@ -12,8 +12,8 @@ mod names;
 mod validity;
 
 pub use authority::{
-    DEVICE_CERTIFICATE_LIFETIME, DeviceCertificate, HUB_CERTIFICATE_LIFETIME, HomeCa,
-    HubCertificate, MAX_CHAIN_BYTES, ROOT_LIFETIME, SerialNumber,
+    DEVICE_CERTIFICATE_LIFETIME, DeviceCertificate, HUB_CERTIFICATE_LIFETIME, HomeCa, HubCertificate, MAX_CHAIN_BYTES,
+    ROOT_LIFETIME, SerialNumber,
 };
 pub use device::{DevicePublicKey, InvalidPublicKey};
 pub use files::{CERTIFICATE_FILE, KEY_FILE};

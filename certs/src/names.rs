@@ -22,9 +22,7 @@ pub struct HubNames {
 #[non_exhaustive]
 pub enum InvalidHubName {
     /// Neither an address nor a DNS name.
-    #[error(
-        "`{0}` is neither an IP address nor a DNS name: give a name without scheme and port, such as hub.local"
-    )]
+    #[error("`{0}` is neither an IP address nor a DNS name: give a name without scheme and port, such as hub.local")]
     NotAName(String),
     /// More than [`MAX_HUB_NAMES`].
     #[error("more than {MAX_HUB_NAMES} hub names")]
@@ -75,11 +73,7 @@ impl HubNames {
     }
 
     fn has_room(&self) -> Result<(), InvalidHubName> {
-        if self.count() < MAX_HUB_NAMES {
-            Ok(())
-        } else {
-            Err(InvalidHubName::TooMany)
-        }
+        if self.count() < MAX_HUB_NAMES { Ok(()) } else { Err(InvalidHubName::TooMany) }
     }
 
     /// DNS names in lower case, [`HUB_NAME`] first.
@@ -106,28 +100,13 @@ mod tests {
     fn a_hub_always_has_its_fixed_name_and_loopback() {
         let names = HubNames::default();
         assert_eq!(names.dns_names(), [HUB_NAME, "localhost"]);
-        assert_eq!(
-            names
-                .addresses()
-                .iter()
-                .map(ToString::to_string)
-                .collect::<Vec<_>>(),
-            ["127.0.0.1", "::1"]
-        );
+        assert_eq!(names.addresses().iter().map(ToString::to_string).collect::<Vec<_>>(), ["127.0.0.1", "::1"]);
     }
 
     #[test]
     fn names_are_lower_case_and_kept_once() {
         let mut names = HubNames::default();
-        for name in [
-            "Hub.Local",
-            "hub.local",
-            "hub.local.",
-            "localhost",
-            "192.168.1.7",
-            "192.168.1.7",
-            "::1",
-        ] {
+        for name in ["Hub.Local", "hub.local", "hub.local.", "localhost", "192.168.1.7", "192.168.1.7", "::1"] {
             names.add(name).expect("valid");
         }
         assert_eq!(names.dns_names(), [HUB_NAME, "localhost", "hub.local"]);
@@ -136,17 +115,7 @@ mod tests {
 
     #[test]
     fn what_is_no_name_is_refused() {
-        for name in [
-            "",
-            "https://hub",
-            "hub:8443",
-            "*.local",
-            "a b",
-            "ä",
-            "x\0y",
-            "..",
-            &"a".repeat(64),
-        ] {
+        for name in ["", "https://hub", "hub:8443", "*.local", "a b", "ä", "x\0y", "..", &"a".repeat(64)] {
             let refused = HubNames::default().add(name).expect_err(name);
             assert_eq!(refused, InvalidHubName::NotAName(name.to_owned()));
         }
@@ -155,15 +124,9 @@ mod tests {
     #[test]
     fn the_number_of_names_is_bounded() {
         let mut names = HubNames::default();
-        let added = (0..100u8)
-            .filter(|n| names.add(&format!("10.0.0.{n}")).is_ok())
-            .count();
+        let added = (0..100u8).filter(|n| names.add(&format!("10.0.0.{n}")).is_ok()).count();
         assert_eq!(added, MAX_HUB_NAMES - 4);
         assert_eq!(names.count(), MAX_HUB_NAMES);
-        assert_eq!(
-            names.add("127.0.0.1"),
-            Ok(()),
-            "one that is there already needs no room"
-        );
+        assert_eq!(names.add("127.0.0.1"), Ok(()), "one that is there already needs no room");
     }
 }

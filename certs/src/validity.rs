@@ -31,10 +31,7 @@ impl Validity {
 
     /// The part of `self` that lies within `outer`: nothing may outlive its issuer.
     pub(crate) fn within(self, outer: Self) -> Self {
-        Self {
-            not_before: self.not_before.max(outer.not_before),
-            not_after: self.not_after.min(outer.not_after),
-        }
+        Self { not_before: self.not_before.max(outer.not_before), not_after: self.not_after.min(outer.not_after) }
     }
 
     /// Whether a certificate of this validity is accepted at `now`.
@@ -68,10 +65,7 @@ mod tests {
 
     #[test]
     fn renewal_is_due_from_two_thirds_of_the_life_on() {
-        let validity = Validity {
-            not_before: 1000,
-            not_after: 4000,
-        };
+        let validity = Validity { not_before: 1000, not_after: 4000 };
         assert!(!validity.renewal_due(at(1000)));
         assert!(!validity.renewal_due(at(2999)));
         assert!(validity.renewal_due(at(3000)));
@@ -80,20 +74,14 @@ mod tests {
 
     #[test]
     fn a_certificate_from_the_future_is_due_for_renewal() {
-        let validity = Validity {
-            not_before: 1000,
-            not_after: 4000,
-        };
+        let validity = Validity { not_before: 1000, not_after: 4000 };
         assert!(validity.renewal_due(at(999)));
         assert!(!validity.holds(at(999)));
     }
 
     #[test]
     fn a_certificate_holds_from_its_first_to_its_last_second() {
-        let validity = Validity {
-            not_before: 1000,
-            not_after: 4000,
-        };
+        let validity = Validity { not_before: 1000, not_after: 4000 };
         assert!(validity.holds(at(1000)) && validity.holds(at(4000)));
         assert!(!validity.holds(at(4001)));
     }

@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use hearthkey_certs::{
-    BACKDATED_BY, DEVICE_CERTIFICATE_LIFETIME, DevicePublicKey, Error, HUB_CERTIFICATE_LIFETIME,
-    HomeCa, HubNames, MAX_CHAIN_BYTES, ROOT_LIFETIME, SerialNumber,
+    BACKDATED_BY, DEVICE_CERTIFICATE_LIFETIME, DevicePublicKey, Error, HUB_CERTIFICATE_LIFETIME, HomeCa, HubNames,
+    MAX_CHAIN_BYTES, ROOT_LIFETIME, SerialNumber,
 };
 use rustls_pki_types::{CertificateDer, UnixTime};
 use x509_parser::prelude::*;
@@ -51,18 +51,11 @@ fn the_hub_certificate_serves_tls_under_the_hubs_names_and_nothing_else() {
     assert_eq!(leaf_contents.subject, "CN=hub.hearthkey.home.arpa");
     assert_eq!(leaf_contents.issuer, root_contents.subject);
     assert_eq!(leaf_contents.not_before, NOW - BACKDATED_BY.as_secs());
-    assert_eq!(
-        leaf_contents.not_after,
-        NOW + HUB_CERTIFICATE_LIFETIME.as_secs()
-    );
+    assert_eq!(leaf_contents.not_after, NOW + HUB_CERTIFICATE_LIFETIME.as_secs());
     assert_eq!(
         leaf_contents.extensions,
         extensions([
-            (
-                "authorityKeyIdentifier",
-                false,
-                &root_contents.key_identifier
-            ),
+            ("authorityKeyIdentifier", false, &root_contents.key_identifier),
             (
                 "subjectAltName",
                 false,
@@ -92,11 +85,7 @@ fn a_device_certificate_authenticates_one_client_and_nothing_else() {
         leaf.extensions,
         extensions([
             ("authorityKeyIdentifier", false, &root.key_identifier),
-            (
-                "subjectAltName",
-                false,
-                "DNS:lamp.device.hearthkey.home.arpa"
-            ),
+            ("subjectAltName", false, "DNS:lamp.device.hearthkey.home.arpa"),
             ("keyUsage", true, "digitalSignature"),
             ("extendedKeyUsage", false, "clientAuth"),
             ("subjectKeyIdentifier", false, &leaf.key_identifier),
@@ -110,51 +99,28 @@ fn a_device_certificate_authenticates_one_client_and_nothing_else() {
 fn a_device_certificate_holds_the_devices_own_key() {
     let home = Home::new();
     let key = rcgen::KeyPair::generate().expect("entropy");
-    let public_key =
-        DevicePublicKey::from_uncompressed_point(key.public_key_raw()).expect("on the curve");
-    let issued = home
-        .ca
-        .issue_device_certificate("lamp", &public_key, serial(1), at(NOW))
-        .expect("a valid id");
+    let public_key = DevicePublicKey::from_uncompressed_point(key.public_key_raw()).expect("on the curve");
+    let issued = home.ca.issue_device_certificate("lamp", &public_key, serial(1), at(NOW)).expect("a valid id");
     let (_, parsed) = X509Certificate::from_der(issued.certificate_der()).expect("DER");
-    assert_eq!(
-        &*parsed.public_key().subject_public_key.data,
-        key.public_key_raw()
-    );
+    assert_eq!(&*parsed.public_key().subject_public_key.data, key.public_key_raw());
 }
 
 #[test]
 fn what_is_no_device_id_gets_no_certificate() {
     let home = Home::new();
-    for id in [
-        "",
-        "Lamp",
-        "a b",
-        "lamp,CN=hub",
-        "lamp.hub",
-        "lamp\0",
-        "+",
-        &"a".repeat(33),
-    ] {
+    for id in ["", "Lamp", "a b", "lamp,CN=hub", "lamp.hub", "lamp\0", "+", &"a".repeat(33)] {
         let refused = home.device_certificate(id).expect_err(id);
         assert!(matches!(refused, Error::InvalidDeviceId(_)), "{refused}");
     }
-    home.device_certificate(&"a".repeat(32))
-        .expect("32 is the bound");
+    home.device_certificate(&"a".repeat(32)).expect("32 is the bound");
 }
 
 #[test]
 fn serial_numbers_are_the_given_ones_and_positive() {
     let home = Home::new();
     for random in [[0x00; 16], [0xff; 16], [0x5a; 16]] {
-        let issued = home
-            .ca
-            .issue_hub_certificate(
-                &HubNames::default(),
-                SerialNumber::from_random(random),
-                at(NOW),
-            )
-            .expect("short names");
+        let issued =
+            home.ca.issue_hub_certificate(&HubNames::default(), SerialNumber::from_random(random), at(NOW)).expect("short names");
         let (_, leaf) = X509Certificate::from_der(&issued.chain()[0]).expect("DER");
         let serial = leaf.raw_serial();
         assert_eq!(serial.len(), 16);
@@ -166,19 +132,11 @@ fn serial_numbers_are_the_given_ones_and_positive() {
 #[test]
 fn each_hub_certificate_has_its_own_key_and_it_fits() {
     let home = Home::new();
-    let first = home
-        .hub_certificate(&HubNames::default())
-        .expect("short names");
-    let second = home
-        .hub_certificate(&HubNames::default())
-        .expect("short names");
-    assert_ne!(
-        first.private_key().secret_der(),
-        second.private_key().secret_der()
-    );
+    let first = home.hub_certificate(&HubNames::default()).expect("short names");
+    let second = home.hub_certificate(&HubNames::default()).expect("short names");
+    assert_ne!(first.private_key().secret_der(), second.private_key().secret_der());
 
-    let signing_key =
-        rustls::crypto::ring::sign::any_ecdsa_type(&first.private_key()).expect("a P-256 key");
+    let signing_key = rustls::crypto::ring::sign::any_ecdsa_type(&first.private_key()).expect("a P-256 key");
     let (_, leaf) = X509Certificate::from_der(&first.chain()[0]).expect("DER");
     let public_key = signing_key.public_key().expect("known to ring");
     assert_eq!(public_key.as_ref(), leaf.public_key().raw);
@@ -189,21 +147,12 @@ fn a_chain_fits_into_the_record_buffer_of_a_device() {
     let home = Home::new();
     let bytes = |names: &HubNames| -> usize {
         let issued = home.hub_certificate(names).expect("fits");
-        issued
-            .chain()
-            .iter()
-            .map(|certificate| certificate.len())
-            .sum()
+        issued.chain().iter().map(|certificate| certificate.len()).sum()
     };
     let mut names = HubNames::default();
     let usual = bytes(&names);
     assert!(usual <= 1000, "{usual} bytes leave little room for names");
-    for name in [
-        "hearthkey.local",
-        "192.168.178.123",
-        "fd12:3456:789a:1:dead:beef:cafe:1",
-        "172.17.0.1",
-    ] {
+    for name in ["hearthkey.local", "192.168.178.123", "fd12:3456:789a:1:dead:beef:cafe:1", "172.17.0.1"] {
         names.add(name).expect("valid name");
     }
     assert!(bytes(&names) <= MAX_CHAIN_BYTES);
@@ -215,33 +164,23 @@ fn names_that_a_device_could_not_receive_are_refused() {
     let mut names = HubNames::default();
     for n in 0..4 {
         let label = n.to_string().repeat(60);
-        names
-            .add(&format!("{label}.{label}.local"))
-            .expect("valid name");
+        names.add(&format!("{label}.{label}.local")).expect("valid name");
     }
     let refused = home.hub_certificate(&names).expect_err("too long");
     assert!(matches!(refused, Error::ChainTooLong { names: 8, bytes } if bytes > MAX_CHAIN_BYTES));
-    assert!(
-        refused.to_string().contains("fewer or shorter names"),
-        "{refused}"
-    );
+    assert!(refused.to_string().contains("fewer or shorter names"), "{refused}");
 }
 
 #[test]
 fn nothing_outlives_the_root() {
     let home = Home::new();
     let end = NOW + ROOT_LIFETIME.as_secs();
-    let issued = home
-        .ca
-        .issue_hub_certificate(&HubNames::default(), serial(1), at(end - 5))
-        .expect("the root still holds");
+    let issued = home.ca.issue_hub_certificate(&HubNames::default(), serial(1), at(end - 5)).expect("the root still holds");
     assert_eq!(Contents::of(&issued.chain()[0]).not_after, end);
 
     for now in [0, NOW - BACKDATED_BY.as_secs() - 1, end + 1, u64::MAX] {
-        let refused = home
-            .ca
-            .issue_hub_certificate(&HubNames::default(), serial(1), at(now))
-            .expect_err("outside of the root's validity");
+        let refused =
+            home.ca.issue_hub_certificate(&HubNames::default(), serial(1), at(now)).expect_err("outside of the root's validity");
         assert!(refused.to_string().contains("check the clock"), "{refused}");
     }
 }
@@ -252,23 +191,15 @@ fn a_tls_client_that_trusts_the_root_accepts_the_hub_under_its_names_only() {
     use rustls::client::danger::ServerCertVerifier;
 
     let home = Home::new();
-    let issued = home
-        .hub_certificate(&HubNames::default())
-        .expect("short names");
+    let issued = home.hub_certificate(&HubNames::default()).expect("short names");
     let device = home.device_certificate("localhost").expect("a valid id");
     let mut roots = rustls::RootCertStore::empty();
-    roots
-        .add(home.ca.certificate_der().clone())
-        .expect("a root");
+    roots.add(home.ca.certificate_der().clone()).expect("a root");
     let provider = rustls::crypto::ring::default_provider();
-    let verifier = WebPkiServerVerifier::builder_with_provider(roots.into(), provider.into())
-        .build()
-        .expect("one root");
+    let verifier = WebPkiServerVerifier::builder_with_provider(roots.into(), provider.into()).build().expect("one root");
     let accepts = |leaf: &CertificateDer<'_>, name: &'static str, now: u64| {
         let name = name.try_into().expect("a name");
-        verifier
-            .verify_server_cert(leaf, &[], &name, &[], at(now))
-            .is_ok()
+        verifier.verify_server_cert(leaf, &[], &name, &[], at(now)).is_ok()
     };
 
     let leaf = &issued.chain()[0];
@@ -278,38 +209,20 @@ fn a_tls_client_that_trusts_the_root_accepts_the_hub_under_its_names_only() {
     for name in ["hub.local", "192.168.1.7", "hearthkey.home.arpa", "lamp"] {
         assert!(!accepts(leaf, name, NOW), "{name}");
     }
-    assert!(!accepts(
-        leaf,
-        "localhost",
-        NOW + HUB_CERTIFICATE_LIFETIME.as_secs() + 1
-    ));
-    assert!(!accepts(
-        leaf,
-        "localhost",
-        NOW - BACKDATED_BY.as_secs() - 1
-    ));
+    assert!(!accepts(leaf, "localhost", NOW + HUB_CERTIFICATE_LIFETIME.as_secs() + 1));
+    assert!(!accepts(leaf, "localhost", NOW - BACKDATED_BY.as_secs() - 1));
     for name in ["localhost", "localhost.device.hearthkey.home.arpa"] {
-        assert!(
-            !accepts(device.certificate_der(), name, NOW),
-            "a device is no server"
-        );
+        assert!(!accepts(device.certificate_der(), name, NOW), "a device is no server");
     }
     let stranger = Home::new();
-    let foreign = stranger
-        .hub_certificate(&HubNames::default())
-        .expect("short names");
-    assert!(
-        !accepts(&foreign.chain()[0], "localhost", NOW),
-        "another home's hub"
-    );
+    let foreign = stranger.hub_certificate(&HubNames::default()).expect("short names");
+    assert!(!accepts(&foreign.chain()[0], "localhost", NOW), "another home's hub");
 }
 
 #[test]
 fn no_debug_output_holds_a_key() {
     let home = Home::new();
-    let issued = home
-        .hub_certificate(&HubNames::default())
-        .expect("short names");
+    let issued = home.hub_certificate(&HubNames::default()).expect("short names");
     let shown = format!("{:?} {issued:?}", home.ca);
     assert_eq!(shown.matches("[secret]").count(), 2, "{shown}");
     assert!(shown.len() < 400, "{shown}");
@@ -336,23 +249,13 @@ impl Contents {
         let (rest, parsed) = X509Certificate::from_der(certificate).expect("DER");
         assert!(rest.is_empty());
         assert_eq!(parsed.version(), X509Version::V3);
-        assert_eq!(
-            parsed.signature_algorithm.algorithm.to_id_string(),
-            ECDSA_WITH_SHA256
-        );
+        assert_eq!(parsed.signature_algorithm.algorithm.to_id_string(), ECDSA_WITH_SHA256);
         assert_eq!(parsed.signature_algorithm.parameters, None);
         assert_eq!(parsed.tbs_certificate.signature, parsed.signature_algorithm);
         let key = parsed.public_key();
         assert_eq!(key.algorithm.algorithm.to_id_string(), EC_PUBLIC_KEY);
-        let curve = key
-            .algorithm
-            .parameters
-            .as_ref()
-            .and_then(|curve| curve.as_oid().ok());
-        assert_eq!(
-            curve.map(|curve| curve.to_id_string()).as_deref(),
-            Some(PRIME256V1)
-        );
+        let curve = key.algorithm.parameters.as_ref().and_then(|curve| curve.as_oid().ok());
+        assert_eq!(curve.map(|curve| curve.to_id_string()).as_deref(), Some(PRIME256V1));
         assert!(parsed.issuer_uid.is_none() && parsed.subject_uid.is_none());
 
         let mut key_identifier = String::new();
@@ -368,8 +271,7 @@ impl Contents {
         Self {
             subject: parsed.subject().to_string(),
             issuer: parsed.issuer().to_string(),
-            not_before: u64::try_from(parsed.validity().not_before.timestamp())
-                .expect("after 1970"),
+            not_before: u64::try_from(parsed.validity().not_before.timestamp()).expect("after 1970"),
             not_after: u64::try_from(parsed.validity().not_after.timestamp()).expect("after 1970"),
             key_identifier,
             extensions,
@@ -391,10 +293,7 @@ fn describe(extension: &ParsedExtension<'_>) -> (&'static str, String) {
                 "encipherOnly",
                 "decipherOnly",
             ];
-            let set = names
-                .iter()
-                .enumerate()
-                .filter(|(bit, _)| usage.flags & (1 << bit) != 0);
+            let set = names.iter().enumerate().filter(|(bit, _)| usage.flags & (1 << bit) != 0);
             set.map(|(_, name)| *name).collect::<Vec<_>>().join(", ")
         }),
         ParsedExtension::ExtendedKeyUsage(usage) => ("extendedKeyUsage", {
@@ -413,9 +312,7 @@ fn describe(extension: &ParsedExtension<'_>) -> (&'static str, String) {
         }),
         ParsedExtension::BasicConstraints(constraints) => ("basicConstraints", {
             let path_len = constraints.path_len_constraint;
-            let path_len = path_len
-                .map(|length| format!(", pathLen:{length}"))
-                .unwrap_or_default();
+            let path_len = path_len.map(|length| format!(", pathLen:{length}")).unwrap_or_default();
             format!("CA:{}{path_len}", constraints.ca)
         }),
         ParsedExtension::SubjectAlternativeName(names) => ("subjectAltName", {
@@ -435,29 +332,20 @@ fn describe(extension: &ParsedExtension<'_>) -> (&'static str, String) {
         ParsedExtension::SubjectKeyIdentifier(id) => ("subjectKeyIdentifier", format!("{id:x}")),
         ParsedExtension::AuthorityKeyIdentifier(id) => ("authorityKeyIdentifier", {
             assert!(id.authority_cert_issuer.is_none() && id.authority_cert_serial.is_none());
-            id.key_identifier
-                .as_ref()
-                .map(|id| format!("{id:x}"))
-                .unwrap_or_default()
+            id.key_identifier.as_ref().map(|id| format!("{id:x}")).unwrap_or_default()
         }),
         other => panic!("unexpected extension {other:?}"),
     }
 }
 
-fn extensions<const N: usize>(
-    expected: [(&str, bool, &str); N],
-) -> BTreeMap<String, (bool, String)> {
-    expected
-        .map(|(name, critical, value)| (name.to_owned(), (critical, value.to_owned())))
-        .into()
+fn extensions<const N: usize>(expected: [(&str, bool, &str); N]) -> BTreeMap<String, (bool, String)> {
+    expected.map(|(name, critical, value)| (name.to_owned(), (critical, value.to_owned()))).into()
 }
 
 fn assert_signed_by(certificate: &CertificateDer<'_>, issuer: &CertificateDer<'_>) {
     let (_, certificate) = X509Certificate::from_der(certificate).expect("DER");
     let (_, issuer) = X509Certificate::from_der(issuer).expect("DER");
-    certificate
-        .verify_signature(Some(issuer.public_key()))
-        .expect("signed by the issuer's key");
+    certificate.verify_signature(Some(issuer.public_key())).expect("signed by the issuer's key");
 }
 
 struct Home {
@@ -478,10 +366,8 @@ impl Home {
 
     fn device_certificate(&self, id: &str) -> Result<hearthkey_certs::DeviceCertificate, Error> {
         let key = rcgen::KeyPair::generate().expect("entropy");
-        let key =
-            DevicePublicKey::from_uncompressed_point(key.public_key_raw()).expect("on the curve");
-        self.ca
-            .issue_device_certificate(id, &key, serial(7), at(NOW))
+        let key = DevicePublicKey::from_uncompressed_point(key.public_key_raw()).expect("on the curve");
+        self.ca.issue_device_certificate(id, &key, serial(7), at(NOW))
     }
 }
 

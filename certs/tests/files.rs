@@ -25,11 +25,7 @@ fn the_key_is_private_and_so_is_the_directory() {
     assert_eq!(mode(&home.ca), 0o700);
     assert_eq!(mode(&home.ca.join(KEY_FILE)), 0o600);
     assert_eq!(mode(&home.ca.join(CERTIFICATE_FILE)), 0o644);
-    assert_eq!(
-        home.files(),
-        [CERTIFICATE_FILE, KEY_FILE],
-        "nothing temporary is left"
-    );
+    assert_eq!(home.files(), [CERTIFICATE_FILE, KEY_FILE], "nothing temporary is left");
 }
 
 #[test]
@@ -41,12 +37,7 @@ fn a_key_that_others_may_access_is_refused_with_the_remedy() {
         fs::set_permissions(&key, Permissions::from_mode(exposed)).expect("ours");
         let refused = HomeCa::load_or_create(&home.ca, now()).expect_err("exposed");
         assert!(matches!(refused, Error::KeyExposed { mode, .. } if mode == exposed));
-        assert!(
-            refused
-                .to_string()
-                .contains(&format!("chmod 600 {}", key.display())),
-            "{refused}"
-        );
+        assert!(refused.to_string().contains(&format!("chmod 600 {}", key.display())), "{refused}");
     }
     fs::set_permissions(&key, Permissions::from_mode(0o400)).expect("ours");
     HomeCa::load(&home.ca).expect("readable by the owner alone");
@@ -103,18 +94,9 @@ fn files_that_do_not_belong_together_are_refused() {
     let (home, other) = (Place::new(), Place::new());
     HomeCa::create(&home.ca, now()).expect("made");
     HomeCa::create(&other.ca, now()).expect("made");
-    fs::copy(
-        other.ca.join(CERTIFICATE_FILE),
-        home.ca.join(CERTIFICATE_FILE),
-    )
-    .expect("writable");
+    fs::copy(other.ca.join(CERTIFICATE_FILE), home.ca.join(CERTIFICATE_FILE)).expect("writable");
     let refused = HomeCa::load(&home.ca).expect_err("mixed");
-    assert!(
-        refused
-            .to_string()
-            .contains("not the certificate of the key beside it"),
-        "{refused}"
-    );
+    assert!(refused.to_string().contains("not the certificate of the key beside it"), "{refused}");
 }
 
 #[test]
@@ -124,35 +106,17 @@ fn damaged_files_are_named_and_nothing_of_the_key_is_told() {
     let (key, certificate) = (home.read(KEY_FILE), home.read(CERTIFICATE_FILE));
     let secret_line = key.lines().nth(1).expect("PEM body").to_owned();
 
-    for damaged in [
-        "",
-        "garbage",
-        &key[..key.len() / 2],
-        &certificate,
-        &"x".repeat(20_000),
-    ] {
+    for damaged in ["", "garbage", &key[..key.len() / 2], &certificate, &"x".repeat(20_000)] {
         fs::write(home.ca.join(KEY_FILE), damaged).expect("writable");
         let refused = HomeCa::load_or_create(&home.ca, now()).expect_err("damaged key");
-        assert!(
-            matches!(&refused, Error::Damaged { path, .. } if path.ends_with(KEY_FILE)),
-            "{refused}"
-        );
+        assert!(matches!(&refused, Error::Damaged { path, .. } if path.ends_with(KEY_FILE)), "{refused}");
         assert!(!format!("{refused} {refused:?}").contains(&secret_line));
     }
     fs::write(home.ca.join(KEY_FILE), &key).expect("writable");
-    for damaged in [
-        "",
-        "garbage",
-        &certificate[..certificate.len() / 2],
-        &key,
-        &"x".repeat(20_000),
-    ] {
+    for damaged in ["", "garbage", &certificate[..certificate.len() / 2], &key, &"x".repeat(20_000)] {
         fs::write(home.ca.join(CERTIFICATE_FILE), damaged).expect("writable");
         let refused = HomeCa::load_or_create(&home.ca, now()).expect_err("damaged certificate");
-        assert!(
-            matches!(&refused, Error::Damaged { path, .. } if path.ends_with(CERTIFICATE_FILE)),
-            "{refused}"
-        );
+        assert!(matches!(&refused, Error::Damaged { path, .. } if path.ends_with(CERTIFICATE_FILE)), "{refused}");
         assert!(!format!("{refused} {refused:?}").contains(&secret_line));
     }
 }
@@ -184,15 +148,7 @@ impl Place {
 
     fn files(&self) -> Vec<String> {
         let entries = fs::read_dir(&self.ca).expect("readable");
-        let mut names: Vec<_> = entries
-            .map(|entry| {
-                entry
-                    .expect("readable")
-                    .file_name()
-                    .into_string()
-                    .expect("ASCII")
-            })
-            .collect();
+        let mut names: Vec<_> = entries.map(|entry| entry.expect("readable").file_name().into_string().expect("ASCII")).collect();
         names.sort();
         names
     }
