@@ -40,7 +40,7 @@ const MAX_SIZE_RATIO: u64 = 5;
 /// Below this the ratio says nothing: the engine allocates half-megabyte segments.
 const UNREMARKABLE_SIZE_BYTES: u64 = 16 << 20;
 
-/// A store in sled. One process at a time; shared by threads.
+/// A store in sled. One process at a time; shared by threads. Dropping it writes what is queued first.
 pub struct SledStore {
     state: RwLock<State>,
     reopening: Mutex<()>,
@@ -87,7 +87,11 @@ impl SledStore {
         directory.finish_creation()?;
         let created = !directory.has_engine()?;
         if created {
-            let empty = Backup { sequence: Sequence(0), rows: Vec::new() };
+            // Whoever moved a store away keeps its backups; they must not pass for newer than what begins here.
+            let empty = Backup { sequence: newest_backup(&directory)?, rows: Vec::new() };
+            if empty.sequence != Sequence(0) {
+                tracing::warn!("the home begins empty although there are backups; `hearthkey restore FILE` brings one back");
+            }
             create(&directory, &empty, "replaced", usize::MAX)?;
         }
         let mut restored = None;

@@ -199,6 +199,21 @@ fn a_store_that_lost_what_was_backed_up_is_damaged() {
 }
 
 #[test]
+fn a_home_may_begin_anew_although_backups_of_the_old_one_are_kept() {
+    let data = tempfile::tempdir().expect("a directory");
+    let store = open(data.path());
+    commit(&store, vec![put(DEVICES, "lamp", "on")]).expect("durable");
+    store.back_up().expect("backed up");
+    drop(store);
+    fs::remove_dir_all(data.path().join("store")).expect("removed");
+    for created in [true, false] {
+        let opened = SledStore::open(data.path()).expect("opened");
+        assert_eq!((opened.created, opened.restored), (created, None));
+        assert_eq!(opened.store.load().expect("rows"), []);
+    }
+}
+
+#[test]
 fn only_two_backups_are_kept() {
     let data = tempfile::tempdir().expect("a directory");
     let store = open(data.path());
