@@ -1,3 +1,13 @@
-//! x
+//! The hub of a home: authorization server, device registry and MQTT front in one.
+//!
+//! This crate is the shell: it reads clocks, sockets and files and performs what `hearthkey-core` decides.
+
+pub mod clock;
+pub mod data_dir;
+pub mod enrolment_string;
+pub mod entropy;
+pub mod gate;
+pub mod hub;
 pub mod mqtt;
+pub mod signing_key;
 pub mod store;

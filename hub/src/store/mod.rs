@@ -83,6 +83,13 @@ pub trait Store: Send + Sync {
     /// When the engine cannot read, or a row belongs to a table that this version does not know.
     fn load(&self) -> Result<Vec<Row>, StoreError>;
 
+    /// The durable rows of one table whose keys are at or above `from`, in order, at most `limit`. For what is too much to
+    /// keep in memory; may wait for the group that is being written.
+    ///
+    /// # Errors
+    /// When the engine cannot read.
+    fn scan(&self, table: Table, from: &[u8], limit: usize) -> Result<Vec<Row>, StoreError>;
+
     /// The number of the newest durable batch; 0 when nothing was ever stored.
     fn last_sequence(&self) -> Sequence;
 

@@ -162,6 +162,10 @@ impl Store for SledStore {
         Ok(self.snapshot()?.rows)
     }
 
+    fn scan(&self, table: Table, from: &[u8], limit: usize) -> Result<Vec<Row>, StoreError> {
+        self.running(|committer| committer.with_engine(|engine| engine.scan(table, from, limit)))?
+    }
+
     fn last_sequence(&self) -> Sequence {
         match &*self.state.read().unwrap_or_else(PoisonError::into_inner) {
             State::Running(committer) => committer.durable(),
@@ -375,6 +379,13 @@ impl SledEngine {
             rows.push(Row { table, key: key.to_vec(), value: value.to_vec() });
         }
         Ok(Backup { sequence: self.last, rows })
+    }
+
+    fn scan(&self, table: Table, from: &[u8], limit: usize) -> Result<Vec<Row>, StoreError> {
+        let keys = engine_key(table, from)..vec![table.tag() + 1];
+        let read = || self.db.range(keys).take(limit).collect::<sled::Result<Vec<_>>>();
+        let rows = guarded(read).map_err(Failure::into_error)?;
+        Ok(rows.into_iter().map(|(key, value)| Row { table, key: key[1..].to_vec(), value: value.to_vec() }).collect())
     }
 }
 

@@ -1,0 +1,43 @@
+//! The enrolment string (docs/protocol.md): all that a device must be told, in one line.
+
+use base64ct::{Base64UrlUnpadded, Encoding};
+use hearthkey_core::secret::Secret;
+
+/// Longest host, in bytes.
+pub const MAX_HOST_BYTES: usize = 64;
+
+/// Where devices reach the hub.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Address {
+    /// DNS name or IP literal.
+    pub host: String,
+    /// Port of the HTTPS listener.
+    pub https_port: u16,
+    /// Port of the MQTT listener with TLS.
+    pub mqtts_port: u16,
+}
+
+/// The enrolment string for a code.
+#[must_use]
+pub fn encode(ca_sha256: &[u8; 32], code: &[u8; 16], address: &Address) -> Secret {
+    let mut bytes = zeroize::Zeroizing::new(Vec::with_capacity(52 + MAX_HOST_BYTES));
+    bytes.extend_from_slice(ca_sha256);
+    bytes.extend_from_slice(code);
+    bytes.extend_from_slice(&address.https_port.to_be_bytes());
+    bytes.extend_from_slice(&address.mqtts_port.to_be_bytes());
+    bytes.extend_from_slice(address.host.as_bytes());
+    Secret::new(format!("hk1.{}", Base64UrlUnpadded::encode_string(&bytes)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_string_holds_pin_code_ports_and_host_in_this_order() {
+        let address = Address { host: "hub".to_owned(), https_port: 8443, mqtts_port: 8883 };
+        let secret = encode(&[1; 32], &[2; 16], &address);
+        let bytes = Base64UrlUnpadded::decode_vec(secret.expose().strip_prefix("hk1.").expect("prefix")).expect("base64url");
+        assert_eq!(bytes, [&[1; 32][..], &[2; 16], &[0x20, 0xfb, 0x22, 0xb3], b"hub"].concat());
+    }
+}

@@ -1,0 +1,719 @@
+//! The hub at work: one registry decided upon, made durable, then seen.
+//!
+//! A decision is taken on the *head*, under a lock, in order; its rows go to the store; when they are on the disk they are
+//! applied to the *view*, sessions concerned are judged anew, and the answer leaves. All reads are of the view. When the
+//! store fails, nothing more is decided until it was reopened and both were rebuilt from it.
+
+use crate::{
+    clock,
+    data_dir::DataDir,
+    enrolment_string::{self, Address},
+    entropy,
+    mqtt::{gate::Affected, message::Message},
+    signing_key::SigningKey,
+    store::{Row, Store, StoreError},
+};
+use base64ct::{Base64UrlUnpadded, Encoding};
+use hearthkey_core::{
+    DeviceId, Seconds, UnixTime,
+    audit::{AuditDraft, ChainHead},
+    claims::{ACCESS_TOKEN_TYPE, AccessTokenVerifier},
+    jwt::Jwk,
+    oauth::{BasicCredentials, ErrorCode, OAuthError, TokenRequest},
+    profile::CommandName,
+    registry::{
+        Acknowledgement, Change, CommandRecord, CommandRefused, Context, IssuedToken, NewEnrolment, Registered,
+        RegistrationRefused, RegistrationRequest, Registry, SendCommands, UserPermit,
+    },
+    rights::PublishPermit,
+    secret::{CredentialKind, Pepper, PresentedCredential, Secret},
+    session::{Authority, EndReason, Principal, Standing},
+    topic::TopicName,
+    write::{Sequence, Table, Write},
+};
+use std::{
+    net::IpAddr,
+    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock, Weak},
+    time::Duration,
+};
+use tokio::sync::{oneshot, watch};
+
+/// How often the registry removes what has ended.
+const SWEEP_EVERY: Duration = Duration::from_secs(5);
+/// How long the hub waits before it tries to reopen a store that failed.
+const REOPEN_AFTER: Duration = Duration::from_secs(2);
+/// How many audit rows one trim reads.
+const TRIMMED_AT_ONCE: usize = 256;
+
+/// A running hub. Shared; all methods take `&self`.
+pub struct Hub {
+    store: Arc<dyn Store>,
+    head: Mutex<Head>,
+    seen: Arc<Seen>,
+    pepper: Pepper,
+    signing_key: SigningKey,
+    verifier: AccessTokenVerifier,
+    /// The issuer, the token endpoint, and earlier issuers: what an assertion may name as its audience.
+    audiences: Vec<String>,
+    ca_sha256: [u8; 32],
+    address: Address,
+}
+
+/// What the hub stands on.
+pub struct Foundation {
+    /// The store, opened.
+    pub store: Arc<dyn Store>,
+    /// The directory that it lies in.
+    pub data: DataDir,
+    /// The pin of the home CA.
+    pub ca_sha256: [u8; 32],
+    /// The issuer, then earlier ones.
+    pub issuers: Vec<String>,
+    /// Where devices reach the hub.
+    pub address: Address,
+}
+
+/// Where sessions are: the MQTT front, as far as the hub needs it. Neither method blocks.
+pub trait Outlet: Send + Sync {
+    /// Judges the sessions concerned anew.
+    fn reconsider(&self, affected: &Affected);
+    /// Publishes a message of the hub's own.
+    fn publish(&self, permit: PublishPermit, message: Message);
+    /// How many connections a principal has now.
+    fn connections_of(&self, principal: &Principal) -> usize;
+}
+
+struct Head {
+    registry: Registry,
+    sequence: Sequence,
+}
+
+/// What is durable, and who waits for it.
+struct Seen {
+    view: RwLock<Registry>,
+    durable: watch::Sender<Durable>,
+    audit_seq: watch::Sender<u64>,
+    commands: watch::Sender<u64>,
+    outlet: OnceLock<Weak<dyn Outlet>>,
+}
+
+#[derive(Debug, Clone, Default)]
+struct Durable {
+    sequence: Sequence,
+    failed: Option<Arc<str>>,
+}
+
+/// Why a decision was not taken, or not kept.
+#[derive(Debug, thiserror::Error)]
+pub enum NotDecided<E> {
+    /// Policy refused it.
+    #[error("{0}")]
+    Refused(E),
+    /// The store cannot keep it now; nothing was done that anybody was told of.
+    #[error("the hub cannot write to its store now: {0}")]
+    Unavailable(String),
+}
+
+/// Why a hub cannot start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The data directory.
+    #[error("{0}")]
+    DataDir(#[from] crate::data_dir::DataDirError),
+    /// The store.
+    #[error("{0}")]
+    Store(#[from] StoreError),
+    /// A stored row.
+    #[error("{0}; restore a backup, or start with another --data")]
+    Row(#[from] hearthkey_core::registry::CorruptRow),
+}
+
+/// What the token endpoint answers.
+#[derive(Debug, Clone)]
+pub struct TokenResponse {
+    /// The JSON of RFC 6749 section 5.1. Holds the token: never logged.
+    pub json: Vec<u8>,
+    /// The authority that the token gives.
+    pub authority: Authority,
+}
+
+/// A device's new way to prove itself, to be shown once.
+#[derive(Debug)]
+pub enum ShownOnce {
+    /// The enrolment string.
+    EnrolmentString(Secret),
+    /// The client secret.
+    ClientSecret(Secret),
+}
+
+impl Hub {
+    /// Builds the hub from what is stored. The rows of the MQTT front come back beside it.
+    ///
+    /// # Errors
+    /// [`StartError`].
+    pub fn start(foundation: Foundation) -> Result<(Arc<Self>, Vec<Row>), StartError> {
+        let Foundation { store, data, ca_sha256, issuers, address } = foundation;
+        let (registry, mqtt_rows) = rebuild(&*store)?;
+        let signing_key = SigningKey::load_or_create(&data)?;
+        let issuer = issuers.first().cloned().unwrap_or_default();
+        let verifier = AccessTokenVerifier {
+            keys: vec![signing_key.public_key().clone()],
+            issuer: issuer.clone(),
+            audience: issuer.clone(),
+        };
+        let audiences = issuers.iter().flat_map(|issuer| [issuer.clone(), format!("{issuer}/oauth2/token")]).collect();
+        let sequence = store.last_sequence();
+        let seen = Seen {
+            audit_seq: watch::Sender::new(registry.audit_head().seq),
+            view: RwLock::new(registry.clone()),
+            durable: watch::Sender::new(Durable { sequence, failed: None }),
+            commands: watch::Sender::new(0),
+            outlet: OnceLock::new(),
+        };
+        let hub = Arc::new(Self {
+            store,
+            head: Mutex::new(Head { registry, sequence }),
+            seen: Arc::new(seen),
+            pepper: Pepper::new(data.pepper()?),
+            signing_key,
+            verifier,
+            audiences,
+            ca_sha256,
+            address,
+        });
+        Ok((hub, mqtt_rows))
+    }
+
+    /// Tells the hub where sessions are. Once.
+    pub fn connect_outlet(&self, outlet: Weak<dyn Outlet>) {
+        let _ = self.seen.outlet.set(outlet);
+    }
+
+    /// The time.
+    #[must_use]
+    pub fn now(&self) -> UnixTime {
+        clock::now()
+    }
+
+    /// The issuer of access tokens.
+    #[must_use]
+    pub fn issuer(&self) -> &str {
+        &self.verifier.issuer
+    }
+
+    /// Where devices reach the hub.
+    #[must_use]
+    pub fn address(&self) -> &Address {
+        &self.address
+    }
+
+    /// The keyed hash of a text, for codes and secrets.
+    #[must_use]
+    pub fn pepper(&self) -> &Pepper {
+        &self.pepper
+    }
+
+    /// The time and place of a request.
+    #[must_use]
+    pub fn context(&self, source: Option<IpAddr>, request_id: &str) -> Context {
+        let source = source.map(|address| address.to_canonical().to_string()).unwrap_or_default();
+        Context { now: clock::now(), source, request_id: request_id.to_owned() }
+    }
+
+    /// Looks at what is durable.
+    pub fn view<T>(&self, look: impl FnOnce(&Registry) -> T) -> T {
+        look(&self.seen.view.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Takes a decision and waits until it is durable and seen.
+    ///
+    /// # Errors
+    /// [`NotDecided`].
+    pub async fn decide<T, E>(&self, decision: impl FnOnce(&Registry) -> Result<Change<T>, E>) -> Result<T, NotDecided<E>> {
+        let (answer, wait) = {
+            let mut head = self.lock_head();
+            let Change { writes, answer } = decision(&head.registry).map_err(NotDecided::Refused)?;
+            if writes.is_empty() {
+                (answer, Wait::Until(head.sequence))
+            } else {
+                (
+                    answer,
+                    Wait::Batch(self.enqueue(&mut head, writes).map_err(|error| NotDecided::Unavailable(error.to_string()))?),
+                )
+            }
+        };
+        let kept = match wait {
+            Wait::Batch(done) => done.await.unwrap_or_else(|_| Err("the store stopped".to_owned())),
+            Wait::Until(sequence) => self.durable(sequence).await,
+        };
+        kept.map_err(NotDecided::Unavailable)?;
+        Ok(answer)
+    }
+
+    /// Waits until a batch is durable: an answer that rests on what others decided must not leave before theirs is kept.
+    async fn durable(&self, sequence: Sequence) -> Result<(), String> {
+        let mut durable = self.seen.durable.subscribe();
+        let state = durable.wait_for(|state| state.sequence >= sequence || state.failed.is_some()).await;
+        match state {
+            Ok(state) if state.sequence >= sequence => Ok(()),
+            Ok(state) => Err(state.failed.as_deref().unwrap_or("the store failed").to_owned()),
+            Err(_) => Err("the hub stops".to_owned()),
+        }
+    }
+
+    fn enqueue(&self, head: &mut Head, writes: Vec<Write>) -> Result<oneshot::Receiver<Result<(), String>>, StoreError> {
+        let (done, wait) = oneshot::channel();
+        let seen = Arc::clone(&self.seen);
+        let batch = writes.clone();
+        let on_done = Box::new(move |result: Result<Sequence, StoreError>| {
+            let outcome = match result {
+                Ok(sequence) => seen.show(&batch, sequence),
+                Err(error) => Err(error.to_string()),
+            };
+            if let Err(why) = &outcome {
+                seen.durable.send_modify(|state| state.failed = Some(why.as_str().into()));
+            }
+            let _ = done.send(outcome);
+        });
+        let sequence = self.store.commit(head.sequence, writes.clone(), on_done)?;
+        head.sequence = sequence;
+        head.registry.apply(&writes).expect("the core reads the rows that it writes");
+        Ok(wait)
+    }
+
+    fn lock_head(&self) -> MutexGuard<'_, Head> {
+        self.head.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Who holds a bearer credential: an access token, a personal access token or an API key, good at this moment.
+    ///
+    /// # Errors
+    /// `invalid_token`; the evidence says why.
+    pub fn authenticate_bearer(&self, bearer: &str) -> Result<Authority, OAuthError> {
+        self.admit(bearer).map(|(authority, _)| authority)
+    }
+
+    /// As [`Hub::authenticate_bearer`], with what the authority amounts to.
+    ///
+    /// # Errors
+    /// `invalid_token`; the evidence says why.
+    pub fn admit(&self, bearer: &str) -> Result<(Authority, Standing), OAuthError> {
+        let now = clock::now();
+        let refused = |evidence: String| OAuthError {
+            code: ErrorCode::InvalidToken,
+            description: "the credential is unknown, expired or revoked".to_owned(),
+            evidence,
+        };
+        let authority = if bearer.starts_with("hk_") {
+            let presented = PresentedCredential::parse(bearer).map_err(|why| refused(why.to_string()))?;
+            let authority = self.view(|registry| registry.authenticate_credential(&presented, &self.pepper));
+            authority.ok_or_else(|| refused(format!("credential {} is unknown or its secret is wrong", presented.id)))?
+        } else {
+            self.verifier.verify(bearer, now).map_err(|why| refused(why.to_string()))?.authority()
+        };
+        let standing = self.judge_at(&authority, now).map_err(|end| refused(end.reason_string()))?;
+        Ok((authority, standing))
+    }
+
+    /// What an authority amounts to now.
+    ///
+    /// # Errors
+    /// Why it amounts to nothing.
+    pub fn judge(&self, authority: &Authority) -> Result<Standing, EndReason> {
+        self.judge_at(authority, clock::now())
+    }
+
+    fn judge_at(&self, authority: &Authority, now: UnixTime) -> Result<Standing, EndReason> {
+        self.view(|registry| registry.judge(authority, now))
+    }
+
+    /// The token endpoint, for HTTP and MQTT alike.
+    ///
+    /// # Errors
+    /// RFC 6749 section 5.2.
+    pub async fn token(
+        &self,
+        request: &TokenRequest,
+        basic: Option<&BasicCredentials>,
+        context: &Context,
+    ) -> Result<TokenResponse, OAuthError> {
+        let authentication = request.client_authentication(basic)?;
+        let client =
+            self.view(|registry| registry.authenticate_client(&authentication, &self.audiences, &self.pepper, context.now))?;
+        let jti = entropy::unique_name();
+        let issued = self.decide(|registry| registry.issue_token(&client, request, self.issuer(), jti, context)).await;
+        let issued: IssuedToken = issued.map_err(unavailable)?;
+        let authority = issued.authority();
+        let json = serde_json::json!({
+            "access_token": self.signing_key.sign(ACCESS_TOKEN_TYPE, &issued.claims),
+            "token_type": "Bearer",
+            "expires_in": issued.expires_in,
+            "scope": issued.claims.scope,
+        });
+        Ok(TokenResponse { json: json.to_string().into_bytes(), authority })
+    }
+
+    /// Registers a device's key by its enrolment code (RFC 7591).
+    ///
+    /// # Errors
+    /// `invalid_token` for any fault of the code, `invalid_client_metadata` for one of the key.
+    pub async fn register(&self, code: &str, jwk: &Jwk, software: String, context: &Context) -> Result<Registered, OAuthError> {
+        let metadata = |why: &str| OAuthError::new(ErrorCode::InvalidClientMetadata, why);
+        let public_key = jwk.to_public_key().ok_or_else(|| metadata("jwks must hold one P-256 key for ES256"))?;
+        let coordinates = public_key.point();
+        hearthkey_certs::DevicePublicKey::from_uncompressed_point(coordinates)
+            .map_err(|_| metadata("the key is no point of P-256"))?;
+        let request = RegistrationRequest { code: self.pepper.hash(code.as_bytes()), public_key, software };
+        let refused = |why: RegistrationRefused| OAuthError {
+            code: ErrorCode::InvalidToken,
+            description:
+                "the enrolment code is unknown, used or expired; ask the owner for a new one (`hearthkey device rotate NAME`)"
+                    .to_owned(),
+            evidence: why.to_string(),
+        };
+        self.decide(|registry| registry.register(&request, context).map_err(refused)).await.map_err(unavailable)
+    }
+
+    /// The public keys that verify access tokens (RFC 7517).
+    #[must_use]
+    pub fn jwks(&self) -> serde_json::Value {
+        serde_json::json!({ "keys": [self.signing_key.to_jwk()] })
+    }
+
+    /// A fresh enrolment code: what the registry keeps, and the string to show.
+    #[must_use]
+    pub fn new_enrolment(&self) -> (NewEnrolment, ShownOnce) {
+        let code = entropy::random::<16>();
+        let hash = self.pepper.hash(Base64UrlUnpadded::encode_string(&code).as_bytes());
+        let shown = enrolment_string::encode(&self.ca_sha256, &code, &self.address);
+        (NewEnrolment::Code(hash), ShownOnce::EnrolmentString(shown))
+    }
+
+    /// A fresh client secret: what the registry keeps, and the text to show.
+    #[must_use]
+    pub fn new_client_secret(&self) -> (NewEnrolment, ShownOnce) {
+        let (id, secret) = Secret::generate(CredentialKind::ClientSecret, &entropy::random());
+        let hash = self.pepper.hash(secret.expose().as_bytes());
+        (NewEnrolment::Secret(id, hash), ShownOnce::ClientSecret(secret))
+    }
+
+    /// Sends a command: kept first, published then.
+    ///
+    /// # Errors
+    /// [`CommandRefused`].
+    ///
+    /// # Panics
+    /// Never: ids and command names are legal topic levels.
+    pub async fn send_command(
+        &self,
+        permit: &UserPermit<SendCommands>,
+        device: &DeviceId,
+        name: CommandName,
+        args: Option<&str>,
+        ttl: Seconds,
+        context: &Context,
+    ) -> Result<CommandRecord, NotDecided<CommandRefused>> {
+        let topic = TopicName::parse(&format!("dev/{device}/cmd/{name}")).expect("ids and command names are legal levels");
+        let randomness = entropy::random();
+        let decision = |registry: &Registry| registry.send_command(permit, device, name, args, ttl, randomness, context);
+        let command = self.decide(decision).await?;
+        if let Some(outlet) = self.seen.outlet() {
+            let message = Message::at_least_once(command.payload).expiring_at(command.record.expires_at);
+            outlet.publish(PublishPermit::for_hub(topic), message);
+        }
+        Ok(command.record)
+    }
+
+    /// A command once it has ended, or as it is after `patience`. `None` if there is no such command.
+    pub async fn command_after(&self, device: &DeviceId, id: &str, patience: Duration) -> Option<CommandRecord> {
+        let mut changes = self.seen.commands.subscribe();
+        let look = || self.view(|registry| registry.command(device, id).cloned());
+        let ended = async {
+            loop {
+                changes.borrow_and_update();
+                match look() {
+                    Some(command) if !command.state.is_final() => {}
+                    other => return other,
+                }
+                if changes.changed().await.is_err() {
+                    return look();
+                }
+            }
+        };
+        tokio::time::timeout(patience, ended).await.unwrap_or_else(|_| look())
+    }
+
+    /// Takes a device's answer to a command; one that does not parse or does not fit is dropped.
+    pub async fn acknowledge_command(&self, device: &DeviceId, id: &str, payload: &[u8]) {
+        let Ok(answer) = serde_json::from_slice::<Acknowledgement>(payload) else {
+            tracing::debug!(%device, command = id, "an answer to a command is not of the expected shape");
+            return;
+        };
+        let context = self.context(None, "");
+        let decision = |registry: &Registry| registry.acknowledge_command(device, id, answer, &context).ok_or(());
+        if let Err(NotDecided::Unavailable(why)) = self.decide(decision).await {
+            tracing::error!(%device, command = id, why, "an answer to a command is lost");
+        }
+    }
+
+    /// Makes sure that a bearer credential acts for the home's owner: at the first start, and when the file of the local
+    /// context was lost. Who can write the data directory is the owner.
+    ///
+    /// # Errors
+    /// When the credential cannot be kept.
+    ///
+    /// # Panics
+    /// Never: `owner` is a legal name.
+    pub async fn own_locally(&self, token: Option<&str>) -> Result<Option<Secret>, NotDecided<()>> {
+        if token.is_some_and(|token| self.admit(token).is_ok()) {
+            return Ok(None);
+        }
+        let owner = DeviceId::parse("owner").expect("legal");
+        let (id, secret) = Secret::generate(CredentialKind::PersonalAccessToken, &entropy::random());
+        let hash = self.pepper.hash(secret.expose().as_bytes());
+        let context = self.context(None, "");
+        self.decide(|registry| Ok(registry.found(owner, (id, hash), &context))).await?;
+        Ok(Some(secret))
+    }
+
+    /// Whether a principal is connected by MQTT now.
+    #[must_use]
+    pub fn is_connected(&self, principal: &Principal) -> bool {
+        self.seen.outlet().is_some_and(|outlet| outlet.connections_of(principal) > 0)
+    }
+
+    /// Appends audit entries about what the shell saw.
+    pub async fn record(&self, entries: Vec<AuditDraft>, context: &Context) {
+        if let Err(NotDecided::Unavailable(why)) = self.decide(|registry| Ok::<_, ()>(registry.record(entries, context))).await {
+            tracing::error!(why, "audit entries could not be kept");
+        }
+    }
+
+    /// Keeps rows that are not the registry's: those of the MQTT front.
+    ///
+    /// # Errors
+    /// Why they are not kept.
+    pub async fn keep(&self, writes: Vec<Write>) -> Result<(), String> {
+        let kept = self.decide(|_| Ok::<_, ()>(Change { writes, answer: () })).await;
+        kept.map_err(|error| match error {
+            NotDecided::Unavailable(why) => why,
+            NotDecided::Refused(()) => String::new(),
+        })
+    }
+
+    /// Stored audit rows with numbers above `after`, at most `limit`, in order.
+    ///
+    /// # Errors
+    /// When the store cannot be read.
+    pub fn audit_rows(&self, after: u64, limit: usize) -> Result<Vec<Vec<u8>>, StoreError> {
+        let rows = self.store.scan(Table::Audit, &(after + 1).to_be_bytes(), limit)?;
+        Ok(rows.into_iter().map(|row| row.value).collect())
+    }
+
+    /// The ends of the audit chain that is kept: what it continues, and its last entry.
+    #[must_use]
+    pub fn audit_chain(&self) -> (ChainHead, ChainHead) {
+        self.view(|registry| (registry.audit_anchor().clone(), registry.audit_head().clone()))
+    }
+
+    /// Tells the number of the last audit entry whenever there is a new one.
+    #[must_use]
+    pub fn audit_changes(&self) -> watch::Receiver<u64> {
+        self.seen.audit_seq.subscribe()
+    }
+
+    /// Whether the hub can keep what it decides.
+    ///
+    /// # Errors
+    /// Why it cannot.
+    pub fn ready(&self) -> Result<(), String> {
+        match self.seen.durable.borrow().failed.as_deref() {
+            Some(why) => Err(why.to_owned()),
+            None => self.store.check_writable().map_err(|error| error.to_string()),
+        }
+    }
+
+    /// Removes what has ended, and brings a failed store back. Runs until the hub is dropped.
+    pub async fn keep_house(hub: Weak<Self>) {
+        loop {
+            let Some(hub) = hub.upgrade() else { return };
+            let failed = hub.seen.durable.borrow().failed.clone();
+            if failed.is_some() {
+                drop(tokio::task::spawn_blocking(move || hub.recover()).await);
+                tokio::time::sleep(REOPEN_AFTER).await;
+                continue;
+            }
+            let context = hub.context(None, "");
+            if hub.view(|registry| !registry.sweep(&context).writes.is_empty()) {
+                let swept = hub.decide(|registry| Ok::<_, ()>(registry.sweep(&context))).await;
+                if let Err(error) = swept {
+                    tracing::warn!(why = ?error, "what has ended could not be removed");
+                }
+            }
+            hub.trim_audit().await;
+            drop(hub);
+            tokio::time::sleep(SWEEP_EVERY).await;
+        }
+    }
+
+    async fn trim_audit(&self) {
+        let (surplus, anchor) = self.view(|registry| (registry.surplus_audit_records(), registry.audit_anchor().seq));
+        let limit = usize::try_from(surplus).unwrap_or(usize::MAX).min(TRIMMED_AT_ONCE);
+        if limit == 0 {
+            return;
+        }
+        match self.audit_rows(anchor, limit) {
+            Ok(rows) => drop(self.decide(|registry| Ok::<_, ()>(registry.trim_audit(&rows))).await),
+            Err(error) => tracing::warn!(%error, "old audit entries could not be read"),
+        }
+    }
+
+    /// Reopens the store after a failure and rebuilds head and view from what is really there.
+    fn recover(&self) {
+        let mut head = self.lock_head();
+        let rebuilt = self.store.reopen().map_err(StartError::from).and_then(|sequence| Ok((sequence, rebuild(&*self.store)?.0)));
+        match rebuilt {
+            Ok((sequence, registry)) => {
+                *self.seen.view.write().unwrap_or_else(PoisonError::into_inner) = registry.clone();
+                *head = Head { registry, sequence };
+                self.seen.durable.send_replace(Durable { sequence, failed: None });
+                self.seen.reconsider(&Affected::Everything);
+                tracing::warn!(sequence = sequence.0, "the store is open again");
+            }
+            Err(error) => tracing::error!(%error, "the store cannot be reopened yet"),
+        }
+    }
+}
+
+enum Wait {
+    Batch(oneshot::Receiver<Result<(), String>>),
+    Until(Sequence),
+}
+
+impl Seen {
+    fn outlet(&self) -> Option<Arc<dyn Outlet>> {
+        self.outlet.get()?.upgrade()
+    }
+
+    fn reconsider(&self, affected: &Affected) {
+        if let Some(outlet) = self.outlet() {
+            outlet.reconsider(affected);
+        }
+    }
+
+    /// Makes a durable batch visible. Runs on the committer's thread.
+    fn show(&self, batch: &[Write], sequence: Sequence) -> Result<(), String> {
+        let (affected, audit_seq) = {
+            let mut view = self.view.write().unwrap_or_else(PoisonError::into_inner);
+            let mut affected = affected_by(batch, &view);
+            view.apply(batch).map_err(|corrupt| corrupt.to_string())?;
+            affected.extend(affected_by(batch, &view));
+            affected.dedup();
+            (affected, view.audit_head().seq)
+        };
+        self.durable.send_modify(|state| state.sequence = sequence);
+        self.audit_seq.send_if_modified(|seen| std::mem::replace(seen, audit_seq) != audit_seq);
+        if batch.iter().any(|write| write.table() == Table::Command) {
+            self.commands.send_modify(|changes| *changes += 1);
+        }
+        for affected in &affected {
+            self.reconsider(affected);
+        }
+        Ok(())
+    }
+}
+
+/// Whose sessions a batch concerns, as far as `registry` (before or after it) tells.
+fn affected_by(batch: &[Write], registry: &Registry) -> Vec<Affected> {
+    let mut affected = Vec::new();
+    for write in batch {
+        let key = std::str::from_utf8(write.key()).unwrap_or_default();
+        match write.table() {
+            Table::Device => affected.extend(DeviceId::parse(key).ok().map(|id| Affected::Principal(Principal::Device(id)))),
+            Table::Credential => {
+                affected.extend(registry.credential(key).map(|record| Affected::Principal(record.subject.clone())));
+            }
+            Table::Profile | Table::User | Table::DeniedToken => return vec![Affected::Everything],
+            Table::Meta | Table::EnrolmentCode | Table::UsedAssertion | Table::Command | Table::Audit | Table::Mqtt => {}
+        }
+    }
+    affected
+}
+
+fn rebuild(store: &dyn Store) -> Result<(Registry, Vec<Row>), StartError> {
+    let mut registry = Registry::new();
+    let mut mqtt_rows = Vec::new();
+    // Audit entries stay on the disk: the chain's ends are rows of their own.
+    for table in Table::ALL.into_iter().filter(|table| *table != Table::Audit) {
+        for row in store.scan(table, &[], usize::MAX)? {
+            match table {
+                Table::Mqtt => mqtt_rows.push(row),
+                _ => registry.apply(&[Write::Put { table, key: row.key, value: row.value }])?,
+            }
+        }
+    }
+    Ok((registry, mqtt_rows))
+}
+
+fn unavailable(error: NotDecided<OAuthError>) -> OAuthError {
+    match error {
+        NotDecided::Refused(error) => error,
+        NotDecided::Unavailable(why) => OAuthError {
+            code: ErrorCode::TemporarilyUnavailable,
+            description: "the hub cannot write to its store now; try again shortly".to_owned(),
+            evidence: why,
+        },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::SledStore;
+    use hearthkey_core::registry::{ManageDevices, NewDevice};
+
+    fn start(root: &std::path::Path) -> Arc<Hub> {
+        let data = DataDir::open(root).expect("a data directory");
+        let store = Arc::new(SledStore::open(root).expect("a store").store);
+        let address = Address { host: "localhost".to_owned(), https_port: 8443, mqtts_port: 8883 };
+        let foundation =
+            Foundation { store, data, ca_sha256: [0; 32], issuers: vec!["https://localhost:8443".to_owned()], address };
+        Hub::start(foundation).expect("a hub").0
+    }
+
+    #[tokio::test]
+    async fn what_was_decided_is_seen_and_is_there_after_a_restart() {
+        let temp = tempfile::tempdir().expect("a temporary directory");
+        let root = temp.path().join("data");
+        let hub = start(&root);
+        let token = hub.own_locally(None).await.expect("kept").expect("made");
+        let authority = hub.authenticate_bearer(token.expose()).expect("the owner");
+        let permit = hub.view(|registry| registry.permit_user::<ManageDevices>(&authority, hub.now())).expect("the owner may");
+        let new = NewDevice {
+            id: DeviceId::parse("lamp").expect("legal"),
+            profile: DeviceId::parse("switch").expect("legal"),
+            children: Vec::new(),
+        };
+        let (enrolment, _) = hub.new_enrolment();
+        let context = hub.context(None, "r1");
+        hub.decide(|registry| registry.add_device(&permit, new.clone(), enrolment, &context)).await.expect("added");
+        assert_eq!(hub.view(|registry| registry.devices().count()), 1);
+        let (enrolment, _) = hub.new_enrolment();
+        let again = hub.decide(|registry| registry.add_device(&permit, new, enrolment, &context)).await;
+        assert!(matches!(again, Err(NotDecided::Refused(_))), "{again:?}");
+        let head = hub.audit_chain().1;
+        drop(hub);
+
+        let hub = start(&root);
+        assert_eq!(hub.view(|registry| registry.devices().count()), 1);
+        assert_eq!(hub.audit_chain().1, head);
+        assert!(
+            hub.own_locally(Some(token.expose())).await.expect("nothing to keep").is_none(),
+            "the token still acts for the owner"
+        );
+        assert!(hub.authenticate_bearer("hk_pat_nonsense").is_err());
+        let rows = hub.audit_rows(0, 100).expect("readable");
+        let (anchor, head) = hub.audit_chain();
+        assert_eq!(hearthkey_core::audit::verify(&anchor, rows.iter().map(Vec::as_slice), &head), Ok(head.seq));
+    }
+}
