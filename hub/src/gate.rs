@@ -7,40 +7,44 @@ use crate::{
 use hearthkey_core::{
     DeviceId, UnixTime,
     audit::{AuditDraft, Outcome},
+    audit_flood::AuditFlood,
     oauth::{ErrorCode, OAuthError, TokenRequest},
     session::{Authority, EndReason, Standing},
     write::Write,
 };
-use std::{net::SocketAddr, sync::Arc};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 use tokio::sync::mpsc;
 
 /// The hub as the front sees it.
 pub struct HubGate {
     hub: Arc<Hub>,
-    observed: mpsc::Sender<Observed>,
+    events: mpsc::Sender<SessionEvent>,
+    acknowledgements: mpsc::Sender<Acknowledged>,
 }
 
-/// What the front told and nobody waits for.
-enum Observed {
-    Acknowledged { device: DeviceId, command_id: String, payload: Vec<u8> },
-    Event(SessionEvent),
+struct Acknowledged {
+    device: DeviceId,
+    command_id: String,
+    payload: Vec<u8>,
 }
 
-/// Most observations that wait to be written. At the bound the newest are dropped and their number is logged: the audit of
-/// a flood must not become a flood.
-const MAX_OBSERVED: usize = 4_096;
+/// Most events, and most answers to commands, that wait to be written. Beyond that the newest are dropped, which is logged:
+/// the audit of a flood must not become one. Answers come at most [`MAX_PENDING_COMMANDS_PER_DEVICE`] a device.
+///
+/// [`MAX_PENDING_COMMANDS_PER_DEVICE`]: hearthkey_core::limits::MAX_PENDING_COMMANDS_PER_DEVICE
+const MAX_WAITING: usize = 4_096;
 
 impl HubGate {
     /// A gate, and the task that writes down what it hears; the task ends when the gate is dropped.
     pub fn new(hub: Arc<Hub>) -> (Self, impl Future<Output = ()> + Send) {
-        let (observed, inbox) = mpsc::channel(MAX_OBSERVED);
-        (Self { hub: Arc::clone(&hub), observed }, write_down(hub, inbox))
-    }
-
-    fn observe(&self, observed: Observed) {
-        if self.observed.try_send(observed).is_err() {
-            tracing::warn!("an observation of the MQTT front is dropped: {MAX_OBSERVED} wait already");
-        }
+        let (events, events_inbox) = mpsc::channel(MAX_WAITING);
+        let (acknowledgements, acknowledgements_inbox) = mpsc::channel(MAX_WAITING);
+        let writing = write_down(Arc::clone(&hub), events_inbox);
+        let relaying = relay_acknowledgements(Arc::clone(&hub), acknowledgements_inbox);
+        let both = async move {
+            tokio::join!(writing, relaying);
+        };
+        (Self { hub, events, acknowledgements }, both)
     }
 }
 
@@ -85,15 +89,16 @@ impl Gate for HubGate {
     }
 
     fn acknowledged(&self, device: &DeviceId, command_id: &str, payload: &[u8]) {
-        self.observe(Observed::Acknowledged {
-            device: device.clone(),
-            command_id: command_id.to_owned(),
-            payload: payload.to_vec(),
-        });
+        let answer = Acknowledged { device: device.clone(), command_id: command_id.to_owned(), payload: payload.to_vec() };
+        if self.acknowledgements.try_send(answer).is_err() {
+            tracing::warn!(%device, command_id, "an answer to a command is dropped: {MAX_WAITING} wait already");
+        }
     }
 
     fn record(&self, event: SessionEvent) {
-        self.observe(Observed::Event(event));
+        if self.events.try_send(event).is_err() {
+            tracing::debug!("an event of the MQTT front is not audited: {MAX_WAITING} wait already");
+        }
     }
 
     async fn persist(&self, writes: Vec<Write>) -> Result<(), PersistError> {
@@ -118,19 +123,38 @@ fn refusal(error: OAuthError) -> Refusal {
     Refusal { error: error.code.as_str().to_owned(), description: error.description, kind }
 }
 
-async fn write_down(hub: Arc<Hub>, mut inbox: mpsc::Receiver<Observed>) {
-    while let Some(observed) = inbox.recv().await {
-        match observed {
-            Observed::Acknowledged { device, command_id, payload } => {
-                hub.acknowledge_command(&device, &command_id, &payload).await
-            }
-            Observed::Event(event) => {
-                let context = hub.context(Some(event.peer.ip()), "");
-                if let Some(entry) = entry_for(event) {
-                    hub.record(vec![entry], &context).await;
+/// How often counted events are looked through.
+const COUNTED_EVERY: Duration = Duration::from_secs(5);
+/// Most events that one batch writes: what comes while the disk works is written together.
+const MAX_EVENTS_AT_ONCE: usize = 256;
+
+async fn write_down(hub: Arc<Hub>, mut inbox: mpsc::Receiver<SessionEvent>) {
+    let mut flood = AuditFlood::default();
+    let mut tick = tokio::time::interval(COUNTED_EVERY);
+    let mut events = Vec::with_capacity(MAX_EVENTS_AT_ONCE);
+    loop {
+        let entries = tokio::select! {
+            received = inbox.recv_many(&mut events, MAX_EVENTS_AT_ONCE) => {
+                if received == 0 {
+                    break;
                 }
+                let now = hub.now();
+                let noted = events.drain(..).filter_map(|event| {
+                    let source = event.peer.ip().to_canonical().to_string();
+                    flood.note(entry_for(event)?, &source, now)
+                });
+                noted.collect()
             }
-        }
+            _ = tick.tick() => flood.ended(hub.now()),
+        };
+        hub.record(entries).await;
+    }
+    hub.record(flood.ended(UnixTime(u64::MAX))).await;
+}
+
+async fn relay_acknowledgements(hub: Arc<Hub>, mut inbox: mpsc::Receiver<Acknowledged>) {
+    while let Some(Acknowledged { device, command_id, payload }) = inbox.recv().await {
+        hub.acknowledge_command(&device, &command_id, &payload).await;
     }
 }
 

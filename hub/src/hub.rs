@@ -16,7 +16,8 @@ use crate::{
 use base64ct::{Base64UrlUnpadded, Encoding};
 use hearthkey_core::{
     DeviceId, Seconds, UnixTime,
-    audit::{AuditDraft, ChainHead},
+    audit::ChainHead,
+    audit_flood::Entry,
     claims::{ACCESS_TOKEN_TYPE, AccessTokenVerifier},
     jwt::Jwk,
     oauth::{BasicCredentials, ErrorCode, OAuthError, TokenRequest},
@@ -483,8 +484,12 @@ impl Hub {
     }
 
     /// Appends audit entries about what the shell saw.
-    pub async fn record(&self, entries: Vec<AuditDraft>, context: &Context) {
-        if let Err(NotDecided::Unavailable(why)) = self.decide(|registry| Ok::<_, ()>(registry.record(entries, context))).await {
+    pub async fn record(&self, entries: Vec<Entry>) {
+        if entries.is_empty() {
+            return;
+        }
+        let now = self.now();
+        if let Err(NotDecided::Unavailable(why)) = self.decide(|registry| Ok::<_, ()>(registry.record(entries, now))).await {
             tracing::error!(why, "audit entries could not be kept");
         }
     }

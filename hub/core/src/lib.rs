@@ -4,6 +4,7 @@
 //! refuses to know sockets, files, clocks, entropy, sled and rumqttd; `hub/` is the shell that performs.
 
 pub mod audit;
+pub mod audit_flood;
 pub mod claims;
 pub mod device_id;
 pub mod hex;

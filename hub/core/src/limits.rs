@@ -58,3 +58,5 @@ pub const MAX_COMMAND_TTL: Seconds = Seconds::days(7);
 pub const MAX_AUDIT_RECORDS: u64 = 200_000;
 /// Denials of one actor, action and reason within this span become one record, so a flood cannot fill the disk.
 pub const AUDIT_AGGREGATION: Seconds = Seconds(60);
+/// Most kinds of event that are told apart within such a span; further ones are counted together.
+pub const MAX_AUDIT_KINDS: usize = 256;

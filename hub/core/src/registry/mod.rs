@@ -30,6 +30,7 @@ pub use rows::CorruptRow;
 use crate::{
     DeviceId, UnixTime,
     audit::{AuditDraft, ChainHead, Outcome},
+    audit_flood::Entry,
     profile::{Profile, ProfileName},
     session::{CredentialId, Principal, UserName},
     write::{Table, Write},
@@ -165,11 +166,12 @@ impl Registry {
         &self.audit_anchor
     }
 
-    /// Appends audit entries about what the shell saw: connections, denials.
-    pub fn record(&self, entries: Vec<AuditDraft>, context: &Context) -> Change<()> {
-        let mut draft = self.draft(context);
-        for entry in entries {
-            draft.audit_entry(entry);
+    /// Appends audit entries about what the shell saw, each with the address that it is about: connections, denials.
+    pub fn record(&self, entries: Vec<Entry>, now: UnixTime) -> Change<()> {
+        let context = Context { now, source: String::new(), request_id: String::new() };
+        let mut draft = self.draft(&context);
+        for (entry, source) in entries {
+            draft.audit_entry_from(entry, &source);
         }
         draft.finish(())
     }
@@ -201,7 +203,11 @@ impl Draft<'_> {
     }
 
     fn audit_entry(&mut self, entry: AuditDraft) {
-        let (head, row) = self.head.append(entry, self.context.now, &self.context.source, &self.context.request_id);
+        self.audit_entry_from(entry, &self.context.source);
+    }
+
+    fn audit_entry_from(&mut self, entry: AuditDraft, source: &str) {
+        let (head, row) = self.head.append(entry, self.context.now, source, &self.context.request_id);
         self.writes.push(Write::Put { table: Table::Audit, key: head.seq.to_be_bytes().to_vec(), value: row });
         self.head = head;
     }
