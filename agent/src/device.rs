@@ -1,0 +1,784 @@
+//! The device's half of the conversation, without sockets, clock or entropy: packets, instants and seeds in; packets,
+//! questions to the application and endings out.
+
+use crate::application::{Application, Event, Farewell, Outbox, Outcome, Reply, Turn};
+use crate::buffer::{Buffer, BufferFull};
+use crate::command::{CommandGate, CommandRefusal, MAX_COMMAND_ID};
+use crate::enrolment::is_issuer;
+use crate::identity::{Identity, MAX_ISSUER};
+use crate::json::{self, Object};
+use crate::keys::Drbg;
+use crate::lifecycle::{Awaited, Backoff, Ending, Lifecycle, Next as Course};
+use crate::mqtt::codec::{self, Auth, ConnAck, Connect, DecodeError, Packet, Publish, Qos, SubAck};
+use crate::mqtt::reason::ReasonCode;
+use crate::mqtt::session::{Class, Next, PublishId, RESERVED, Session, Settled};
+use crate::mqtt::{MAX_INCOMING_PACKET, MAX_PAYLOAD, MAX_TOPIC, RECEIVE_MAXIMUM};
+use crate::oauth::{self, Grant, MAX_TOKEN_REQUEST};
+use crate::time::{Clock, Instant, UnixTime};
+use core::fmt::Write as _;
+use core::time::Duration;
+use heapless::String;
+use zeroize::Zeroizing;
+
+/// The authentication method of docs/protocol.md.
+const METHOD: &str = "client_credentials";
+/// How long the hub may take over CONNECT or a renewal.
+const PATIENCE: Duration = Duration::from_secs(30);
+/// How long a clean farewell waits for `offline` to be acknowledged.
+const FAREWELL_PATIENCE: Duration = Duration::from_secs(3);
+
+/// What an owner of the agent may adjust.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Config {
+    /// Seconds between packets at most (MQTT keep alive). A vanished device is noticed after one and a half times this.
+    pub keep_alive: u16,
+    /// Seconds that the hub keeps subscriptions and undelivered commands after a connection broke.
+    pub session_expiry: u32,
+    /// How patient to be with a hub that refuses or is not there.
+    pub backoff: Backoff,
+}
+
+impl Config {
+    /// Keep alive 60 s, session expiry 1 hour, the default back-off.
+    pub const DEFAULT: Self = Self {
+        keep_alive: 60,
+        session_expiry: 3_600,
+        backoff: Backoff::DEFAULT,
+    };
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self::DEFAULT
+    }
+}
+
+/// Where a connection stands.
+#[derive(Debug)]
+enum Phase {
+    Offline,
+    /// CONNECT is to be sent, or an answer to it is awaited.
+    Authenticating {
+        step: Step,
+        deadline: Instant,
+    },
+    Online(Online),
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Step {
+    SendConnect,
+    AwaitAnswer,
+    /// The hub asked for the token request by itself, now that it told us the date.
+    SendAuth,
+}
+
+#[derive(Debug)]
+struct Online {
+    since: Instant,
+    renewal: Renewal,
+    subscribe: Subscribe,
+    announce_status: bool,
+    announce_about: bool,
+    leaving: Option<Leaving>,
+}
+
+#[derive(Debug, Clone, Copy)]
+enum Renewal {
+    Due(Instant),
+    Awaited { deadline: Instant },
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Subscribe {
+    ToSend,
+    Awaited { packet_id: u16 },
+    Done,
+}
+
+#[derive(Debug, Clone, Copy)]
+enum Leaving {
+    /// `offline` is to be queued, unless it is; then DISCONNECT.
+    Clean {
+        offline: Option<PublishId>,
+        deadline: Instant,
+    },
+    WithWill,
+    Said(Farewell),
+}
+
+/// One device: its identity, its session, its clock, its place in a connection.
+#[derive(Debug)]
+pub(crate) struct Device {
+    pub(crate) identity: Identity,
+    pub(crate) config: Config,
+    pub(crate) clock: Clock,
+    pub(crate) random: Drbg,
+    pub(crate) gate: CommandGate,
+    audience: String<MAX_ISSUER>,
+    session: Session,
+    lifecycle: Lifecycle,
+    phase: Phase,
+    /// The first connection after a restart drops what the hub queued for the former life.
+    clean_start: bool,
+    executing: Option<String<MAX_COMMAND_ID>>,
+    finished: Option<Outcome>,
+    lasted: Option<Duration>,
+}
+
+impl Device {
+    pub(crate) fn new(identity: Identity, config: Config, clock: Clock) -> Self {
+        let audience = identity.issuer.clone();
+        Self {
+            identity,
+            config,
+            clock,
+            random: Drbg::from_seed(&[0; 32], "replaced before use"),
+            gate: CommandGate::new(0),
+            audience,
+            session: Session::new(),
+            lifecycle: Lifecycle::new(),
+            phase: Phase::Offline,
+            clean_start: true,
+            executing: None,
+            finished: None,
+            lasted: None,
+        }
+    }
+
+    /// A connection to the hub is open and authenticated: CONNECT comes next.
+    pub(crate) fn begin(&mut self, now: Instant) {
+        self.lasted = None;
+        self.phase = Phase::Authenticating {
+            step: Step::SendConnect,
+            deadline: now.after(PATIENCE),
+        };
+    }
+
+    /// The connection is over: decides what follows.
+    pub(crate) fn ended(&mut self, ending: &Ending, now: Instant) -> Course {
+        if let Phase::Online(online) = &self.phase {
+            self.lasted = Some(now.since(online.since));
+        }
+        self.phase = Phase::Offline;
+        self.session.disconnected();
+        if matches!(
+            ending,
+            Ending::Refused {
+                reason_code: ReasonCode::NOT_AUTHORIZED,
+                ..
+            }
+        ) {
+            // Perhaps our date or the issuer's name is wrong: have the hub say both before the next assertion.
+            self.clock.forget();
+        }
+        self.lifecycle.after(
+            ending,
+            self.lasted.take(),
+            &self.config.backoff,
+            &mut self.random,
+        )
+    }
+
+    /// Asks the application what it wants, and carries out what it finished.
+    pub(crate) fn poll_application<A: Application>(
+        &mut self,
+        application: &mut A,
+        now: Instant,
+    ) -> Turn {
+        let moment = self.clock.at(now);
+        let turn = application.poll(moment, &mut self.outbox());
+        self.settle_finished_command(application);
+        turn
+    }
+
+    fn outbox(&mut self) -> Outbox<'_> {
+        Outbox {
+            session: &mut self.session,
+            client_id: &self.identity.client_id,
+            online: matches!(self.phase, Phase::Online(_)),
+            executing: &mut self.executing,
+            finished: &mut self.finished,
+        }
+    }
+
+    /// The application wants to leave. Idempotent.
+    pub(crate) fn leave(&mut self, farewell: Farewell, now: Instant) -> Result<(), Ending> {
+        let Phase::Online(online) = &mut self.phase else {
+            return Err(Ending::Left(farewell));
+        };
+        if online.leaving.is_none() {
+            online.leaving = Some(match farewell {
+                Farewell::Clean => Leaving::Clean {
+                    offline: None,
+                    deadline: now.after(FAREWELL_PATIENCE),
+                },
+                Farewell::WithWill => Leaving::WithWill,
+            });
+        }
+        Ok(())
+    }
+
+    /// The farewell that was sent, if it was.
+    pub(crate) fn said_farewell(&self) -> Option<Farewell> {
+        match &self.phase {
+            Phase::Online(Online {
+                leaving: Some(Leaving::Said(farewell)),
+                ..
+            }) => Some(*farewell),
+            _ => None,
+        }
+    }
+
+    /// When to be asked again at the latest.
+    pub(crate) fn deadline(&self) -> Option<Instant> {
+        match &self.phase {
+            Phase::Offline => None,
+            Phase::Authenticating { deadline, .. } => Some(*deadline),
+            Phase::Online(online) => {
+                let renewal = match online.renewal {
+                    Renewal::Due(at) => at,
+                    Renewal::Awaited { deadline } => deadline,
+                };
+                let farewell = match online.leaving {
+                    Some(Leaving::Clean { deadline, .. }) => Some(deadline),
+                    _ => None,
+                };
+                [self.session.deadline(), farewell]
+                    .into_iter()
+                    .flatten()
+                    .fold(renewal, Instant::min)
+                    .into()
+            }
+        }
+    }
+
+    /// Ends what the hub left unanswered for too long.
+    pub(crate) fn tick(&self, now: Instant) -> Result<(), Ending> {
+        match &self.phase {
+            Phase::Authenticating { deadline, .. } if now >= *deadline => {
+                Err(Ending::TimedOut(Awaited::ConnAck))
+            }
+            Phase::Online(Online {
+                renewal: Renewal::Awaited { deadline },
+                ..
+            }) if now >= *deadline => Err(Ending::TimedOut(Awaited::Renewal)),
+            Phase::Online(_) if self.session.is_dead(now) => {
+                Err(Ending::TimedOut(Awaited::PingResp))
+            }
+            Phase::Offline | Phase::Authenticating { .. } | Phase::Online(_) => Ok(()),
+        }
+    }
+
+    /// Writes the next packet to send. False if there is none.
+    pub(crate) fn next_packet<A: Application>(
+        &mut self,
+        now: Instant,
+        application: &mut A,
+        out: &mut Buffer<'_>,
+    ) -> Result<bool, Ending> {
+        match &mut self.phase {
+            Phase::Offline
+            | Phase::Authenticating {
+                step: Step::AwaitAnswer,
+                ..
+            } => Ok(false),
+            Phase::Authenticating { step, .. } => {
+                let sending = core::mem::replace(step, Step::AwaitAnswer);
+                if sending == Step::SendConnect {
+                    self.write_connect(now, out)
+                } else {
+                    self.write_auth(now, false, out)
+                }?;
+                Ok(true)
+            }
+            Phase::Online(_) => self.next_packet_online(now, application, out),
+        }
+    }
+
+    fn write_connect(&mut self, now: Instant, out: &mut Buffer<'_>) -> Result<(), Ending> {
+        let mut request = Zeroizing::new([0; MAX_TOKEN_REQUEST]);
+        let mut form = Buffer::new(&mut *request);
+        if let Some(date) = self.clock.at(now).unix {
+            oauth::write_token_request(
+                &mut form,
+                &self.identity,
+                &self.audience,
+                date,
+                &mut self.random,
+            )
+            .map_err(Ending::Assertion)?;
+        }
+        let status = topic(&self.identity, "status");
+        let connect = Connect {
+            client_identifier: &self.identity.client_id,
+            clean_start: self.clean_start,
+            keep_alive: self.config.keep_alive,
+            session_expiry: self.config.session_expiry,
+            receive_maximum: RECEIVE_MAXIMUM,
+            maximum_packet_size: MAX_INCOMING_PACKET as u32,
+            authentication: Some((METHOD, form.written())),
+            will: Some((&status, b"offline")),
+            user_name_and_password: None,
+        };
+        connect.write(out).map_err(too_large)
+    }
+
+    fn write_auth(
+        &mut self,
+        now: Instant,
+        is_renewal: bool,
+        out: &mut Buffer<'_>,
+    ) -> Result<(), Ending> {
+        // A date is always known here: the challenge or the CONNACK told it.
+        let date = self.clock.at(now).unix.ok_or(Ending::BadAuthentication)?;
+        let mut request = Zeroizing::new([0; MAX_TOKEN_REQUEST]);
+        let mut form = Buffer::new(&mut *request);
+        oauth::write_token_request(
+            &mut form,
+            &self.identity,
+            &self.audience,
+            date,
+            &mut self.random,
+        )
+        .map_err(Ending::Assertion)?;
+        let reason = if is_renewal {
+            ReasonCode::REAUTHENTICATE
+        } else {
+            ReasonCode::CONTINUE_AUTHENTICATION
+        };
+        codec::write_auth(out, reason, METHOD, form.written()).map_err(too_large)
+    }
+
+    fn next_packet_online<A: Application>(
+        &mut self,
+        now: Instant,
+        application: &mut A,
+        out: &mut Buffer<'_>,
+    ) -> Result<bool, Ending> {
+        self.announce(application);
+        if self.write_farewell(now, out)? {
+            return Ok(true);
+        }
+        let Phase::Online(online) = &mut self.phase else {
+            return Ok(false);
+        };
+        if online.subscribe == Subscribe::ToSend {
+            let packet_id = self.session.new_packet_id();
+            let filters = [
+                topic(&self.identity, "cmd/+"),
+                topic(&self.identity, "twin/desired"),
+            ];
+            codec::write_subscribe(out, packet_id, &[&filters[0], &filters[1]])
+                .map_err(too_large)?;
+            online.subscribe = Subscribe::Awaited { packet_id };
+            self.session.sent(now);
+            return Ok(true);
+        }
+        if matches!(online.renewal, Renewal::Due(at) if now >= at) {
+            online.renewal = Renewal::Awaited {
+                deadline: now.after(PATIENCE),
+            };
+            self.write_auth(now, true, out)?;
+            self.session.sent(now);
+            return Ok(true);
+        }
+        loop {
+            match self.session.next_packet(now, out).map_err(too_large)? {
+                Next::Nothing => return Ok(false),
+                Next::Written => return Ok(true),
+                Next::Dropped(settled) => tell_settled(application, &settled, ""),
+            }
+        }
+    }
+
+    /// Queues what each connection begins with, as soon as there is room.
+    fn announce<A: Application>(&mut self, application: &mut A) {
+        let Phase::Online(online) = &mut self.phase else {
+            return;
+        };
+        if online.announce_status {
+            let status = topic(&self.identity, "status");
+            online.announce_status = self
+                .session
+                .enqueue(&status, b"online", Qos::AtLeastOnce, true, Class::Agent)
+                .is_err();
+        }
+        if online.announce_about && self.session.free_places() > RESERVED {
+            online.announce_about = false;
+            let mut about = [0; MAX_PAYLOAD];
+            let mut about = Buffer::new(&mut about);
+            if application.about(&mut about).is_ok() && !about.is_empty() {
+                let place = topic(&self.identity, "about");
+                // There is room, and the topic and length are legal.
+                let _ = self.session.enqueue(
+                    &place,
+                    about.written(),
+                    Qos::AtLeastOnce,
+                    true,
+                    Class::Agent,
+                );
+            }
+        }
+    }
+
+    fn write_farewell(&mut self, now: Instant, out: &mut Buffer<'_>) -> Result<bool, Ending> {
+        let Phase::Online(online) = &mut self.phase else {
+            return Ok(false);
+        };
+        let (reason, farewell) = match online.leaving {
+            None | Some(Leaving::Said(_)) => return Ok(false),
+            Some(Leaving::WithWill) => (ReasonCode::DISCONNECT_WITH_WILL, Farewell::WithWill),
+            Some(Leaving::Clean {
+                offline: None,
+                deadline,
+            }) if now < deadline => {
+                let status = topic(&self.identity, "status");
+                if let Ok(id) =
+                    self.session
+                        .enqueue(&status, b"offline", Qos::AtLeastOnce, true, Class::Agent)
+                {
+                    online.leaving = Some(Leaving::Clean {
+                        offline: Some(id),
+                        deadline,
+                    });
+                }
+                return Ok(false);
+            }
+            Some(Leaving::Clean {
+                offline: Some(id),
+                deadline,
+            }) if now < deadline && !self.session.is_settled(id) => {
+                return Ok(false);
+            }
+            // Acknowledged; or nobody acknowledges, and the will must speak for us.
+            Some(Leaving::Clean { deadline, .. }) if now < deadline => {
+                (ReasonCode::SUCCESS, Farewell::Clean)
+            }
+            Some(Leaving::Clean { .. }) => (ReasonCode::DISCONNECT_WITH_WILL, Farewell::Clean),
+        };
+        codec::write_disconnect(out, reason).map_err(too_large)?;
+        online.leaving = Some(Leaving::Said(farewell));
+        Ok(true)
+    }
+
+    /// Takes one packet of the hub.
+    pub(crate) fn receive<A: Application>(
+        &mut self,
+        packet: &Packet<'_>,
+        now: Instant,
+        application: &mut A,
+    ) -> Result<(), Ending> {
+        self.session.received(now);
+        let is_online = matches!(self.phase, Phase::Online(_));
+        match packet {
+            Packet::ConnAck(connack) if !is_online => {
+                self.receive_connack(connack, now, application)
+            }
+            Packet::Auth(auth) if is_online => self.receive_renewal(auth, now, application),
+            Packet::Auth(auth) => self.receive_challenge(auth, now, application),
+            Packet::Disconnect(said) => {
+                Err(Ending::disconnected(said.reason_code, said.reason_string))
+            }
+            Packet::Publish(publish) if is_online => {
+                self.receive_publish(publish, now, application)
+            }
+            Packet::PubAck(puback) if is_online => {
+                if let Some(settled) = self.session.receive_puback(puback) {
+                    tell_settled(application, &settled, puback.reason_string);
+                }
+                Ok(())
+            }
+            Packet::SubAck(suback) if is_online => self.receive_suback(suback, application),
+            Packet::PingResp if is_online => Ok(()),
+            Packet::ConnAck(_)
+            | Packet::Publish(_)
+            | Packet::PubAck(_)
+            | Packet::SubAck(_)
+            | Packet::PingResp => Err(Ending::BadPacket(DecodeError::Protocol(
+                "packet out of order",
+            ))),
+        }
+    }
+
+    fn learn<A: Application>(&mut self, date: Option<UnixTime>, now: Instant, application: &mut A) {
+        if let Some(date) = date {
+            self.clock.learn(now, date);
+            application.event(Event::ClockSet(date));
+        }
+    }
+
+    fn receive_connack<A: Application>(
+        &mut self,
+        connack: &ConnAck<'_>,
+        now: Instant,
+        application: &mut A,
+    ) -> Result<(), Ending> {
+        if connack.reason_code != ReasonCode::SUCCESS {
+            return Err(Ending::refused(connack.reason_code, connack.reason_string));
+        }
+        if connack.authentication_method != METHOD || (self.clean_start && connack.session_present)
+        {
+            return Err(Ending::BadAuthentication);
+        }
+        let grant = Grant::from_token_response(connack.authentication_data)
+            .map_err(|_| Ending::BadAuthentication)?;
+        self.learn(connack.date, now, application);
+        self.session.connected(connack, self.config.keep_alive, now);
+        self.clean_start = false;
+        self.phase = Phase::Online(Online {
+            since: now,
+            renewal: Renewal::Due(grant.renew_at(now, &mut self.random)),
+            subscribe: Subscribe::ToSend,
+            announce_status: true,
+            announce_about: true,
+            leaving: None,
+        });
+        let session_present = connack.session_present;
+        application.event(Event::Connected {
+            session_present,
+            expires_in: grant.lifetime,
+            scope: &grant.scope,
+        });
+        Ok(())
+    }
+
+    /// The hub says issuer and date, and waits for the token request (docs/protocol.md, step 2).
+    fn receive_challenge<A: Application>(
+        &mut self,
+        auth: &Auth<'_>,
+        now: Instant,
+        application: &mut A,
+    ) -> Result<(), Ending> {
+        let Phase::Authenticating { step, .. } = &mut self.phase else {
+            return Err(Ending::BadAuthentication);
+        };
+        if *step != Step::AwaitAnswer
+            || auth.reason_code != ReasonCode::CONTINUE_AUTHENTICATION
+            || auth.method != METHOD
+        {
+            return Err(Ending::BadAuthentication);
+        }
+        let challenge = Object::parse(auth.data).map_err(|_| Ending::BadAuthentication)?;
+        let date = challenge
+            .get("date")
+            .and_then(|date| date.as_u64())
+            .ok_or(Ending::BadAuthentication)?;
+        if let Some(issuer) = challenge.get("issuer").and_then(|issuer| issuer.as_str()) {
+            let issuer = String::try_from(issuer)
+                .ok()
+                .filter(|issuer: &String<MAX_ISSUER>| is_issuer(issuer));
+            self.audience = issuer.ok_or(Ending::BadAuthentication)?;
+        }
+        *step = Step::SendAuth;
+        self.learn(Some(UnixTime::from_secs(date)), now, application);
+        Ok(())
+    }
+
+    fn receive_renewal<A: Application>(
+        &mut self,
+        auth: &Auth<'_>,
+        now: Instant,
+        application: &mut A,
+    ) -> Result<(), Ending> {
+        let Phase::Online(online) = &mut self.phase else {
+            return Err(Ending::BadAuthentication);
+        };
+        let awaited = matches!(online.renewal, Renewal::Awaited { .. });
+        if !awaited || auth.reason_code != ReasonCode::SUCCESS || auth.method != METHOD {
+            return Err(Ending::BadAuthentication);
+        }
+        let grant = Grant::from_token_response(auth.data).map_err(|_| Ending::BadAuthentication)?;
+        online.renewal = Renewal::Due(grant.renew_at(now, &mut self.random));
+        self.learn(auth.date, now, application);
+        application.event(Event::Renewed {
+            expires_in: grant.lifetime,
+            scope: &grant.scope,
+        });
+        Ok(())
+    }
+
+    fn receive_suback<A: Application>(
+        &mut self,
+        suback: &SubAck<'_>,
+        application: &mut A,
+    ) -> Result<(), Ending> {
+        let Phase::Online(online) = &mut self.phase else {
+            return Ok(());
+        };
+        if online.subscribe
+            != (Subscribe::Awaited {
+                packet_id: suback.packet_id,
+            })
+            || suback.reason_codes.len() != 2
+        {
+            return Err(Ending::BadPacket(DecodeError::Protocol(
+                "SUBACK that answers no SUBSCRIBE",
+            )));
+        }
+        online.subscribe = Subscribe::Done;
+        for (&code, filter) in suback.reason_codes.iter().zip(["cmd/+", "twin/desired"]) {
+            if ReasonCode(code).is_failure() {
+                let filter = topic(&self.identity, filter);
+                application.event(Event::SubscriptionRefused {
+                    filter: &filter,
+                    reason_code: ReasonCode(code),
+                });
+            }
+        }
+        Ok(())
+    }
+
+    fn receive_publish<A: Application>(
+        &mut self,
+        publish: &Publish<'_>,
+        now: Instant,
+        application: &mut A,
+    ) -> Result<(), Ending> {
+        let own = publish
+            .topic
+            .strip_prefix("dev/")
+            .and_then(|rest| rest.strip_prefix(self.identity.client_id.as_str()));
+        let below = own.and_then(|rest| rest.strip_prefix('/'));
+        let reason = match below.map(|below| (below.strip_prefix("cmd/"), below)) {
+            Some((Some(name), _)) => self.receive_command(name, publish, now, application),
+            Some((None, "twin/desired")) => {
+                if let Ok(desired) = Object::parse(publish.payload) {
+                    application.twin_desired(desired, &mut self.outbox());
+                    self.settle_finished_command(application);
+                    ReasonCode::SUCCESS
+                } else {
+                    ReasonCode::PAYLOAD_FORMAT_INVALID
+                }
+            }
+            // We subscribed to nothing else.
+            Some((None, _)) | None => ReasonCode::TOPIC_NAME_INVALID,
+        };
+        match publish.packet_id {
+            Some(packet_id) => self.session.acknowledge(packet_id, reason).map_err(|_| {
+                Ending::BadPacket(DecodeError::Protocol(
+                    "more publishes than our Receive Maximum",
+                ))
+            }),
+            None => Ok(()),
+        }
+    }
+
+    /// Judges and begins a command. The reason code is that of the PUBACK.
+    fn receive_command<A: Application>(
+        &mut self,
+        name: &str,
+        publish: &Publish<'_>,
+        now: Instant,
+        application: &mut A,
+    ) -> ReasonCode {
+        // Accepted, executing and an outcome: without room for all three the hub would be left in doubt.
+        if self.session.free_places() < RESERVED {
+            return ReasonCode::QUOTA_EXCEEDED;
+        }
+        let command = match self
+            .gate
+            .admit(name, publish, now, self.executing.is_some())
+        {
+            Ok(command) => command,
+            Err(refused) => {
+                application.event(Event::CommandRefused {
+                    id: refused.id,
+                    refusal: refused.refusal,
+                });
+                return match (refused.id, refused.refusal) {
+                    (None, _) => ReasonCode::PAYLOAD_FORMAT_INVALID,
+                    // The first delivery was answered, or will be.
+                    (Some(_), CommandRefusal::Repeated) => ReasonCode::SUCCESS,
+                    (Some(id), refusal) => {
+                        self.answer(id, "rejected", refusal.reason());
+                        ReasonCode::SUCCESS
+                    }
+                };
+            }
+        };
+        self.answer(command.id(), "accepted", "");
+        self.answer(command.id(), "executing", "");
+        application.event(Event::Command(command));
+        // The gate checked that the id fits.
+        self.executing = String::try_from(command.id()).ok();
+        match application.command(&command, self.clock.at(now)) {
+            Reply::Done(outcome) => self.finished = Some(outcome),
+            Reply::Begun => {}
+        }
+        self.settle_finished_command(application);
+        ReasonCode::SUCCESS
+    }
+
+    fn settle_finished_command<A: Application>(&mut self, application: &mut A) {
+        if self.finished.is_none() || self.session.free_places() == 0 {
+            return;
+        }
+        if let (Some(id), Some(outcome)) = (self.executing.take(), self.finished.take()) {
+            match &outcome {
+                Outcome::Succeeded => self.answer(&id, "succeeded", ""),
+                Outcome::Failed(reason) => self.answer(&id, "failed", reason),
+                Outcome::Rejected(reason) => self.answer(&id, "rejected", reason),
+            }
+            application.event(Event::CommandFinished {
+                id: &id,
+                outcome: &outcome,
+            });
+        }
+    }
+
+    fn answer(&mut self, id: &str, state: &str, reason: &str) {
+        let mut place = topic(&self.identity, "ack/");
+        let mut payload = [0; MAX_PAYLOAD];
+        let mut payload = Buffer::new(&mut payload);
+        if place.push_str(id).is_err() || write_answer(&mut payload, state, reason).is_err() {
+            return; // Ids and reasons are bounded so that both fit.
+        }
+        // Places are counted before a command is taken.
+        let _ = self.session.enqueue(
+            &place,
+            payload.written(),
+            Qos::AtLeastOnce,
+            false,
+            Class::Agent,
+        );
+    }
+}
+
+fn write_answer(out: &mut Buffer<'_>, state: &str, reason: &str) -> Result<(), BufferFull> {
+    write!(out, r#"{{"state":"{state}""#)?;
+    if !reason.is_empty() {
+        out.push(br#","reason":"#)?;
+        json::write_string(out, reason)?;
+    }
+    out.push(b"}")
+}
+
+/// `dev/<client_id>/<rest>`. Fits by the bounds of client_id and of what the agent appends.
+fn topic(identity: &Identity, rest: &str) -> String<MAX_TOPIC> {
+    let mut topic = String::new();
+    let _ = write!(topic, "dev/{}/{rest}", identity.client_id);
+    topic
+}
+
+fn too_large(BufferFull: BufferFull) -> Ending {
+    Ending::Assertion(oauth::AssertionError::BufferFull)
+}
+
+fn tell_settled<A: Application>(application: &mut A, settled: &Settled, reason: &str) {
+    let Settled {
+        id,
+        topic,
+        reason_code,
+    } = settled;
+    if reason_code.is_failure() {
+        application.event(Event::Refused {
+            id: *id,
+            topic,
+            reason_code: *reason_code,
+            reason,
+        });
+    } else {
+        application.event(Event::Acknowledged { id: *id, topic });
+    }
+}

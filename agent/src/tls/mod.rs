@@ -1,0 +1,286 @@
+//! TLS 1.3 to the hub. The one file that names the TLS engine, embedded-tls 0.19.
+//!
+//! The engine leaves holes (it accepts a handshake without a certificate, its own verifier is lax, some records panic it);
+//! three neighbours close them: [`guard`] admits only legal records, [`hello`] compares ServerHello with the offer,
+//! [`verifier`] judges the chain and keeps the proof without which there is no [`Connection`].
+
+mod guard;
+mod hello;
+mod verifier;
+mod x509;
+
+pub use guard::RecordError;
+pub use hello::HelloError;
+pub use verifier::{HUB_NAME, HomeCa, MAX_CA_SUBJECT, Refusal, TrustAnchor};
+
+use crate::keys::Drbg;
+use crate::time::UnixTime;
+use embedded_io_async::{ErrorKind, Read, Write};
+use embedded_tls as engine;
+use embedded_tls::{
+    Aes128GcmSha256, CertificateEntryRef, CertificateRef, CertificateVerifyRef, CryptoProvider,
+    FlushPolicy, SignatureScheme, TlsConfig, TlsConnection, TlsContext, TlsVerifier,
+};
+use guard::{GuardBuffers, MAX_CIPHERTEXT, RecordGuard, Shared};
+use rand_core::CryptoRngCore;
+use sha2::{Digest as _, Sha256};
+use verifier::{ServerAuthenticated, Verifier};
+use zeroize::Zeroize as _;
+
+/// Plaintext bytes in one outgoing record at most.
+const MAX_OUTGOING_PLAINTEXT: usize = 1024;
+/// What one outgoing record adds: header, content type, tag.
+const OUTGOING_OVERHEAD: usize = 5 + 1 + 16;
+
+/// Why there is no connection, or no longer one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TlsError {
+    /// The server is not our hub, or could not prove it.
+    Refused(Refusal),
+    /// The server sent a record that is not legal where it came.
+    Record(RecordError),
+    /// The server ended the handshake, or the engine found it faulty.
+    Handshake,
+    /// The server said goodbye (close_notify).
+    Closed,
+    /// The socket failed, or closed without goodbye.
+    Io(ErrorKind),
+    /// The engine gave up: a record that does not decrypt, or a message it does not know.
+    Engine,
+}
+
+/// The buffers of one TLS connection, some 8 KB. Wiped when a connection ends.
+pub struct TlsBuffers {
+    guard: GuardBuffers,
+    read: [u8; MAX_CIPHERTEXT],
+    write: [u8; MAX_OUTGOING_PLAINTEXT + engine::TLS_RECORD_OVERHEAD],
+    shared: Shared,
+}
+
+impl core::fmt::Debug for TlsBuffers {
+    fn fmt(&self, formatter: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        formatter.write_str("TlsBuffers")
+    }
+}
+
+impl Default for TlsBuffers {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl TlsBuffers {
+    /// Empty buffers.
+    #[must_use]
+    pub const fn new() -> Self {
+        Self {
+            guard: GuardBuffers::new(),
+            read: [0; MAX_CIPHERTEXT],
+            write: [0; MAX_OUTGOING_PLAINTEXT + engine::TLS_RECORD_OVERHEAD],
+            shared: Shared::new(),
+        }
+    }
+
+    /// Overwrites whatever a former connection left.
+    pub fn wipe(&mut self) {
+        self.guard.wipe();
+        self.read.zeroize();
+        self.write.zeroize();
+        self.shared = Shared::new();
+    }
+}
+
+/// An encrypted connection to a server that proved to be the hub. Only [`authenticated`] makes one.
+pub struct Connection<'a, R: Read + 'a, W: Write + 'a> {
+    engine: TlsConnection<'a, RecordGuard<'a, R, W>, Aes128GcmSha256>,
+    shared: &'a Shared,
+    proof: ServerAuthenticated,
+}
+
+impl<R: Read, W: Write> core::fmt::Debug for Connection<'_, R, W> {
+    fn fmt(&self, formatter: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        formatter
+            .debug_struct("Connection")
+            .field("proof", &self.proof)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Performs the handshake and the check that the engine leaves out: that a certificate came, that the anchor vouches for
+/// it, and that the server holds its key. `now` is the best time known; `None` skips validity dates.
+///
+/// # Errors
+/// [`TlsError`]; nothing of ours but a ClientHello and a Finished was sent by then.
+pub async fn authenticated<'a, R: Read + 'a, W: Write + 'a>(
+    reader: R,
+    writer: W,
+    buffers: &'a mut TlsBuffers,
+    anchor: TrustAnchor<'_>,
+    now: Option<UnixTime>,
+    random: &mut Drbg,
+) -> Result<Connection<'a, R, W>, TlsError> {
+    buffers.wipe();
+    let TlsBuffers {
+        guard,
+        read,
+        write,
+        shared,
+    } = buffers;
+    let shared = &*shared;
+    let mut engine =
+        TlsConnection::new(RecordGuard::new(reader, writer, guard, shared), read, write);
+    engine.set_flush_policy(FlushPolicy::Relaxed);
+    let config = TlsConfig::new().with_server_name(HUB_NAME);
+    let mut provider = Provider {
+        random,
+        verifier: EngineVerifier(Verifier::new(anchor, now)),
+    };
+    let opened = engine.open(TlsContext::new(&config, &mut provider)).await;
+    shared.handshake_finished();
+    let verifier = provider.verifier.0;
+    match opened {
+        Ok(()) => {
+            let proof = verifier.finish().map_err(TlsError::Refused)?;
+            Ok(Connection {
+                engine,
+                shared,
+                proof,
+            })
+        }
+        Err(error) => Err(match verifier.refusal() {
+            Some(refusal) => TlsError::Refused(refusal),
+            None => explain(error, shared, TlsError::Handshake),
+        }),
+    }
+}
+
+impl<R: Read, W: Write> Connection<'_, R, W> {
+    /// The home CA that vouched for this server: what an enrolling device writes down.
+    #[must_use]
+    pub fn home_ca(&self) -> &HomeCa {
+        &self.proof.home_ca
+    }
+
+    /// Whether `count` plaintext bytes can be written and flushed now without waiting for the socket.
+    #[must_use]
+    pub fn has_room_for(&self, count: usize) -> bool {
+        self.shared.room()
+            >= count + OUTGOING_OVERHEAD * (1 + count.div_ceil(MAX_OUTGOING_PLAINTEXT))
+    }
+
+    /// Reads some plaintext, and meanwhile sends what waits. Cancelling it loses nothing.
+    ///
+    /// # Errors
+    /// [`TlsError`]; the connection is of no further use.
+    pub async fn read(&mut self, out: &mut [u8]) -> Result<usize, TlsError> {
+        self.engine
+            .read(out)
+            .await
+            .map_err(|error| explain(error, self.shared, TlsError::Engine))
+    }
+
+    /// Encrypts `bytes` and leaves them for the next [`read`](Self::read) or [`close`](Self::close) to send.
+    /// Waits only if there is [no room](Self::has_room_for); must not be cancelled then, or the connection is lost.
+    ///
+    /// # Errors
+    /// [`TlsError`]; the connection is of no further use.
+    pub async fn write(&mut self, mut bytes: &[u8]) -> Result<(), TlsError> {
+        while !bytes.is_empty() {
+            let count = self
+                .engine
+                .write(bytes)
+                .await
+                .map_err(|error| explain(error, self.shared, TlsError::Engine))?;
+            bytes = bytes.get(count..).unwrap_or_default();
+        }
+        self.engine
+            .flush()
+            .await
+            .map_err(|error| explain(error, self.shared, TlsError::Engine))
+    }
+
+    /// Sends what waits and says goodbye (close_notify).
+    ///
+    /// # Errors
+    /// [`TlsError`] if the socket failed first.
+    pub async fn close(self) -> Result<(), TlsError> {
+        let shared = self.shared;
+        match self.engine.close().await {
+            Ok(_) => Ok(()),
+            Err((_, error)) => Err(explain(error, shared, TlsError::Engine)),
+        }
+    }
+}
+
+fn explain(error: engine::TlsError, shared: &Shared, otherwise: TlsError) -> TlsError {
+    match (shared.refused(), error) {
+        (Some(record), _) => TlsError::Record(record),
+        (None, engine::TlsError::Io(kind)) => TlsError::Io(kind),
+        (None, engine::TlsError::IoError) => TlsError::Io(ErrorKind::ConnectionReset),
+        (None, engine::TlsError::ConnectionClosed | engine::TlsError::MissingHandshake) => {
+            TlsError::Closed
+        }
+        (None, _) => otherwise,
+    }
+}
+
+struct Provider<'a> {
+    random: &'a mut Drbg,
+    verifier: EngineVerifier<'a>,
+}
+
+/// `client_cert` and `signer` keep the trait's defaults, which give nothing to anyone.
+impl CryptoProvider for Provider<'_> {
+    type CipherSuite = Aes128GcmSha256;
+    type Signature = [u8; 0];
+
+    fn rng(&mut self) -> impl CryptoRngCore {
+        &mut *self.random
+    }
+
+    fn verifier(&mut self) -> Result<&mut impl TlsVerifier<Aes128GcmSha256>, engine::TlsError> {
+        Ok(&mut self.verifier)
+    }
+}
+
+struct EngineVerifier<'a>(Verifier<'a>);
+
+impl TlsVerifier<Aes128GcmSha256> for EngineVerifier<'_> {
+    fn set_hostname_verification(&mut self, _: &str) -> Result<(), engine::TlsError> {
+        Ok(()) // The one name of every hub is the verifier's own.
+    }
+
+    fn verify_certificate(
+        &mut self,
+        transcript: &Sha256,
+        message: CertificateRef<'_>,
+    ) -> Result<(), engine::TlsError> {
+        let transcript_hash = transcript.clone().finalize().into();
+        let mut chain: heapless::Vec<&[u8], 3> = heapless::Vec::new();
+        for entry in &message.entries {
+            let CertificateEntryRef::X509(der) = entry else {
+                return Err(engine::TlsError::InvalidCertificate);
+            };
+            if chain.push(der).is_err() {
+                let _ = self.0.refuse(Refusal::ChainShape);
+                return Err(engine::TlsError::InvalidCertificate);
+            }
+        }
+        self.0
+            .certificate(&chain, transcript_hash)
+            .map_err(|_| engine::TlsError::InvalidCertificate)
+    }
+
+    fn verify_signature(
+        &mut self,
+        message: CertificateVerifyRef<'_>,
+    ) -> Result<(), engine::TlsError> {
+        if message.signature_scheme != SignatureScheme::EcdsaSecp256r1Sha256 {
+            let _ = self.0.refuse(Refusal::WrongSignature);
+            return Err(engine::TlsError::InvalidSignatureScheme);
+        }
+        self.0
+            .certificate_verify(message.signature)
+            .map_err(|_| engine::TlsError::InvalidSignature)
+    }
+}

@@ -1,0 +1,240 @@
+//! Judges a server's certificate chain and its proof of the key. One level: a hub certificate signed by the home CA.
+//! Knows nothing of sockets, records or the TLS engine; the embedding file feeds it the two messages in order.
+
+use super::x509::{Certificate, DIGITAL_SIGNATURE, KEY_CERT_SIGN, Validity};
+use crate::keys::PublicKey;
+use crate::time::UnixTime;
+use heapless::Vec;
+use sha2::{Digest as _, Sha256};
+
+/// The DNS name in every hub certificate (RFC 8375), whatever the hub's address.
+pub const HUB_NAME: &str = "hub.hearthkey.home.arpa";
+
+/// The longest subject of a home CA, in DER bytes: one or two short attributes; more does not fit the identity record.
+pub const MAX_CA_SUBJECT: usize = 128;
+
+/// What a device holds of its home CA.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HomeCa {
+    pub(crate) public_key: PublicKey,
+    pub(crate) subject: Vec<u8, MAX_CA_SUBJECT>,
+    pub(crate) not_before: UnixTime,
+    pub(crate) not_after: UnixTime,
+}
+
+/// Whom to trust.
+#[derive(Debug, Clone, Copy)]
+pub enum TrustAnchor<'a> {
+    /// Before enrolment: the CA certificate in the handshake must have this SHA-256.
+    Pinned(&'a [u8; 32]),
+    /// Afterwards: this CA.
+    Known(&'a HomeCa),
+}
+
+/// Why a server was not believed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Refusal {
+    /// The handshake ended without a certificate, or without proof that the server holds its key.
+    NotAuthenticated,
+    /// Certificate messages twice, or in the wrong order.
+    OutOfOrder,
+    /// The chain is not the hub's certificate followed by the CA's.
+    ChainShape,
+    /// A certificate is not X.509 v3 with P-256 and ECDSA-SHA256, strictly encoded.
+    Malformed,
+    /// The CA certificate in the chain is not the one whose SHA-256 was given at enrolment.
+    WrongCa,
+    /// The CA certificate may not sign certificates.
+    NotACa,
+    /// The hub's certificate names another issuer, or the CA's signature on it is wrong.
+    NotIssuedByCa,
+    /// A certificate demands something that this device does not understand.
+    UnknownCriticalExtension,
+    /// The certificate is not one for servers: it is a CA, or lacks digitalSignature or serverAuth.
+    NotAServerCertificate,
+    /// The certificate does not hold the name `hub.hearthkey.home.arpa`.
+    WrongName,
+    /// By the best time known, a certificate is expired or not yet valid.
+    OutsideValidity,
+    /// The signature over the handshake was not made by the certificate's key.
+    WrongSignature,
+}
+
+/// Proof that this handshake's server holds the key of a certificate that the trust anchor vouches for.
+/// Only [`Verifier::finish`] makes one.
+#[derive(Debug)]
+pub(super) struct ServerAuthenticated {
+    pub(super) home_ca: HomeCa,
+}
+
+/// Walks from the trust anchor to a proof, one handshake message at a time.
+pub(super) struct Verifier<'a> {
+    anchor: TrustAnchor<'a>,
+    now: Option<UnixTime>,
+    progress: Progress,
+}
+
+enum Progress {
+    Nothing,
+    CertificateAccepted {
+        hub_key: PublicKey,
+        home_ca: HomeCa,
+        transcript_hash: [u8; 32],
+    },
+    KeyProven(HomeCa),
+    Refused(Refusal),
+}
+
+impl<'a> Verifier<'a> {
+    /// `now` is the best time known. `None` skips validity dates, which only a pinned or known home CA justifies;
+    /// there is no other kind of anchor.
+    pub(super) fn new(anchor: TrustAnchor<'a>, now: Option<UnixTime>) -> Self {
+        Self {
+            anchor,
+            now,
+            progress: Progress::Nothing,
+        }
+    }
+
+    /// Takes the Certificate message: its chain, leaf first, and the hash of the transcript up to and with it.
+    pub(super) fn certificate(
+        &mut self,
+        chain: &[&[u8]],
+        transcript_hash: [u8; 32],
+    ) -> Result<(), Refusal> {
+        let judged = match self.progress {
+            Progress::Nothing => judge_chain(self.anchor, chain, self.now),
+            Progress::Refused(refusal) => Err(refusal),
+            Progress::CertificateAccepted { .. } | Progress::KeyProven(_) => {
+                Err(Refusal::OutOfOrder)
+            }
+        };
+        match judged {
+            Ok((hub_key, home_ca)) => {
+                self.progress = Progress::CertificateAccepted {
+                    hub_key,
+                    home_ca,
+                    transcript_hash,
+                };
+                Ok(())
+            }
+            Err(refusal) => self.refuse(refusal),
+        }
+    }
+
+    /// Takes the CertificateVerify message: an ecdsa_secp256r1_sha256 signature in DER (RFC 8446 4.4.3).
+    pub(super) fn certificate_verify(&mut self, der_signature: &[u8]) -> Result<(), Refusal> {
+        match core::mem::replace(&mut self.progress, Progress::Nothing) {
+            Progress::CertificateAccepted {
+                hub_key,
+                home_ca,
+                transcript_hash,
+            } => {
+                let mut content = [0x20; 64 + 34 + 32];
+                content[64..98].copy_from_slice(b"TLS 1.3, server CertificateVerify\0");
+                content[98..].copy_from_slice(&transcript_hash);
+                if hub_key.verifies(&content, der_signature) {
+                    self.progress = Progress::KeyProven(home_ca);
+                    Ok(())
+                } else {
+                    self.refuse(Refusal::WrongSignature)
+                }
+            }
+            Progress::Refused(refusal) => self.refuse(refusal),
+            Progress::Nothing | Progress::KeyProven(_) => self.refuse(Refusal::OutOfOrder),
+        }
+    }
+
+    /// The outcome, once the engine says that the handshake is over. An engine that forgot to ask for the certificate
+    /// or for the signature leaves no proof here.
+    pub(super) fn finish(self) -> Result<ServerAuthenticated, Refusal> {
+        match self.progress {
+            Progress::KeyProven(home_ca) => Ok(ServerAuthenticated { home_ca }),
+            Progress::Refused(refusal) => Err(refusal),
+            Progress::Nothing | Progress::CertificateAccepted { .. } => {
+                Err(Refusal::NotAuthenticated)
+            }
+        }
+    }
+
+    /// The refusal that ended the handshake, if it was ours.
+    pub(super) fn refusal(&self) -> Option<Refusal> {
+        match self.progress {
+            Progress::Refused(refusal) => Some(refusal),
+            _ => None,
+        }
+    }
+
+    pub(super) fn refuse(&mut self, refusal: Refusal) -> Result<(), Refusal> {
+        self.progress = Progress::Refused(refusal);
+        Err(refusal)
+    }
+}
+
+fn judge_chain(
+    anchor: TrustAnchor<'_>,
+    chain: &[&[u8]],
+    now: Option<UnixTime>,
+) -> Result<(PublicKey, HomeCa), Refusal> {
+    let home_ca = match (anchor, chain) {
+        (TrustAnchor::Pinned(hash), [_, ca]) => pinned_ca(hash, ca)?,
+        (TrustAnchor::Known(ca), [_] | [_, _]) => ca.clone(),
+        (TrustAnchor::Pinned(_) | TrustAnchor::Known(_), _) => return Err(Refusal::ChainShape),
+    };
+    let leaf = chain.first().ok_or(Refusal::ChainShape)?;
+    let leaf = Certificate::parse(leaf).map_err(|_| Refusal::Malformed)?;
+    if leaf.extensions.has_unknown_critical {
+        return Err(Refusal::UnknownCriticalExtension);
+    }
+    let usage = leaf.extensions.key_usage.unwrap_or(0);
+    if leaf.extensions.is_ca == Some(true)
+        || usage & DIGITAL_SIGNATURE == 0
+        || !leaf.extensions.allows_server_authentication()
+    {
+        return Err(Refusal::NotAServerCertificate);
+    }
+    if !leaf.extensions.names_host(HUB_NAME) {
+        return Err(Refusal::WrongName);
+    }
+    let ca_validity = Validity {
+        not_before: home_ca.not_before,
+        not_after: home_ca.not_after,
+    };
+    if now.is_some_and(|now| !leaf.validity.holds_at(now) || !ca_validity.holds_at(now)) {
+        return Err(Refusal::OutsideValidity);
+    }
+    if leaf.issuer != home_ca.subject
+        || !home_ca
+            .public_key
+            .verifies(leaf.to_be_signed, leaf.signature)
+    {
+        return Err(Refusal::NotIssuedByCa);
+    }
+    Ok((leaf.public_key, home_ca))
+}
+
+fn pinned_ca(hash: &[u8; 32], der: &[u8]) -> Result<HomeCa, Refusal> {
+    if <[u8; 32]>::from(Sha256::digest(der)) != *hash {
+        return Err(Refusal::WrongCa);
+    }
+    let ca = Certificate::parse(der).map_err(|_| Refusal::Malformed)?;
+    if ca.extensions.has_unknown_critical {
+        return Err(Refusal::UnknownCriticalExtension);
+    }
+    if ca.extensions.is_ca != Some(true)
+        || ca.extensions.key_usage.unwrap_or(0) & KEY_CERT_SIGN == 0
+    {
+        return Err(Refusal::NotACa);
+    }
+    let subject = Vec::from_slice(ca.subject).map_err(|_| Refusal::Malformed)?;
+    let Validity {
+        not_before,
+        not_after,
+    } = ca.validity;
+    Ok(HomeCa {
+        public_key: ca.public_key,
+        subject,
+        not_before,
+        not_after,
+    })
+}
