@@ -1,0 +1,285 @@
+//! The thermostat as the agent's application: when it reports, how it obeys, what watchers are told.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use hearthkey_agent::{
+    Application, Awaited, Buffer, BufferFull, Command, ConnectFailed, Ending, Event, Farewell, Instant as AgentInstant,
+    NotQueued, Now, Outbox, Outcome, PublishId, Qos, Reply, Turn,
+};
+use tokio::sync::{OwnedSemaphorePermit, oneshot};
+use tokio::time::Instant;
+
+use crate::event::SimEventKind;
+use crate::fleet::{Orders, PublishError, PublishOrder, Reporter};
+use crate::thermostat::{State, Thermostat};
+
+/// More publishes than the agent's queue holds cannot await an answer; the oldest is forgotten.
+const MAX_UNANSWERED: usize = 32;
+
+/// A thermostat that an agent runs.
+pub(crate) struct SimulatedThermostat {
+    thermostat: Thermostat,
+    interval: Duration,
+    time_scale: u32,
+    random: fastrand::Rng,
+    orders: Orders,
+    /// An order that is not with the agent yet.
+    order: Option<PublishOrder>,
+    reporter: Reporter,
+    /// Held until the first connection succeeded or failed.
+    permit: Option<OwnedSemaphorePermit>,
+    unanswered: BTreeMap<PublishId, Unanswered>,
+    connecting_since: Instant,
+    /// When the room was last looked at.
+    stepped_at: Option<AgentInstant>,
+    report_due: Option<AgentInstant>,
+    /// What the hub's retained state says in this connection.
+    published_state: Option<State>,
+    /// Name of the command being carried out.
+    command_name: String,
+    /// The agent knows that it should leave.
+    leaving: bool,
+}
+
+/// A publish whose PUBACK has not come.
+struct Unanswered {
+    payload: String,
+    since: Instant,
+    answer: Option<oneshot::Sender<Result<(), PublishError>>>,
+}
+
+impl SimulatedThermostat {
+    pub(crate) fn new(
+        seed: u64,
+        interval: Duration,
+        time_scale: u32,
+        orders: Orders,
+        reporter: Reporter,
+        permit: Option<OwnedSemaphorePermit>,
+    ) -> Self {
+        Self {
+            thermostat: Thermostat::seeded(seed),
+            interval,
+            time_scale,
+            // A stream of its own, so that the moments of reports say nothing of the room.
+            random: fastrand::Rng::with_seed(!seed),
+            orders,
+            order: None,
+            reporter,
+            permit,
+            unanswered: BTreeMap::new(),
+            connecting_since: Instant::now(),
+            stepped_at: None,
+            report_due: None,
+            published_state: None,
+            command_name: String::new(),
+            leaving: false,
+        }
+    }
+
+    pub(crate) fn reporter(&self) -> &Reporter {
+        &self.reporter
+    }
+
+    fn let_time_pass(&mut self, now: AgentInstant) {
+        let elapsed = self.stepped_at.map_or(Duration::ZERO, |then| now.since(then));
+        self.stepped_at = Some(now);
+        self.thermostat.step(elapsed.saturating_mul(self.time_scale));
+    }
+
+    fn report_temperature(&mut self, now: AgentInstant, outbox: &mut Outbox<'_>) {
+        let is_first = self.report_due.is_none();
+        if self.report_due.is_some_and(|due| now < due) {
+            return;
+        }
+        // After the first report, devices that started together drift apart by up to an interval.
+        let spread = if is_first { self.interval.mul_f64(self.random.f64()) } else { Duration::ZERO };
+        self.report_due = Some(now.after(self.interval + spread));
+        let payload = json(&self.thermostat.reading());
+        // A full queue means that the hub is behind: a thermostat skips a reading then.
+        if let Ok(id) = outbox.telemetry("temperature", payload.as_bytes(), Qos::AtLeastOnce) {
+            self.await_answer(id, payload, None);
+        }
+    }
+
+    /// Publishes the state when something other than the temperature differs from what the hub retains.
+    fn report_state(&mut self, outbox: &mut Outbox<'_>) {
+        let state = self.thermostat.state();
+        let settings = |state: State| (state.setpoint, state.mode, state.heating);
+        if self.published_state.is_some_and(|published| settings(published) == settings(state)) {
+            return;
+        }
+        let payload = json(&state);
+        if let Ok(id) = outbox.state(payload.as_bytes()) {
+            self.published_state = Some(state);
+            self.await_answer(id, payload, None);
+        }
+    }
+
+    fn carry_out_order(&mut self, outbox: &mut Outbox<'_>) {
+        let Some(order) = self.order.take() else { return };
+        match outbox.publish(&order.topic, &order.payload, Qos::AtLeastOnce, false) {
+            Ok(id) => {
+                let payload = String::from_utf8_lossy(&order.payload).into_owned();
+                self.await_answer(id, payload, Some(order.answer));
+            }
+            Err(NotQueued::Full | NotQueued::Offline) => self.order = Some(order),
+            Err(NotQueued::Topic) => refuse(order, "not a topic name, or longer than the agent takes"),
+            Err(NotQueued::Payload) => refuse(order, "the payload is longer than the agent takes"),
+        }
+    }
+
+    fn await_answer(&mut self, id: PublishId, payload: String, answer: Option<oneshot::Sender<Result<(), PublishError>>>) {
+        if self.unanswered.len() >= MAX_UNANSWERED {
+            self.unanswered.pop_first();
+        }
+        self.unanswered.insert(id, Unanswered { payload, since: Instant::now(), answer });
+    }
+}
+
+impl Application for SimulatedThermostat {
+    fn about(&mut self, out: &mut Buffer<'_>) -> Result<(), BufferFull> {
+        out.push(json(&self.thermostat.about()).as_bytes())
+    }
+
+    fn poll(&mut self, now: Now, outbox: &mut Outbox<'_>) -> Turn {
+        if self.orders.asked_to_stop() {
+            self.leaving = true;
+            return Turn::Stop(Farewell::Clean);
+        }
+        self.let_time_pass(now.instant);
+        if !outbox.is_online() {
+            return Turn::Idle;
+        }
+        self.carry_out_order(outbox);
+        self.report_temperature(now.instant, outbox);
+        self.report_state(outbox);
+        self.report_due.map_or(Turn::Idle, Turn::At)
+    }
+
+    fn command(&mut self, command: &Command<'_>, _now: Now) -> Reply {
+        command.name().clone_into(&mut self.command_name);
+        let args = command.args().map_or("", |args| args.as_raw());
+        Reply::Done(match self.thermostat.execute(command.name(), args.as_bytes()) {
+            Ok(()) => Outcome::Succeeded,
+            Err(rejection) => Outcome::rejected(&rejection.to_string()),
+        })
+    }
+
+    fn event(&mut self, event: Event<'_>) {
+        match event {
+            Event::Connecting { .. } => self.connecting_since = Instant::now(),
+            Event::Connected { .. } => {
+                self.permit = None;
+                self.published_state = None;
+                self.reporter.report(SimEventKind::Connected { took: self.connecting_since.elapsed() });
+            }
+            Event::Renewed { .. } => self.reporter.report(SimEventKind::Renewed),
+            Event::Acknowledged { id, topic } => {
+                if let Some(Unanswered { payload, since, answer }) = self.unanswered.remove(&id) {
+                    let took = since.elapsed();
+                    self.reporter.report(SimEventKind::Acknowledged { topic: topic.to_owned(), payload, took });
+                    tell(answer, Ok(()));
+                }
+            }
+            Event::Refused { id, topic, reason_code, reason } => {
+                let reason = if reason.is_empty() { reason_code.name() } else { reason }.to_owned();
+                let (topic, code) = (topic.to_owned(), reason_code.0);
+                self.reporter.report(SimEventKind::Refused { topic, code, reason: reason.clone() });
+                let answer = self.unanswered.remove(&id).and_then(|unanswered| unanswered.answer);
+                tell(answer, Err(PublishError::Refused { code, reason }));
+            }
+            Event::SubscriptionRefused { filter, reason_code } => {
+                let (topic, code, reason) = (filter.to_owned(), reason_code.0, reason_code.name().to_owned());
+                self.reporter.report(SimEventKind::Refused { topic, code, reason });
+            }
+            Event::CommandFinished { id, outcome } => {
+                let rejected = match outcome {
+                    Outcome::Succeeded => None,
+                    Outcome::Failed(reason) | Outcome::Rejected(reason) => Some(reason.to_string()),
+                };
+                let (name, id) = (Some(self.command_name.clone()), Some(id.to_owned()));
+                self.reporter.report(SimEventKind::Command { name, id, rejected });
+            }
+            Event::CommandRefused { id, refusal } => {
+                let (id, rejected) = (id.map(str::to_owned), Some(refusal.reason().to_owned()));
+                self.reporter.report(SimEventKind::Command { name: None, id, rejected });
+            }
+            Event::Disconnected { ending: Ending::Left(_), .. } => {}
+            Event::Disconnected { ending, retry_in } => {
+                self.permit = None;
+                self.reporter.report(SimEventKind::Disconnected { reason: in_words(ending) });
+                tracing::debug!(?ending, ?retry_in, "disconnected");
+            }
+            Event::StorageFailed => tracing::error!("the device's storage failed; it goes on with what it has in memory"),
+            Event::ClockSet(_) | Event::Command(_) => {}
+        }
+    }
+
+    async fn wake(&mut self) {
+        if self.leaving {
+            // A wish that the agent is fulfilling must not wake it again and again.
+            return std::future::pending().await;
+        }
+        if self.order.is_some() {
+            // One order at a time; the next waits in the mailbox.
+            return self.orders.stopping().await;
+        }
+        let stopping = self.orders.stopping();
+        tokio::select! {
+            order = self.orders.publishes.recv() => match order {
+                // Nothing is awaited between taking the order and keeping it: a dropped future loses none.
+                Some(order) => self.order = Some(order),
+                None => std::future::pending().await,
+            },
+            () = stopping => {}
+        }
+    }
+}
+
+fn refuse(order: PublishOrder, problem: &str) {
+    tell(Some(order.answer), Err(PublishError::Unsendable(problem.to_owned())));
+}
+
+fn tell(answer: Option<oneshot::Sender<Result<(), PublishError>>>, result: Result<(), PublishError>) {
+    if let Some(answer) = answer {
+        // Whoever asked may have gone.
+        let _ = answer.send(result);
+    }
+}
+
+/// Few different texts: they are counted by text.
+fn in_words(ending: &Ending) -> String {
+    match ending {
+        Ending::ConnectFailed(ConnectFailed::HostNotFound) => "the hub's name has no address".to_owned(),
+        Ending::ConnectFailed(ConnectFailed::Refused) => "nothing listens at the hub's address; is the hub running?".to_owned(),
+        Ending::ConnectFailed(ConnectFailed::Unreachable) => "the hub cannot be reached".to_owned(),
+        Ending::ConnectFailed(ConnectFailed::NoResources) => "no socket is left on this host; raise `ulimit -n`".to_owned(),
+        Ending::Tls(error) if crate::device::connection_broke(error) => "the connection broke".to_owned(),
+        Ending::Tls(error) => format!("the server did not prove to be the hub: {error:?}"),
+        Ending::TimedOut(awaited) => {
+            let what = match awaited {
+                Awaited::Connection => "the TCP connection",
+                Awaited::Handshake => "the TLS handshake",
+                Awaited::ConnAck => "CONNACK",
+                Awaited::Renewal => "the renewal",
+                Awaited::PingResp => "PINGRESP",
+                Awaited::Reading => "the hub to read",
+            };
+            format!("timed out waiting for {what}")
+        }
+        Ending::Refused { reason_code, reason } if reason.is_empty() => format!("refused: {}", reason_code.name()),
+        Ending::Refused { reason, .. } => format!("refused: {reason}"),
+        Ending::Disconnected { reason_code, reason } if reason.is_empty() => reason_code.name().to_owned(),
+        Ending::Disconnected { reason, .. } => reason.to_string(),
+        Ending::BadPacket(error) => format!("the hub broke the protocol: {error:?}"),
+        Ending::BadAuthentication => "the hub broke the authentication method".to_owned(),
+        Ending::Assertion(error) => format!("no token request could be made: {error:?}"),
+        Ending::Left(_) => "left".to_owned(),
+    }
+}
+
+fn json(value: &impl serde::Serialize) -> String {
+    serde_json::to_string(value).expect("plain numbers, booleans and text are always JSON")
+}

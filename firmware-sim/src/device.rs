@@ -1,0 +1,160 @@
+//! One simulated thermostat from its enrolment to its farewell: the real agent with this host under it.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use hearthkey_agent::{
+    Agent, Config, ConnectFailed, Ended, EnrolError, Enrolled, Enrolment, Identity, Refusal, Software, Workspace, enrol,
+};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::Instant;
+
+use crate::application::SimulatedThermostat;
+use crate::enrolment::EnrolmentString;
+use crate::event::SimEventKind;
+use crate::fleet::{Orders, Reporter};
+use crate::host::Host;
+use crate::storage::Storage;
+
+/// RFC 7591 `software_id`: what the hub shows as the device's product.
+const SOFTWARE_ID: &str = "hearthkey-sim-thermostat";
+
+/// The first wait between two attempts to enrol; each failure doubles it.
+const FIRST_RETRY: Duration = Duration::from_millis(500);
+/// The longest wait between two attempts to enrol.
+const LONGEST_RETRY: Duration = Duration::from_secs(15);
+
+/// What a device is given before it starts.
+#[derive(Debug)]
+pub struct DeviceOptions {
+    /// Needed when the storage holds no identity; ignored otherwise.
+    pub enrolment: Option<EnrolmentString>,
+    /// Where the identity is kept.
+    pub storage: Storage,
+    /// Time between two reports.
+    pub interval: Duration,
+    /// Draws the room and the moments of the reports.
+    pub seed: u64,
+    /// How many seconds pass in the room per second.
+    pub time_scale: u32,
+    /// How the agent keeps its connection: keep alive, session expiry, back-off.
+    pub agent: Config,
+}
+
+impl DeviceOptions {
+    /// A device that has enrolled before, or that is given an enrolment string as well.
+    pub fn stored_in(storage: Storage) -> Self {
+        Self { enrolment: None, storage, interval: Duration::from_secs(5), seed: 1, time_scale: 60, agent: Config::DEFAULT }
+    }
+
+    /// A device that enrols and keeps its identity in memory only.
+    pub fn enrolling(enrolment: EnrolmentString) -> Self {
+        Self { enrolment: Some(enrolment), ..Self::stored_in(Storage::memory()) }
+    }
+}
+
+/// Runs a device until it is asked to stop, is revoked, or cannot become a device of this home.
+pub(crate) async fn run(options: DeviceOptions, orders: Orders, mut reporter: Reporter, starting: Arc<Semaphore>) {
+    let stopping = orders.stopping();
+    let DeviceOptions { enrolment, storage, interval, seed, time_scale, agent } = options;
+    let mut host = Host::new(storage);
+    let mut workspace = Box::new(Workspace::new());
+
+    let started = tokio::select! {
+        started = start(&mut host, enrolment.as_ref(), &mut workspace, &mut reporter, &starting) => started,
+        () = stopping => return reporter.report(SimEventKind::Stopped { failure: None }),
+    };
+    let (enrolled, permit) = match started {
+        Ok(started) => started,
+        Err(failure) => return reporter.report(SimEventKind::Stopped { failure: Some(failure) }),
+    };
+    let Enrolled { identity, clock } = enrolled;
+    let mut thermostat = SimulatedThermostat::new(seed, interval, time_scale, orders, reporter, permit);
+    let mut agent = Agent::with_clock(identity, agent, clock);
+    let ended = agent.run(&mut host, &mut thermostat, &mut workspace).await;
+    thermostat.reporter().report(SimEventKind::Stopped {
+        failure: match ended {
+            Ended::Left(_) => None,
+            Ended::Revoked => Some("the hub revoked this device; its owner can add it anew".to_owned()),
+        },
+    });
+}
+
+/// Waits for this device's turn, then takes its identity from storage or enrols.
+async fn start(
+    host: &mut Host,
+    enrolment: Option<&EnrolmentString>,
+    workspace: &mut Workspace,
+    reporter: &mut Reporter,
+    starting: &Arc<Semaphore>,
+) -> Result<(Enrolled, Option<OwnedSemaphorePermit>), String> {
+    // Nobody closes the semaphore; without a permit the device would only start sooner.
+    let permit = Arc::clone(starting).acquire_owned().await.ok();
+    let stored = Identity::load(host).map_err(|error| EnrolError::Identity(error).to_string())?;
+    let enrolled = match (stored, enrolment) {
+        (Some(identity), _) => Enrolled { identity, clock: hearthkey_agent::Clock::unset() },
+        (None, Some(enrolment)) => enrol_with_patience(host, enrolment, workspace, reporter).await?,
+        (None, None) => {
+            return Err(
+                "not enrolled: give it an enrolment string of `hearthkey device add NAME --profile thermostat`".to_owned()
+            );
+        }
+    };
+    reporter.identify(enrolled.identity.client_id());
+    Ok((enrolled, permit))
+}
+
+/// Enrols, trying again while the hub cannot be reached: the same string is good until it is used.
+async fn enrol_with_patience(
+    host: &mut Host,
+    string: &EnrolmentString,
+    workspace: &mut Workspace,
+    reporter: &mut Reporter,
+) -> Result<Enrolled, String> {
+    let enrolment = Enrolment::parse(string.as_str()).map_err(|error| error.to_string())?;
+    let software = Software { id: SOFTWARE_ID, version: env!("CARGO_PKG_VERSION") };
+    let began = Instant::now();
+    let mut pause = FIRST_RETRY;
+    loop {
+        match enrol(host, &enrolment, software, workspace).await {
+            Ok(enrolled) => {
+                reporter.identify(enrolled.identity.client_id());
+                reporter.report(SimEventKind::Enrolled { took: began.elapsed() });
+                return Ok(enrolled);
+            }
+            Err(error) if may_pass(&error) => {
+                reporter.report(SimEventKind::Disconnected { reason: error.to_string() });
+                tokio::time::sleep(pause).await;
+                pause = (pause * 2).min(LONGEST_RETRY);
+            }
+            Err(error) => return Err(error.to_string()),
+        }
+    }
+}
+
+/// Whether the same attempt may succeed later.
+fn may_pass(error: &EnrolError) -> bool {
+    const TOO_MANY_REQUESTS: u16 = 429;
+    match error {
+        EnrolError::Connect(ConnectFailed::HostNotFound) => false,
+        EnrolError::Connect(ConnectFailed::Refused | ConnectFailed::Unreachable | ConnectFailed::NoResources) => true,
+        EnrolError::TimedOut => true,
+        EnrolError::Tls(error) => connection_broke(error),
+        EnrolError::Refused(Refusal { status, .. }) => *status == TOO_MANY_REQUESTS || *status >= 500,
+        EnrolError::String(_)
+        | EnrolError::AlreadyEnrolled
+        | EnrolError::Identity(_)
+        | EnrolError::Software
+        | EnrolError::Http(_)
+        | EnrolError::BadRegistration => false,
+    }
+}
+
+/// A hub that stops in the middle is no stranger; a server that cannot prove to be the hub is.
+pub(crate) fn connection_broke(error: &hearthkey_agent::tls::TlsError) -> bool {
+    use hearthkey_agent::tls::TlsError;
+    match error {
+        TlsError::Io(_) | TlsError::Closed => true,
+        TlsError::Refused(_) | TlsError::Record(_) | TlsError::Handshake | TlsError::Engine => false,
+    }
+}
