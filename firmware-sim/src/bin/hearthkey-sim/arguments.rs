@@ -1,0 +1,184 @@
+//! The command line of `hearthkey-sim`. Parses and explains; does nothing.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::builder::styling::{AnsiColor, Styles};
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+const STYLES: Styles = Styles::styled()
+    .header(AnsiColor::Yellow.on_default().bold())
+    .usage(AnsiColor::Yellow.on_default().bold())
+    .literal(AnsiColor::Green.on_default())
+    .placeholder(AnsiColor::Cyan.on_default());
+
+/// Simulated thermostats that run the real Hearthkey agent
+///
+/// Each has its own key, enrols with a one-time enrolment string, opens one MQTT session over TLS, reports its
+/// temperature and obeys commands. The room is simulated; everything between the device and the hub is real.
+#[derive(Debug, Parser)]
+#[command(version, styles = STYLES, max_term_width = 100, after_help = EXAMPLES)]
+pub(crate) struct Arguments {
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+const EXAMPLES: &str = "\
+Examples:
+  hearthkey device add lamp --profile thermostat       prints an enrolment string
+  hearthkey-sim device --enrol - --storage ./lamp      reads it from standard input
+  hearthkey-sim device --storage ./lamp                runs the same device again
+  hearthkey-sim fleet --devices 100 --enrol strings.txt --for 1m -o json";
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Run one thermostat and print what happens to it
+    Device(DeviceArguments),
+    /// Run many thermostats and sum up how the hub served them
+    Fleet(FleetArguments),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct DeviceArguments {
+    /// The enrolment string, or - to read it from standard input
+    ///
+    /// Other users of this machine can see arguments: prefer - or the environment. Needed once; a device with
+    /// --storage keeps its identity and starts without it from then on.
+    #[arg(long, value_name = "STRING", env = "HEARTHKEY_ENROL", hide_env_values = true)]
+    pub(crate) enrol: Option<String>,
+
+    /// Keep key and enrolment in this directory (made with mode 0700); without it they are gone with the process
+    #[arg(long, value_name = "DIR")]
+    pub(crate) storage: Option<PathBuf>,
+
+    #[command(flatten)]
+    pub(crate) run: RunArguments,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct FleetArguments {
+    /// How many thermostats; with --enrol, at most as many as the file has strings (default: all of them)
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=MAX_DEVICES))]
+    pub(crate) devices: Option<u32>,
+
+    /// A file with one enrolment string per line, or - for standard input
+    #[arg(long, value_name = "FILE", required_unless_present_any = ["hub", "storage"], conflicts_with = "hub")]
+    pub(crate) enrol: Option<PathBuf>,
+
+    /// Add the devices at this hub first, for example https://localhost:8443
+    #[arg(long, value_name = "URL", requires = "owner_token_file", requires = "ca", requires = "devices")]
+    pub(crate) hub: Option<String>,
+
+    /// A file that holds the owner's access token, readable by its owner only
+    #[arg(long, value_name = "FILE", requires = "hub")]
+    pub(crate) owner_token_file: Option<PathBuf>,
+
+    /// The home CA certificate of the hub (PEM)
+    #[arg(long, value_name = "FILE", requires = "hub")]
+    pub(crate) ca: Option<PathBuf>,
+
+    /// Profile of the devices to add
+    #[arg(long, value_name = "PROFILE", default_value = "thermostat", requires = "hub")]
+    pub(crate) profile: String,
+
+    /// The devices to add are called PREFIX-1, PREFIX-2 and so on
+    #[arg(long, value_name = "PREFIX", default_value = "sim", requires = "hub")]
+    pub(crate) prefix: String,
+
+    /// Keep each device's identity in a directory below this one; devices kept there run again without enrolment
+    #[arg(long, value_name = "DIR")]
+    pub(crate) storage: Option<PathBuf>,
+
+    /// Threads that the devices share (default: one per processor)
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=64))]
+    pub(crate) threads: Option<u32>,
+
+    #[command(flatten)]
+    pub(crate) run: RunArguments,
+}
+
+/// Each device holds a socket and some 20 KB; more than this wants several machines.
+const MAX_DEVICES: i64 = 20_000;
+
+#[derive(Debug, Args)]
+pub(crate) struct RunArguments {
+    /// Time between two reports of a device, such as 5s, 500ms or 1m
+    #[arg(long, value_name = "DURATION", default_value = "5s", value_parser = interval)]
+    pub(crate) interval: Duration,
+
+    /// Stop after this time; without it, run until Ctrl-C
+    #[arg(long = "for", value_name = "DURATION", value_parser = humantime::parse_duration)]
+    pub(crate) run_for: Option<Duration>,
+
+    /// Draw rooms and weather from this number: the same seed is the same home
+    #[arg(long, value_name = "NUMBER", default_value_t = 1)]
+    pub(crate) seed: u64,
+
+    /// How many seconds pass in a room per second
+    #[arg(long, value_name = "FACTOR", default_value_t = 60, value_parser = clap::value_parser!(u32).range(1..=3600))]
+    pub(crate) time_scale: u32,
+
+    /// Output format
+    #[arg(short, long, value_name = "FORMAT", value_enum, default_value_t = Output::Text)]
+    pub(crate) output: Output,
+}
+
+/// How results are printed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Output {
+    /// For people.
+    Text,
+    /// For scripts: one JSON object per line.
+    Json,
+}
+
+fn interval(text: &str) -> Result<Duration, String> {
+    const SHORTEST: Duration = Duration::from_millis(10);
+    let interval = humantime::parse_duration(text).map_err(|error| error.to_string())?;
+    if interval < SHORTEST {
+        return Err("at least 10ms".to_owned());
+    }
+    Ok(interval)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+    use clap::error::ErrorKind;
+
+    fn refusal(line: &str) -> ErrorKind {
+        Arguments::try_parse_from(line.split(' ')).expect_err(line).kind()
+    }
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Arguments::command().debug_assert();
+    }
+
+    #[test]
+    fn a_fleet_says_where_its_devices_come_from() {
+        assert_eq!(refusal("hearthkey-sim fleet --devices 3"), ErrorKind::MissingRequiredArgument);
+        assert_eq!(refusal("hearthkey-sim fleet --devices 3 --hub https://localhost:8443"), ErrorKind::MissingRequiredArgument);
+        assert_eq!(
+            refusal("hearthkey-sim fleet --hub https://h --owner-token-file t --ca c --enrol f --devices 3"),
+            ErrorKind::ArgumentConflict
+        );
+        Arguments::try_parse_from("hearthkey-sim fleet --enrol strings.txt".split(' ')).expect("all strings");
+        Arguments::try_parse_from("hearthkey-sim fleet --storage dir".split(' ')).expect("kept devices");
+    }
+
+    #[test]
+    fn numbers_out_of_bounds_are_refused() {
+        for line in [
+            "hearthkey-sim fleet --devices 0 --enrol f",
+            "hearthkey-sim fleet --devices 20001 --enrol f",
+            "hearthkey-sim device --interval 1ms",
+            "hearthkey-sim device --interval soon",
+            "hearthkey-sim device --time-scale 0",
+        ] {
+            let kind = refusal(line);
+            assert!(matches!(kind, ErrorKind::ValueValidation | ErrorKind::InvalidValue), "{line}: {kind:?}");
+        }
+    }
+}

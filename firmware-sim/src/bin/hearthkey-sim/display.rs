@@ -1,0 +1,145 @@
+//! How events and summaries look on a terminal and to a script. The one place that writes to standard output.
+
+use std::io::{self, Write};
+
+use anstyle::{AnsiColor, Style};
+use comfy_table::{CellAlignment, Table, presets};
+use hearthkey_sim::{Latency, SimEvent, SimEventKind, Summary};
+
+use crate::arguments::Output;
+
+const GOOD: Style = AnsiColor::Green.on_default();
+const BAD: Style = AnsiColor::Red.on_default();
+const QUIET: Style = Style::new().dimmed();
+
+/// Prints one event as a line of text, or as one JSON object.
+///
+/// # Errors
+/// When standard output is closed: the reader has seen enough.
+pub(crate) fn print_event(event: &SimEvent, output: Output) -> io::Result<()> {
+    let mut stdout = anstream::stdout().lock();
+    match output {
+        Output::Json => writeln!(stdout, "{}", serde_json::to_string(event)?),
+        Output::Text => {
+            let device = event.device.as_deref().unwrap_or("device");
+            writeln!(stdout, "{device}  {}", in_words(&event.kind))
+        }
+    }
+}
+
+/// Prints what a fleet did as a table, or as one JSON object.
+///
+/// # Errors
+/// When standard output is closed.
+pub(crate) fn print_summary(summary: &Summary, output: Output) -> io::Result<()> {
+    let mut stdout = anstream::stdout().lock();
+    match output {
+        Output::Json => writeln!(stdout, "{}", serde_json::to_string(summary)?),
+        Output::Text => writeln!(stdout, "{}\n{}", latencies(summary), counts(summary)),
+    }
+}
+
+/// Writes a remark to standard error: it is not part of the result.
+pub(crate) fn remark(text: &str) {
+    // Nobody is left to tell when standard error is closed.
+    let _ = writeln!(anstream::stderr().lock(), "{text}");
+}
+
+fn in_words(event: &SimEventKind) -> String {
+    let milliseconds = |took: &std::time::Duration| format!("{:.0} ms", took.as_secs_f64() * 1e3);
+    match event {
+        SimEventKind::Enrolled { took } => format!("{GOOD}enrolled{GOOD:#} in {}", milliseconds(took)),
+        SimEventKind::Connected { took } => format!("{GOOD}connected{GOOD:#} in {}", milliseconds(took)),
+        SimEventKind::Acknowledged { topic, payload, took } => {
+            format!("{topic} {payload} {QUIET}acknowledged in {}{QUIET:#}", milliseconds(took))
+        }
+        SimEventKind::Refused { topic, code, reason } => {
+            format!("{topic} {BAD}refused{BAD:#}: {reason} {QUIET}(0x{code:02X}){QUIET:#}")
+        }
+        SimEventKind::Command { name, id, rejected } => {
+            let (name, id) = (name.as_deref().unwrap_or("unknown"), id.as_deref().unwrap_or("without id"));
+            let outcome = match rejected {
+                None => format!("{GOOD}succeeded{GOOD:#}"),
+                Some(reason) => format!("{BAD}rejected{BAD:#}: {reason}"),
+            };
+            format!("command {name} {outcome} {QUIET}({id}){QUIET:#}")
+        }
+        SimEventKind::Renewed => "token renewed".to_owned(),
+        SimEventKind::Disconnected { reason } => format!("{BAD}disconnected{BAD:#}: {reason}"),
+        SimEventKind::Stopped { failure: None } => "stopped".to_owned(),
+        SimEventKind::Stopped { failure: Some(reason) } => format!("{BAD}gave up{BAD:#}: {reason}"),
+        other => format!("{other:?}"),
+    }
+}
+
+fn latencies(summary: &Summary) -> Table {
+    let mut table = plain_table();
+    table.set_header(["", "count", "p50 ms", "p99 ms", "max ms"]);
+    let mut row = |name: &str, latency: Latency| {
+        let digits = |value: f64| format!("{value:.1}");
+        let count = latency.count.to_string();
+        table.add_row([name.to_owned(), count, digits(latency.p50_ms), digits(latency.p99_ms), digits(latency.max_ms)]);
+    };
+    row("enrol", summary.enrol);
+    row("connect", summary.connect);
+    row("publish to ack", summary.publish);
+    for column in table.column_iter_mut().skip(1) {
+        column.set_cell_alignment(CellAlignment::Right);
+    }
+    table
+}
+
+fn counts(summary: &Summary) -> Table {
+    let mut table = plain_table();
+    let mut row = |name: String, value: u64| {
+        table.add_row([name, value.to_string()]);
+    };
+    row("devices".to_owned(), summary.devices as u64);
+    row("had a session".to_owned(), summary.reached);
+    row("publishes acknowledged".to_owned(), summary.acknowledged);
+    row("publishes refused".to_owned(), summary.refused);
+    row("commands succeeded".to_owned(), summary.commands_succeeded);
+    row("commands rejected".to_owned(), summary.commands_rejected);
+    row("tokens renewed".to_owned(), summary.renewed);
+    for (reason, count) in &summary.disconnected_by_reason {
+        row(format!("disconnected: {reason}"), *count);
+    }
+    for (reason, count) in &summary.failed_by_reason {
+        row(format!("gave up: {reason}"), *count);
+    }
+    if let Some(column) = table.column_mut(1) {
+        column.set_cell_alignment(CellAlignment::Right);
+    }
+    table
+}
+
+fn plain_table() -> Table {
+    let mut table = Table::new();
+    table.load_style(presets::NOTHING);
+    table
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_refusal_says_the_topic_the_reason_and_the_code() {
+        let words = in_words(&SimEventKind::Refused {
+            topic: "dev/lamp-2/state".to_owned(),
+            code: 0x87,
+            reason: "not authorized".to_owned(),
+        });
+        let plain = anstream::adapter::strip_str(&words).to_string();
+        assert_eq!(plain, "dev/lamp-2/state refused: not authorized (0x87)");
+    }
+
+    #[test]
+    fn the_summary_names_every_reason() {
+        let mut summary = Summary::default();
+        summary.disconnected_by_reason.insert("revoked".to_owned(), 3);
+        let table = counts(&summary).to_string();
+        let line = table.lines().find(|line| line.contains("disconnected: revoked")).expect("listed");
+        assert!(line.trim_end().ends_with('3'), "{line}");
+    }
+}
