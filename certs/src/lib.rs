@@ -1,8 +1,8 @@
 //! The home CA: the one root that every device of a home trusts, the hub's server certificate under it,
 //! and device certificates for peers that speak only mutual TLS.
 //!
-//! Owns what each certificate contains ([`authority`]), the names of a hub ([`names`]), public keys of devices
-//! ([`device`]) and the CA's two files ([`files`]). Refuses to know TLS, HTTP, the registry and the clock: time and
+//! Owns what each certificate contains ([`HomeCa`]), the names of a hub ([`HubNames`]), public keys of devices
+//! ([`DevicePublicKey`]) and the CA's two files. Refuses to know TLS, HTTP, the registry and the clock: time and
 //! serial numbers are arguments; only key generation draws its own randomness, inside rcgen.
 
 mod authority;

@@ -35,7 +35,7 @@ pub(crate) fn print_summary(summary: &Summary, output: Output) -> io::Result<()>
     let mut stdout = anstream::stdout().lock();
     match output {
         Output::Json => writeln!(stdout, "{}", serde_json::to_string(summary)?),
-        Output::Text => writeln!(stdout, "{}\n{}", latencies(summary), counts(summary)),
+        Output::Text => writeln!(stdout, "{}\n{}{}", latencies(summary), counts(summary), reasons(summary)),
     }
 }
 
@@ -76,7 +76,7 @@ fn latencies(summary: &Summary) -> Table {
     let mut table = plain_table();
     table.set_header(["", "count", "p50 ms", "p99 ms", "max ms"]);
     let mut row = |name: &str, latency: Latency| {
-        let digits = |value: f64| format!("{value:.1}");
+        let digits = |value: f64| if latency.count == 0 { "-".to_owned() } else { format!("{value:.1}") };
         let count = latency.count.to_string();
         table.add_row([name.to_owned(), count, digits(latency.p50_ms), digits(latency.p99_ms), digits(latency.max_ms)]);
     };
@@ -101,16 +101,18 @@ fn counts(summary: &Summary) -> Table {
     row("commands succeeded".to_owned(), summary.commands_succeeded);
     row("commands rejected".to_owned(), summary.commands_rejected);
     row("tokens renewed".to_owned(), summary.renewed);
-    for (reason, count) in &summary.disconnected_by_reason {
-        row(format!("disconnected: {reason}"), *count);
-    }
-    for (reason, count) in &summary.failed_by_reason {
-        row(format!("gave up: {reason}"), *count);
-    }
     if let Some(column) = table.column_mut(1) {
         column.set_cell_alignment(CellAlignment::Right);
     }
     table
+}
+
+/// Why sessions ended and devices gave up: a line each, too long for a table.
+fn reasons(summary: &Summary) -> String {
+    let disconnected = summary.disconnected_by_reason.iter().map(|(reason, count)| (count, "disconnected", reason));
+    let failed = summary.failed_by_reason.iter().map(|(reason, count)| (count, "gave up", reason));
+    let lines = disconnected.chain(failed).map(|(count, what, reason)| format!("\n {count} x {what}: {reason}"));
+    lines.collect()
 }
 
 fn plain_table() -> Table {
@@ -138,8 +140,8 @@ mod tests {
     fn the_summary_names_every_reason() {
         let mut summary = Summary::default();
         summary.disconnected_by_reason.insert("revoked".to_owned(), 3);
-        let table = counts(&summary).to_string();
-        let line = table.lines().find(|line| line.contains("disconnected: revoked")).expect("listed");
-        assert!(line.trim_end().ends_with('3'), "{line}");
+        summary.failed_by_reason.insert("not enrolled".to_owned(), 1);
+        assert_eq!(reasons(&summary), "\n 3 x disconnected: revoked\n 1 x gave up: not enrolled");
+        assert_eq!(reasons(&Summary::default()), "");
     }
 }
