@@ -11,3 +11,4 @@ pub mod hub;
 pub mod mqtt;
 pub mod signing_key;
 pub mod store;
+pub mod tls;
