@@ -11,4 +11,5 @@ pub mod hub;
 pub mod mqtt;
 pub mod signing_key;
 pub mod store;
+pub mod throttle;
 pub mod tls;
