@@ -7,6 +7,7 @@ pub mod data_dir;
 pub mod enrolment_string;
 pub mod entropy;
 pub mod gate;
+pub mod http;
 pub mod hub;
 pub mod mqtt;
 pub mod signing_key;

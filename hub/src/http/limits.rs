@@ -1,0 +1,53 @@
+//! Every bound of the HTTP side, in one place, each with its reason. What happens at a bound stands where it is checked.
+
+use std::time::Duration;
+
+/// Most connections in all: a home has fewer than 500 devices, and each asks seldom; owners' programs come on top.
+/// At the bound the connection that has waited longest for its peer is closed.
+pub const MAX_CONNECTIONS: usize = 1_024;
+/// Most connections of one source, so that one worm-ridden camera does not use up what all share. Same consequence.
+pub const MAX_CONNECTIONS_PER_SOURCE: usize = 512;
+/// How long a TLS handshake may take: on a Cortex-M4 it takes about two seconds.
+pub const TLS_HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(15);
+/// How long the header of a request may take, from its first byte or from the answer before: a header is one packet.
+pub const HEADER_TIMEOUT: Duration = Duration::from_secs(15);
+/// How long the body of a request may take: it has at most [`MAX_API_BODY_BYTES`].
+pub const BODY_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long a connection may stay without a request: longer than the pause between two clicks.
+pub const IDLE_TIMEOUT: Duration = Duration::from_secs(60);
+/// How long a connection that is asked to end may take for the answers under way.
+pub const SHUTDOWN_GRACE: Duration = Duration::from_secs(5);
+/// Largest header of a request, in bytes: an access token has under 1 KB. Beyond it the answer is 431.
+pub const MAX_HEADER_BYTES: usize = 16 * 1024;
+/// Most fields in the header of a request: browsers send about 20. Beyond it the answer is 431.
+pub const MAX_HEADER_FIELDS: usize = 64;
+/// Most requests at once on one HTTP/2 connection: a page with all its parts.
+pub const MAX_HTTP2_STREAMS: u32 = 16;
+/// Largest body of a registration, in bytes (docs/protocol.md); that of the token endpoint is the core's to say.
+pub const MAX_REGISTRATION_BYTES: usize = 4_096;
+/// Largest body of an API request, in bytes: the largest is a profile, under 4 KB.
+pub const MAX_API_BODY_BYTES: usize = 16 * 1024;
+/// Most decisions that wait for the disk at once: a group commit takes them together, more only wait longer.
+pub const MAX_CONCURRENT_DECISIONS: usize = 256;
+/// How long a request waits for its turn to decide; then the answer is 503.
+pub const DECISION_WAIT: Duration = Duration::from_secs(5);
+/// What a peer is told to wait when the hub is full.
+pub const RETRY_AFTER_FULL: Duration = Duration::from_secs(2);
+/// Most event streams and waiting requests at once: a few owners with a few windows each. Beyond it the answer is 503.
+pub const MAX_STREAMS: usize = 64;
+/// Most event streams and waiting requests of one principal. Beyond it the answer is 429.
+pub const MAX_STREAMS_PER_PRINCIPAL: usize = 16;
+/// How often a silent event stream sends a comment, so that proxies and dead peers show.
+pub const STREAM_HEARTBEAT: Duration = Duration::from_secs(15);
+/// Events that wait for a slow reader of a stream; more are lost and counted.
+pub const MAX_WAITING_EVENTS: usize = 1_024;
+/// How many waiting losses a reader that takes nothing at all may pile up before its stream ends.
+pub const MAX_LOST_EVENTS: u64 = 100_000;
+/// Longest wait for a command's end in one request: proxies cut after 60 s.
+pub const MAX_WAIT: Duration = Duration::from_secs(60);
+/// Most audit entries in one answer.
+pub const MAX_AUDIT_PAGE: usize = 1_000;
+/// Longest `X-Request-Id` of a peer that is taken over; another gets one of ours.
+pub const MAX_REQUEST_ID_BYTES: usize = 64;
+/// Longest `software_id` and `software_version` together, in characters.
+pub const MAX_SOFTWARE_CHARACTERS: usize = 128;

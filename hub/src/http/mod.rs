@@ -1,0 +1,87 @@
+//! The HTTP side of the hub: OAuth endpoints, the API of owners and their programs, health.
+//!
+//! Owns how requests come in and answers go out: connections, limits, error documents, event streams. Every decision is the
+//! hub's; nothing here knows how a device is kept or a token made.
+
+mod connection;
+mod door;
+pub mod limits;
+mod oauth;
+mod problem;
+mod request;
+
+pub use connection::Transport;
+
+use crate::{hub::Hub, throttle::Throttle};
+use axum::{Router, middleware, routing};
+use std::{io, sync::Arc};
+use tokio::{
+    net::TcpListener,
+    sync::{Semaphore, SemaphorePermit, watch},
+    time::timeout,
+};
+
+/// What the HTTP side tells about the hub that the hub itself does not know.
+#[derive(Debug, Clone, Default)]
+pub struct Surroundings {
+    /// The certificate of the home CA, PEM.
+    pub ca_pem: String,
+}
+
+/// What all requests share.
+struct Http {
+    hub: Arc<Hub>,
+    surroundings: Surroundings,
+    stop: watch::Receiver<bool>,
+    decisions: Semaphore,
+    token_failures: Throttle,
+    registration_failures: Throttle,
+}
+
+/// No turn to decide within [`limits::DECISION_WAIT`].
+struct Full;
+
+/// Serves until `stop` says true, then lets the answers under way go out.
+///
+/// # Errors
+/// When the listener is not fit for the transport. No peer can make this return.
+pub async fn serve(
+    hub: Arc<Hub>,
+    surroundings: Surroundings,
+    listener: TcpListener,
+    transport: Transport,
+    stop: watch::Receiver<bool>,
+) -> io::Result<()> {
+    let http = Arc::new(Http {
+        hub,
+        surroundings,
+        stop,
+        decisions: Semaphore::new(limits::MAX_CONCURRENT_DECISIONS),
+        token_failures: Throttle::default(),
+        registration_failures: Throttle::default(),
+    });
+    let router = router(http.clone());
+    connection::listen(http, router, listener, transport).await
+}
+
+fn router(http: Arc<Http>) -> Router {
+    Router::new()
+        .route("/oauth2/token", routing::any(oauth::token))
+        .route("/oauth2/register", routing::any(oauth::register))
+        .route("/oauth2/jwks", routing::get(oauth::jwks))
+        .route("/.well-known/oauth-authorization-server", routing::get(oauth::metadata))
+        .route("/healthz", routing::get(request::alive))
+        .route("/readyz", routing::get(request::ready))
+        .route("/ca.pem", routing::get(request::ca_pem))
+        .fallback(problem::not_found)
+        .method_not_allowed_fallback(problem::method_not_allowed)
+        .layer(middleware::from_fn(request::accompany))
+        .with_state(http)
+}
+
+impl Http {
+    /// Waits for a turn to decide something.
+    async fn turn(&self) -> Result<SemaphorePermit<'_>, Full> {
+        timeout(limits::DECISION_WAIT, self.decisions.acquire()).await.ok().and_then(Result::ok).ok_or(Full)
+    }
+}

@@ -1,0 +1,6 @@
+//! The HTTP side of a real hub: real TLS, a real store in a temporary directory, clients that we did not write.
+
+mod connections;
+mod home;
+mod register;
+mod token;
