@@ -69,11 +69,11 @@ pub(crate) struct FleetArguments {
     #[arg(long, value_name = "URL", requires = "owner_token_file", requires = "ca", requires = "devices")]
     pub(crate) hub: Option<String>,
 
-    /// A file that holds the owner's access token, readable by its owner only
+    /// A file that holds the owner's access token, such as contexts/local.token in the hub's data directory
     #[arg(long, value_name = "FILE", requires = "hub")]
     pub(crate) owner_token_file: Option<PathBuf>,
 
-    /// The home CA certificate of the hub (PEM)
+    /// The home CA certificate of the hub (PEM), such as ca/ca.crt in the hub's data directory
     #[arg(long, value_name = "FILE", requires = "hub")]
     pub(crate) ca: Option<PathBuf>,
 

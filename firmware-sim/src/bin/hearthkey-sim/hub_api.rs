@@ -1,4 +1,4 @@
-//! The two requests that the simulator makes as the home's owner: adding devices. Knows no other API of the hub.
+//! The one request that the simulator makes as the home's owner: adding a device. Knows no other API of the hub.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -44,17 +44,10 @@ struct Added {
     enrolment: String,
 }
 
-/// The hub's errors carry one of these.
+/// An error of the hub's API (RFC 9457).
 #[derive(Default, Deserialize)]
 struct Problem {
-    #[serde(default)]
-    error_description: Option<String>,
-    #[serde(default)]
-    message: Option<String>,
-    #[serde(default)]
     detail: Option<String>,
-    #[serde(default)]
-    error: Option<String>,
 }
 
 impl HubApi {
@@ -96,8 +89,10 @@ impl HubApi {
         }
         if !status.is_success() {
             let problem: Problem = answer.json().await.unwrap_or_default();
-            let reason = problem.error_description.or(problem.message).or(problem.detail).or(problem.error);
-            return Err(HubApiError::Refused { device: device.to_owned(), reason: reason.unwrap_or_else(|| status.to_string()) });
+            return Err(HubApiError::Refused {
+                device: device.to_owned(),
+                reason: problem.detail.unwrap_or_else(|| status.to_string()),
+            });
         }
         let added: Added = answer.json().await.map_err(|error| self.unreachable(&error))?;
         added.enrolment.parse().map_err(|_| HubApiError::NoEnrolment { device: device.to_owned() })
