@@ -136,3 +136,41 @@ fn file_error(path: &Path) -> impl FnOnce(std::io::Error) -> HubApiError + use<>
     let path = path.to_owned();
     move |source| HubApiError::File { path, source }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs::{self, Permissions};
+    use std::os::unix::fs::PermissionsExt;
+
+    fn token_file(content: &str, mode: u32) -> Result<String, String> {
+        let file = tempfile::NamedTempFile::new().expect("a temporary file");
+        fs::write(file.path(), content).expect("writable");
+        fs::set_permissions(file.path(), Permissions::from_mode(mode)).expect("ours");
+        let token = read_token(file.path()).map_err(|error| error.to_string())?;
+        Ok(token.to_string())
+    }
+
+    #[test]
+    fn a_token_is_read_from_a_file_that_only_its_owner_reads() {
+        assert_eq!(token_file("hk_pat_abc_def\n", 0o600).as_deref(), Ok("hk_pat_abc_def"));
+        let refused = token_file("hk_pat_abc_def\n", 0o644).expect_err("others may read it");
+        assert!(refused.contains("chmod 600"), "{refused}");
+        assert!(!refused.contains("hk_pat_abc_def"), "{refused}");
+    }
+
+    #[test]
+    fn what_cannot_stand_in_a_header_is_no_token() {
+        for content in ["", " \n", "two words", "a\r\nHost: elsewhere", "\u{fc}"] {
+            assert!(token_file(content, 0o600).is_err(), "{content:?}");
+        }
+    }
+
+    #[test]
+    fn a_hub_is_asked_over_https_only() {
+        for address in ["", "localhost:8443", "http://localhost:8443", "ftp://hub"] {
+            let refused = HubApi::open(address, Path::new("/nowhere"), Path::new("/nowhere")).err();
+            assert!(matches!(refused, Some(HubApiError::Address(_))), "{address}");
+        }
+    }
+}
