@@ -85,7 +85,7 @@ impl Registry {
     ) -> Result<AuthenticatedClient, OAuthError> {
         let client = match authentication {
             ClientAuthentication::Secret { client_id, client_secret } => {
-                self.authenticate_by_secret(client_id, client_secret, pepper)?
+                self.authenticate_by_secret(client_id, client_secret, pepper, now)?
             }
             ClientAuthentication::Assertion { client_id, assertion } => {
                 self.authenticate_by_assertion(*client_id, assertion, audiences, now)?
@@ -147,8 +147,8 @@ impl Registry {
                 Some(Confirmation { jkt: thumbprint.clone() })
             }
             Method::Secret { id } => {
-                let secret =
-                    self.credentials.get(id).ok_or_else(|| OAuthError::client_authentication_failed("the secret is gone"))?;
+                let secret = self.credentials.get(id).filter(|secret| secret.is_usable(now));
+                let secret = secret.ok_or_else(|| OAuthError::client_authentication_failed("the secret is gone"))?;
                 // First use of a newer secret begins the retirement of those before it.
                 for older in self.client_secrets(&client.id) {
                     let before = (older.created_at, &older.id) < (secret.created_at, &secret.id);
@@ -189,7 +189,13 @@ impl Registry {
         }
     }
 
-    fn authenticate_by_secret(&self, client_id: &str, secret: &str, pepper: &Pepper) -> Result<AuthenticatedClient, OAuthError> {
+    fn authenticate_by_secret(
+        &self,
+        client_id: &str,
+        secret: &str,
+        pepper: &Pepper,
+        now: UnixTime,
+    ) -> Result<AuthenticatedClient, OAuthError> {
         let failed = |evidence: &str| OAuthError::client_authentication_failed(evidence);
         let presented = PresentedCredential::parse(secret).map_err(|why| failed(&why.to_string()))?;
         let subject = DeviceId::parse(client_id).ok().map(Principal::Device);
@@ -197,6 +203,7 @@ impl Registry {
             record.kind == CredentialKind::ClientSecret
                 && presented.kind == record.kind
                 && Some(&record.subject) == subject.as_ref()
+                && record.is_usable(now)
         });
         let fits = presented.hash(pepper) == *record.map_or(&SecretHash::OF_NOTHING, |record| &record.hash);
         match (record, subject) {

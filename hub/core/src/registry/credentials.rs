@@ -37,6 +37,14 @@ pub struct CredentialRecord {
     pub expires_at: Option<UnixTime>,
 }
 
+impl CredentialRecord {
+    /// Whether it has not run out at `now`.
+    #[must_use]
+    pub fn is_usable(&self, now: UnixTime) -> bool {
+        self.expires_at.is_none_or(|expires_at| now < expires_at)
+    }
+}
+
 impl Registry {
     /// Who a presented credential speaks for. Whether it is still good is for [`Registry::judge`] to say.
     /// Client secrets are for the token endpoint only and are not accepted here.

@@ -32,7 +32,6 @@ fn using_the_new_key_again_does_not_lengthen_the_old_ones_grace() {
 }
 
 #[test]
-#[ignore = "finds a bug"]
 fn the_old_secret_works_until_the_new_one_is_used_and_for_an_hour_after() {
     let mut world = World::new();
     let old = world.add_with_secret("plug", "switch").expect("a free name");
