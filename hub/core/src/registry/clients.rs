@@ -1,6 +1,6 @@
 //! Clients at the token endpoint: proving who they are, getting an access token.
 
-use super::{Change, Context, DeviceRecord, DeviceStatus, Registry};
+use super::{Change, ClientKey, Context, CredentialRecord, DeviceRecord, DeviceStatus, Draft, Registry};
 use crate::{
     DeviceId, Seconds, UnixTime,
     claims::{AccessTokenClaims, AssertionClaims, Confirmation},
@@ -135,8 +135,9 @@ impl Registry {
                     return Err(OAuthError::new(ErrorCode::SlowDown, "too many token requests; use the token that you have"));
                 }
                 draft.put(Table::UsedAssertion, used_assertion_key(&client.id, jti), remembered_until);
-                if let Some(device) = device_after_first_use(device, thumbprint, now) {
+                if let Some((device, added_at)) = device_after_first_use(device, thumbprint, now) {
                     draft.put(Table::Device, device.id.as_str(), &device);
+                    self.retire_secrets_before(added_at, &client.id, &mut draft);
                     // The answer to the registration has arrived, as the key is in use: the code is spent.
                     for (hash, record) in &self.enrolments_by_code_hash {
                         if record.device == client.id && record.used_by.as_ref() == Some(thumbprint) {
@@ -149,13 +150,14 @@ impl Registry {
             Method::Secret { id } => {
                 let secret = self.credentials.get(id).filter(|secret| secret.is_usable(now));
                 let secret = secret.ok_or_else(|| OAuthError::client_authentication_failed("the secret is gone"))?;
-                // First use of a newer secret begins the retirement of those before it.
-                for older in self.client_secrets(&client.id) {
-                    let before = (older.created_at, &older.id) < (secret.created_at, &secret.id);
-                    if before && older.expires_at.is_none() {
-                        let retiring = super::CredentialRecord { expires_at: Some(now.plus(ROTATION_GRACE)), ..older.clone() };
-                        draft.put(Table::Credential, retiring.id.as_bytes(), &retiring);
+                self.retire_secrets_before(secret.created_at, &client.id, &mut draft);
+                let retires = |key: &ClientKey| key.added_at < secret.created_at && key.retires_at.is_none();
+                if device.keys.iter().any(retires) {
+                    let mut device = device.clone();
+                    for key in device.keys.iter_mut().filter(|key| retires(key)) {
+                        key.retires_at = Some(now.plus(ROTATION_GRACE));
                     }
+                    draft.put(Table::Device, device.id.as_str(), &device);
                 }
                 None
             }
@@ -175,6 +177,14 @@ impl Registry {
         };
         draft.audit(&Principal::Device(client.id.clone()), "token.issue", format!("access token {}", claims.jti));
         Ok(draft.finish(IssuedToken { claims, expires_in: lifetime }))
+    }
+
+    /// A newer key or secret was used: begins the grace period of the secrets before it, where it has not begun.
+    fn retire_secrets_before(&self, newer: UnixTime, id: &DeviceId, draft: &mut Draft<'_>) {
+        for older in self.client_secrets(id).filter(|secret| secret.created_at < newer && secret.expires_at.is_none()) {
+            let retiring = CredentialRecord { expires_at: Some(draft.context.now.plus(ROTATION_GRACE)), ..older.clone() };
+            draft.put(Table::Credential, retiring.id.as_bytes(), &retiring);
+        }
     }
 
     fn client_in_good_standing(&self, id: &DeviceId) -> Result<&DeviceRecord, OAuthError> {
@@ -232,7 +242,7 @@ impl Registry {
         let id = DeviceId::parse(&claims.iss).ok();
         let device = id.as_ref().and_then(|id| self.devices.get(id));
         let kid = jwt.header().kid.as_deref();
-        let named = |key: &&super::ClientKey| kid.is_none_or(|kid| *key.thumbprint == *kid);
+        let named = |key: &&ClientKey| kid.is_none_or(|kid| *key.thumbprint == *kid);
         let verified = match device {
             Some(device) => device.usable_keys(now).filter(named).find_map(|key| {
                 jwt.verify::<AssertionClaims>(&key.public_key)
@@ -282,8 +292,9 @@ fn requested_scope(request: &TokenRequest, allowed: &Scope) -> Result<Scope, OAu
     }
 }
 
-/// The record after a key's first use: the keys before it get their grace period. `None` if it was used before.
-fn device_after_first_use(device: &DeviceRecord, thumbprint: &str, now: UnixTime) -> Option<DeviceRecord> {
+/// The record after a key's first use, and when that key was added: the keys before it get their grace period. `None` if it
+/// was used before.
+fn device_after_first_use(device: &DeviceRecord, thumbprint: &str, now: UnixTime) -> Option<(DeviceRecord, UnixTime)> {
     let used = device.keys.iter().position(|key| *key.thumbprint == *thumbprint && key.first_used_at.is_none())?;
     let mut device = device.clone();
     for (place, key) in device.keys.iter_mut().enumerate() {
@@ -293,7 +304,8 @@ fn device_after_first_use(device: &DeviceRecord, thumbprint: &str, now: UnixTime
             key.retires_at = Some(now.plus(ROTATION_GRACE));
         }
     }
-    Some(device)
+    let added_at = device.keys[used].added_at;
+    Some((device, added_at))
 }
 
 /// The generator of P-256 as a public key: its private key is 1, and no client has it.

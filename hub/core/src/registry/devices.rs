@@ -2,7 +2,7 @@
 
 use super::{Change, Context, Draft, ManageDevices, Registry, UserPermit};
 use crate::{
-    DeviceId, UnixTime,
+    DeviceId, Seconds, UnixTime,
     jwt::PublicKey,
     limits::{ENROLMENT_CODE_LIFETIME, MAX_CHILDREN, MAX_DEVICES, MAX_KEYS_PER_CLIENT, MAX_SECRETS_PER_CLIENT},
     profile::ProfileName,
@@ -328,7 +328,8 @@ impl Registry {
             return Err(RegistrationRefused::KeyInUse);
         }
         let mut device = device.clone();
-        let answer = registered(context.now);
+        let added_at = self.time_of_next_credential(&device, context.now);
+        let answer = registered(added_at);
         device.keys.retain(|key| key.retires_at.is_none_or(|retires| context.now < retires));
         if device.keys.len() >= MAX_KEYS_PER_CLIENT {
             // The key that was used last stays; of the others the oldest goes.
@@ -338,7 +339,7 @@ impl Registry {
         device.keys.push(ClientKey {
             thumbprint: thumbprint.clone(),
             public_key: request.public_key.clone(),
-            added_at: context.now,
+            added_at,
             first_used_at: None,
             retires_at: None,
         });
@@ -362,6 +363,14 @@ impl Registry {
     pub(super) fn client_secrets(&self, id: &DeviceId) -> impl Iterator<Item = &super::CredentialRecord> {
         let subject = Principal::Device(id.clone());
         self.credentials.values().filter(move |record| record.kind == CredentialKind::ClientSecret && record.subject == subject)
+    }
+
+    /// When a new key or secret of a client is said to be made: later than each one before it, whatever the clock does,
+    /// because that order decides which of them retires the others.
+    fn time_of_next_credential(&self, device: &DeviceRecord, now: UnixTime) -> UnixTime {
+        let keys = device.keys.iter().map(|key| key.added_at);
+        let secrets = self.client_secrets(&device.id).map(|secret| secret.created_at);
+        keys.chain(secrets).max().map_or(now, |last| now.max(last.plus(Seconds(1))))
     }
 
     fn set_status(
@@ -407,6 +416,7 @@ impl Registry {
                     device.status = DeviceStatus::Active;
                     device.enrolled_at = Some(now);
                 }
+                let created_at = self.time_of_next_credential(&device, now);
                 let secret = super::CredentialRecord {
                     id,
                     kind: CredentialKind::ClientSecret,
@@ -415,7 +425,7 @@ impl Registry {
                     hash,
                     scope: self.profiles.get(&device.profile).map(crate::profile::Profile::scope).unwrap_or_default(),
                     profile: None,
-                    created_at: now,
+                    created_at,
                     expires_at: None,
                 };
                 draft.put(Table::Credential, secret.id.as_bytes(), &secret);
