@@ -126,6 +126,9 @@ impl Registry {
         let mut draft = self.draft(context);
         let cnf = match &client.method {
             Method::Assertion { thumbprint, jti, remembered_until } => {
+                if !device.usable_keys(now).any(|key| key.thumbprint == *thumbprint) {
+                    return Err(OAuthError::client_authentication_failed("the key is gone"));
+                }
                 if self.used_assertions.contains_key(&(client.id.clone(), jti.clone())) {
                     return Err(OAuthError::client_authentication_failed("the assertion was used before (replay)"));
                 }

@@ -132,7 +132,6 @@ fn a_revoked_device_cannot_be_rotated() {
 }
 
 #[test]
-#[ignore = "finds a bug"]
 fn a_key_retired_between_its_proof_and_its_token_gets_none() {
     let mut world = World::with_devices(&["lamp"]);
     let assertion = world.assertion("lamp", &key("lamp")).sign(&key("lamp"));
