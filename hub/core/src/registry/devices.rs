@@ -158,8 +158,8 @@ pub enum RegistrationRefused {
     /// The device went in the meantime.
     #[error("device {0} was revoked or removed since the code was made")]
     Gone(DeviceId),
-    /// The key belongs to another device already.
-    #[error("the key is registered for another device already")]
+    /// The key belongs to another device, or is the one that a rotation is about to retire.
+    #[error("the key is registered already, for another device or as one that retires")]
     KeyInUse,
 }
 
@@ -321,8 +321,17 @@ impl Registry {
             self.devices.get(&enrolment.device).filter(|device| device.status != DeviceStatus::Revoked).ok_or_else(gone)?;
         let profile = self.profiles.get(&device.profile).ok_or_else(gone)?;
         let registered = |issued_at| Registered { client_id: device.id.clone(), issued_at, scope: profile.scope() };
+        let mut draft = self.draft(context);
+        let used = EnrolmentRecord { used_by: Some(thumbprint.clone()), ..enrolment.clone() };
         if let Some(key) = device.keys.iter().find(|key| key.thumbprint == thumbprint) {
-            return Ok(Change { writes: Vec::new(), answer: registered(key.added_at) });
+            // A rotation replaces the old key; to go on with it would be none.
+            if key.retires_at.is_some() {
+                return Err(RegistrationRefused::KeyInUse);
+            }
+            if enrolment.used_by.is_none() {
+                draft.put(Table::EnrolmentCode, code, &used);
+            }
+            return Ok(draft.finish(registered(key.added_at)));
         }
         if self.devices.values().any(|other| other.keys.iter().any(|key| key.thumbprint == thumbprint)) {
             return Err(RegistrationRefused::KeyInUse);
@@ -337,7 +346,7 @@ impl Registry {
             device.keys.remove(usize::from(in_use == Some(0)));
         }
         device.keys.push(ClientKey {
-            thumbprint: thumbprint.clone(),
+            thumbprint,
             public_key: request.public_key.clone(),
             added_at,
             first_used_at: None,
@@ -348,9 +357,8 @@ impl Registry {
         }
         device.enrolled_at = Some(context.now);
         device.software.clone_from(&request.software);
-        let mut draft = self.draft(context);
         draft.put(Table::Device, device.id.as_str(), &device);
-        draft.put(Table::EnrolmentCode, code, &EnrolmentRecord { used_by: Some(thumbprint), ..enrolment.clone() });
+        draft.put(Table::EnrolmentCode, code, &used);
         draft.audit(&Principal::Device(device.id.clone()), "device.enrol", device.target());
         Ok(draft.finish(answer))
     }
