@@ -157,7 +157,9 @@ impl Registry {
         let Some(profile) = self.profiles.get(&device.profile) else {
             return refused(format!("the profile {} of device {id} is gone", device.profile));
         };
-        let rights = Rights::of_device(profile, &profile.scope(), id, &device.children);
+        let Ok(rights) = self.rights_of_device(device, &profile.scope()) else {
+            return refused(format!("the profile {} of device {id} is gone", device.profile));
+        };
         let (rule, what) = match question {
             Question::Publish(topic) if crate::rights::is_reserved_for_hub(topic) => {
                 return refused(format!("only the hub publishes to {topic}"));
@@ -188,7 +190,10 @@ impl Registry {
 
     pub(super) fn rights_of_device(&self, device: &DeviceRecord, scope: &Scope) -> Result<Rights, EndReason> {
         let profile = self.profiles.get(&device.profile).ok_or(EndReason::PolicyChanged)?;
-        Ok(Rights::of_device(profile, scope, &device.id, &device.children))
+        // The owner cut a child off by its own name: then nobody acts for it either.
+        let cut_off = |child: &DeviceId| self.devices.get(child).is_some_and(|child| device_is_active(child).is_err());
+        let children: Vec<DeviceId> = device.children.iter().filter(|child| !cut_off(child)).cloned().collect();
+        Ok(Rights::of_device(profile, scope, &device.id, &children))
     }
 
     fn rights_of_credential(&self, credential: &CredentialRecord) -> Result<Rights, EndReason> {

@@ -97,7 +97,6 @@ fn a_smaller_scope_means_smaller_rights() {
 }
 
 #[test]
-#[ignore = "finds a bug"]
 fn a_gateway_acts_for_its_children_and_for_a_revoked_child_no_longer() {
     let mut world = World::with_devices(&["leaf"]);
     let code = world.add_with_children("bridge", "gateway", &["leaf", "twig"]).expect("a free name");
