@@ -1,6 +1,6 @@
 //! Commands: asked for by people, numbered, sent once, ended in exactly one way.
 
-use super::{Change, Context, Registry, SendCommands, UserPermit};
+use super::{Change, Context, Draft, Registry, SendCommands, UserPermit};
 use crate::{
     DeviceId, Seconds, UnixTime,
     audit::{AuditDraft, Outcome},
@@ -274,5 +274,21 @@ impl Registry {
             });
         }
         Some(draft.finish(record))
+    }
+}
+
+impl Draft<'_> {
+    /// The hub ends a command that the device will not end.
+    pub(super) fn end_command(&mut self, command: &CommandRecord, state: CommandState, reason: &str) {
+        let command = CommandRecord { state, reason: reason.to_owned(), ..command.clone() };
+        self.put(Table::Command, command_key(&command.device, command.seq), &command);
+        self.audit_entry(AuditDraft {
+            actor: "hub".to_owned(),
+            action: "command.end",
+            target: format!("device {} command {} {}", command.device, command.name, command.id),
+            outcome: Outcome::Failure,
+            reason: format!("{}: {reason}", state.as_str()),
+            count: 1,
+        });
     }
 }

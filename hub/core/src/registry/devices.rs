@@ -1,6 +1,6 @@
 //! The life of a device: added, enrolled, paused, rotated, revoked.
 
-use super::{Change, Context, Draft, ManageDevices, Registry, UserPermit};
+use super::{Change, CommandState, Context, Draft, ManageDevices, Registry, UserPermit};
 use crate::{
     DeviceId, Seconds, UnixTime,
     jwt::PublicKey,
@@ -280,7 +280,7 @@ impl Registry {
         self.set_status(permit, id, "device.enable", status, context)
     }
 
-    /// Cuts a device off for good: its tokens, secrets and codes end, its sessions are cut. Its keys stay on record so that
+    /// Cuts a device off for good: its tokens, secrets, codes and commands end, its sessions are cut. Its keys stay on record so that
     /// it can be told that it is revoked, and for nothing else.
     ///
     /// # Errors
@@ -298,6 +298,9 @@ impl Registry {
         draft.put(Table::Device, device.id.as_str(), &device);
         self.forget_codes_and_secrets(id, &mut draft);
         draft.audit(permit.actor(), "device.revoke", device.target());
+        for command in self.commands_of(id).filter(|command| !command.state.is_final()) {
+            draft.end_command(command, CommandState::Failed, "the device was revoked");
+        }
         Ok(draft.finish(device))
     }
 

@@ -43,11 +43,7 @@ impl Registry {
         }
         let late = self.commands.values().filter(|command| !command.state.is_final() && command.expires_at <= now);
         for command in late.take(MAX_SWEPT_ROWS) {
-            let mut command = command.clone();
-            command.state = CommandState::Expired;
-            draft.put(Table::Command, rows::command_key(&command.device, command.seq), &command);
-            let target = format!("device {} command {} {}", command.device, command.name, command.id);
-            draft.audit_entry(AuditDraft { reason: "expired".to_owned(), ..by_hub("command.end", target, Outcome::Failure) });
+            draft.end_command(command, CommandState::Expired, "nobody took it in time");
         }
         draft.finish(())
     }

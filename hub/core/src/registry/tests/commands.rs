@@ -238,7 +238,6 @@ fn ended_commands_are_remembered_up_to_a_bound() {
 }
 
 #[test]
-#[ignore = "finds a bug"]
 fn revoking_a_device_ends_its_commands() {
     let mut world = World::with_devices(&["lamp"]);
     let mut ids = Vec::new();
