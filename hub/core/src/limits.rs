@@ -50,10 +50,12 @@ pub const MAX_DENIED_TOKENS: usize = 10_000;
 pub const MAX_COMMAND_BYTES: usize = 1_024;
 /// Most commands of one device that wait for an end; a further one is refused.
 pub const MAX_PENDING_COMMANDS_PER_DEVICE: usize = 16;
-/// Most ended commands remembered for one device, so that an owner can ask what became of them.
+/// Most ended commands remembered for one device when a further one is sent, so that an owner can ask what became of them.
 pub const MAX_ENDED_COMMANDS_PER_DEVICE: usize = 16;
 /// Longest time to live of a command.
 pub const MAX_COMMAND_TTL: Seconds = Seconds::days(7);
+/// How long after its time to live a device may work at a command that it took; then the command counts as failed.
+pub const COMMAND_EXECUTION_TIME: Seconds = Seconds::minutes(60);
 /// Most audit records kept; the oldest leave, and the chain's anchor moves on.
 pub const MAX_AUDIT_RECORDS: u64 = 200_000;
 /// Denials of one actor, action and reason within this span become one record, so a flood cannot fill the disk.

@@ -4,7 +4,10 @@ use super::{Change, Context, Draft, Registry, SendCommands, UserPermit};
 use crate::{
     DeviceId, Seconds, UnixTime,
     audit::{AuditDraft, Outcome},
-    limits::{MAX_COMMAND_BYTES, MAX_COMMAND_TTL, MAX_ENDED_COMMANDS_PER_DEVICE, MAX_PENDING_COMMANDS_PER_DEVICE},
+    limits::{
+        COMMAND_EXECUTION_TIME, MAX_COMMAND_BYTES, MAX_COMMAND_TTL, MAX_ENDED_COMMANDS_PER_DEVICE,
+        MAX_PENDING_COMMANDS_PER_DEVICE,
+    },
     profile::CommandName,
     session::Principal,
     write::Table,
@@ -29,7 +32,7 @@ pub struct CommandRecord {
     pub by: String,
     /// When.
     pub created_at: UnixTime,
-    /// After this it is void.
+    /// After this a device does not take it.
     pub expires_at: UnixTime,
     /// What became of it.
     pub state: CommandState,
@@ -158,6 +161,17 @@ impl CommandState {
             Self::Failed => "failed",
             Self::Rejected => "rejected",
             Self::Expired => "expired",
+        }
+    }
+}
+
+impl CommandRecord {
+    /// Whether no end is to be expected any more: it was not taken in its time to live, or taken and not ended long after.
+    pub(super) fn is_overdue(&self, now: UnixTime) -> bool {
+        match self.state {
+            CommandState::Sent => self.expires_at <= now,
+            CommandState::Accepted | CommandState::Executing => self.expires_at.plus(COMMAND_EXECUTION_TIME) <= now,
+            CommandState::Succeeded | CommandState::Failed | CommandState::Rejected | CommandState::Expired => false,
         }
     }
 }

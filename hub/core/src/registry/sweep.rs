@@ -41,9 +41,11 @@ impl Registry {
                 Outcome::Success,
             ));
         }
-        let late = self.commands.values().filter(|command| !command.state.is_final() && command.expires_at <= now);
-        for command in late.take(MAX_SWEPT_ROWS) {
-            draft.end_command(command, CommandState::Expired, "nobody took it in time");
+        for command in self.commands.values().filter(|command| command.is_overdue(now)).take(MAX_SWEPT_ROWS) {
+            match command.state {
+                CommandState::Sent => draft.end_command(command, CommandState::Expired, "nobody took it in time"),
+                _ => draft.end_command(command, CommandState::Failed, "the device told no end"),
+            }
         }
         draft.finish(())
     }
