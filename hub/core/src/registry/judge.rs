@@ -3,7 +3,7 @@
 use super::{CredentialRecord, DeviceRecord, DeviceStatus, Registry, Role};
 use crate::{
     DeviceId, UnixTime,
-    profile::CommandName,
+    profile::{CommandName, Profile},
     rights::{Rights, Rule},
     scope::{PermissionName, Scope},
     session::{Authority, EndReason, Principal, Proof, Standing},
@@ -157,9 +157,7 @@ impl Registry {
         let Some(profile) = self.profiles.get(&device.profile) else {
             return refused(format!("the profile {} of device {id} is gone", device.profile));
         };
-        let Ok(rights) = self.rights_of_device(device, &profile.scope()) else {
-            return refused(format!("the profile {} of device {id} is gone", device.profile));
-        };
+        let rights = self.rights_by_profile(profile, &profile.scope(), device);
         let (rule, what) = match question {
             Question::Publish(topic) if crate::rights::is_reserved_for_hub(topic) => {
                 return refused(format!("only the hub publishes to {topic}"));
@@ -190,10 +188,14 @@ impl Registry {
 
     pub(super) fn rights_of_device(&self, device: &DeviceRecord, scope: &Scope) -> Result<Rights, EndReason> {
         let profile = self.profiles.get(&device.profile).ok_or(EndReason::PolicyChanged)?;
+        Ok(self.rights_by_profile(profile, scope, device))
+    }
+
+    fn rights_by_profile(&self, profile: &Profile, scope: &Scope, device: &DeviceRecord) -> Rights {
         // The owner cut a child off by its own name: then nobody acts for it either.
         let cut_off = |child: &DeviceId| self.devices.get(child).is_some_and(|child| device_is_active(child).is_err());
         let children: Vec<DeviceId> = device.children.iter().filter(|child| !cut_off(child)).cloned().collect();
-        Ok(Rights::of_device(profile, scope, &device.id, &children))
+        Rights::of_device(profile, scope, &device.id, &children)
     }
 
     fn rights_of_credential(&self, credential: &CredentialRecord) -> Result<Rights, EndReason> {
