@@ -10,6 +10,7 @@ pub mod device_id;
 pub mod hex;
 pub mod jwt;
 pub mod limits;
+pub mod network;
 pub mod oauth;
 pub mod profile;
 pub mod registry;

@@ -62,3 +62,27 @@ pub const MAX_AUDIT_RECORDS: u64 = 200_000;
 pub const AUDIT_AGGREGATION: Seconds = Seconds(60);
 /// Most kinds of event that are told apart within such a span; further ones are counted together.
 pub const MAX_AUDIT_KINDS: usize = 256;
+/// Most people of a home.
+pub const MAX_USERS: usize = 64;
+/// Most credentials that a hub keeps: PATs, API keys and client secrets together.
+pub const MAX_CREDENTIALS: usize = 8_192;
+/// Most characters in what a credential is called.
+pub const MAX_CREDENTIAL_NAME: usize = 64;
+/// Most personal access tokens of one user, replaced ones included until they run out.
+pub const MAX_PERSONAL_ACCESS_TOKENS_PER_USER: usize = 64;
+/// Longest life of a personal access token.
+pub const MAX_PERSONAL_ACCESS_TOKEN_LIFETIME: Seconds = Seconds::days(366);
+/// Life of a personal access token whose maker names none.
+pub const PERSONAL_ACCESS_TOKEN_LIFETIME: Seconds = Seconds::days(30);
+/// Most devices that one token is limited to; it must fit into a stored row.
+pub const MAX_DEVICES_PER_TOKEN: usize = 64;
+/// Most API keys of one integration or legacy device.
+pub const MAX_KEYS_PER_HOLDER: usize = 16;
+/// Most networks that one API key is limited to.
+pub const MAX_NETWORKS_PER_KEY: usize = 16;
+/// How exactly the last use of a credential is known: each use would be a write otherwise.
+pub const LAST_USED_RESOLUTION: Seconds = Seconds::minutes(60);
+/// A credential that nobody used for so long is pointed out.
+pub const UNUSED_AFTER: Seconds = Seconds::days(180);
+/// A credential that ends within this is pointed out.
+pub const EXPIRES_SOON: Seconds = Seconds::days(7);

@@ -47,6 +47,9 @@ pub struct Grant {
     /// Commands that the device takes; `*` for any.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub commands: Vec<CommandPattern>,
+    /// Permissions of the HTTP API, for services and integrations: `devices:read`, `commands:send`, `tokens:introspect`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub api: Vec<PermissionName>,
 }
 
 /// A topic filter in which a level may be the variable `${device}`.

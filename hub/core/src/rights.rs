@@ -97,8 +97,8 @@ impl Rights {
 
     /// Rights over given filters by one rule: users and integrations.
     #[must_use]
-    pub fn granting(source: &str, permission: &PermissionName, publish: &[&str], subscribe: &[&str]) -> Self {
-        let granted = |text: &&str| {
+    pub fn granting(source: &str, permission: &PermissionName, publish: &[String], subscribe: &[String]) -> Self {
+        let granted = |text: &String| {
             let filter = TopicFilter::parse(text).ok()?;
             Some(Granted {
                 filter,

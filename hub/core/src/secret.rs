@@ -64,6 +64,16 @@ pub enum InvalidCredential {
 }
 
 impl CredentialKind {
+    /// What people call it.
+    #[must_use]
+    pub const fn words(self) -> &'static str {
+        match self {
+            Self::ClientSecret => "client secret",
+            Self::PersonalAccessToken => "personal access token",
+            Self::ApiKey => "API key",
+        }
+    }
+
     const fn prefix(self) -> &'static str {
         match self {
             Self::ClientSecret => "hk_sec_",

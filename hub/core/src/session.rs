@@ -7,6 +7,9 @@ use std::{fmt, sync::Arc};
 /// The name of a user; the alphabet of a device id.
 pub type UserName = DeviceId;
 
+/// The name of an integration; the alphabet of a device id.
+pub type IntegrationName = DeviceId;
+
 /// The public part of a personal access token, an API key or a client secret: 12 base62 characters, no secret.
 pub type CredentialId = Box<str>;
 
@@ -18,8 +21,8 @@ pub enum Principal {
     Device(DeviceId),
     /// A person, or a script with the person's token.
     User(UserName),
-    /// What holds an API key.
-    Integration(CredentialId),
+    /// What holds an API key: Home Assistant, a script of somebody else's.
+    Integration(IntegrationName),
 }
 
 /// By what a session was opened: enough to decide at any later moment whether it may go on.
@@ -124,7 +127,7 @@ impl fmt::Display for Principal {
         match self {
             Self::Device(id) => write!(f, "device {id}"),
             Self::User(name) => write!(f, "user {name}"),
-            Self::Integration(id) => write!(f, "key {id}"),
+            Self::Integration(name) => write!(f, "integration {name}"),
         }
     }
 }

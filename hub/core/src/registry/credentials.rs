@@ -1,16 +1,24 @@
 //! Personal access tokens, API keys and client secrets: kept as keyed hashes under their public id.
 
-use super::{Change, Context, ManageProfiles, Registry, Role, UserPermit, UserRecord};
+use super::{
+    Change, Context, DeviceStatus, Draft, ManageCredentials, ManageOwnCredentials, ManageProfiles, Permission, Registry, Role,
+    UserPermit, UserRecord,
+};
 use crate::{
-    UnixTime,
-    limits::MAX_PROFILES,
+    DeviceId, Seconds, UnixTime,
+    limits::{
+        LAST_USED_RESOLUTION, MAX_CREDENTIAL_NAME, MAX_CREDENTIALS, MAX_DEVICES_PER_TOKEN, MAX_KEYS_PER_HOLDER,
+        MAX_NETWORKS_PER_KEY, MAX_PERSONAL_ACCESS_TOKEN_LIFETIME, MAX_PERSONAL_ACCESS_TOKENS_PER_USER, MAX_PROFILES,
+    },
+    network::Network,
     profile::{Profile, ProfileName},
     scope::Scope,
     secret::{CredentialKind, Pepper, PresentedCredential, SecretHash},
-    session::{Authority, CredentialId, Principal, Proof, UserName},
+    session::{Authority, CredentialId, IntegrationName, Principal, Proof, UserName},
     write::Table,
 };
 use serde::{Deserialize, Serialize};
+use std::net::IpAddr;
 
 /// A credential as it is kept: everything but the secret.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -35,9 +43,158 @@ pub struct CredentialRecord {
     /// When it ends, if it does.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub expires_at: Option<UnixTime>,
+    /// For a user's token: the only devices that it is about; none for all.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub devices: Option<Vec<DeviceId>>,
+    /// For an API key: the networks from which it may be used; empty for any.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub networks: Vec<Network>,
+    /// The first credential of the line that this continues by rotation; itself if it is the first.
+    #[serde(default)]
+    pub family: CredentialId,
+    /// When another took its place. Whoever uses it afterwards found it: the whole family ends.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub replaced_at: Option<UnixTime>,
+    /// When and from where it was last used; not more exact than [`LAST_USED_RESOLUTION`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_used: Option<LastUsed>,
 }
 
+/// The last use of a credential.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LastUsed {
+    /// When.
+    pub at: UnixTime,
+    /// From which address.
+    pub source: String,
+}
+
+/// A personal access token to make.
+#[derive(Debug, Clone)]
+pub struct NewPersonalAccessToken {
+    /// What it is for; 1 to [`MAX_CREDENTIAL_NAME`] characters.
+    pub name: String,
+    /// What it may do; none for all that its maker may.
+    pub scope: Option<Scope>,
+    /// The only devices that it is about; none for all that its maker may.
+    pub devices: Option<Vec<DeviceId>>,
+    /// How long it lives; at most [`MAX_PERSONAL_ACCESS_TOKEN_LIFETIME`].
+    pub lifetime: Seconds,
+}
+
+/// An API key to make.
+#[derive(Debug, Clone)]
+pub struct NewApiKey {
+    /// What it is for; 1 to [`MAX_CREDENTIAL_NAME`] characters.
+    pub name: String,
+    /// For whom.
+    pub holder: KeyHolder,
+    /// How long it lives; none for until it is revoked.
+    pub lifetime: Option<Seconds>,
+    /// From where it may be used; empty for anywhere.
+    pub networks: Vec<Network>,
+}
+
+/// For whom an API key is.
+#[derive(Debug, Clone)]
+pub enum KeyHolder {
+    /// An integration with the rights of a profile, or some of them.
+    Integration {
+        /// What it is called.
+        name: IntegrationName,
+        /// Where its rights come from.
+        profile: ProfileName,
+        /// Which of them; none for all.
+        scope: Option<Scope>,
+    },
+    /// A legacy device that knows a user name and a password.
+    Device(DeviceId),
+}
+
+/// Why a change to credentials is refused.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum CredentialRefused {
+    /// No such credential, or not the asker's to see.
+    #[error("there is no credential {0}; `hearthkey pat list` and `hearthkey key list` show those that you may see")]
+    Unknown(CredentialId),
+    /// A name that says nothing or too much.
+    #[error("a name has 1 to {MAX_CREDENTIAL_NAME} characters")]
+    Name,
+    /// More than the asker may itself.
+    #[error("you can pass on only what you may do yourself: {allowed}")]
+    BeyondOwnRights {
+        /// What the asker may do.
+        allowed: Scope,
+    },
+    /// A device that the asker's token is not about.
+    #[error("your token is limited to other devices than {0}")]
+    OutOfReach(DeviceId),
+    /// A life that is too long or none.
+    #[error("a personal access token lives from 1 s to {max} days", max = MAX_PERSONAL_ACCESS_TOKEN_LIFETIME.0 / 86_400)]
+    Lifetime,
+    /// Personal access tokens belong to people.
+    #[error("only people have personal access tokens; make an API key instead")]
+    NotAPerson,
+    /// No such device.
+    #[error("there is no device {0}; `hearthkey device list` shows all")]
+    UnknownDevice(DeviceId),
+    /// No such profile.
+    #[error("there is no profile {0}; `hearthkey profile list` shows all")]
+    UnknownProfile(ProfileName),
+    /// A scope that the profile does not have.
+    #[error("the profile has these permissions: {0}")]
+    UnknownPermission(Scope),
+    /// It was rotated, rolled or revoked already.
+    #[error("credential {0} was replaced already; use the one that took its place")]
+    Replaced(CredentialId),
+    /// Rotation is for tokens, rolling for keys, and client secrets go with their device.
+    #[error("credential {0} is of another kind; `hearthkey device rotate` is for client secrets")]
+    Kind(CredentialId),
+    /// More than there may be.
+    #[error("{0}")]
+    TooMany(String),
+}
+
+/// The name of the credential that the command line on the hub's machine uses.
+const LOCAL_CONTEXT: &str = "local owner context";
+
 impl CredentialRecord {
+    /// A credential that allows nothing yet and has no end.
+    pub(super) fn new(
+        kind: CredentialKind,
+        subject: Principal,
+        name: &str,
+        (id, hash): (CredentialId, SecretHash),
+        created_at: UnixTime,
+    ) -> Self {
+        Self {
+            family: id.clone(),
+            id,
+            kind,
+            subject,
+            name: name.to_owned(),
+            hash,
+            scope: Scope::default(),
+            profile: None,
+            created_at,
+            expires_at: None,
+            devices: None,
+            networks: Vec::new(),
+            replaced_at: None,
+            last_used: None,
+        }
+    }
+
+    fn successor(&self, (id, hash): (CredentialId, SecretHash), expires_at: Option<UnixTime>, created_at: UnixTime) -> Self {
+        Self { id, hash, expires_at, created_at, last_used: None, ..self.clone() }
+    }
+
+    /// Whether it may be used from an address.
+    #[must_use]
+    pub fn may_come_from(&self, source: IpAddr) -> bool {
+        self.networks.is_empty() || self.networks.iter().any(|network| network.contains(source))
+    }
+
     /// Whether it has not run out at `now`.
     #[must_use]
     pub fn is_usable(&self, now: UnixTime) -> bool {
@@ -58,27 +215,260 @@ impl Registry {
         Some(Authority { principal: record.subject.clone(), proof: Proof::Credential(record.id.clone()) })
     }
 
-    /// The first start of a hub: its owner, and the credential by which the command line on the same machine acts.
+    /// The first start of a hub: its owner, and the credential by which the command line on the same machine acts. Also
+    /// when the file with that credential was lost: then the one before it ends.
     pub fn found(&self, owner: UserName, local: (CredentialId, SecretHash), context: &Context) -> Change<()> {
         let mut draft = self.draft(context);
         let actor = Principal::User(owner.clone());
-        let user = UserRecord { name: owner.clone(), role: Role::Owner, created_at: context.now };
-        draft.put(Table::User, owner.as_str(), &user);
-        draft.audit(&actor, "user.create", &actor);
+        if !self.users.contains_key(&owner) {
+            let user = UserRecord { name: owner.clone(), role: Role::Owner, created_at: context.now, password: None };
+            draft.put(Table::User, owner.as_str(), &user);
+            draft.audit(&actor, "user.create", &actor);
+        }
+        for earlier in self.credentials.values().filter(|record| record.subject == actor && record.name == LOCAL_CONTEXT) {
+            draft.end_credential(&actor, "credential.revoke", earlier);
+        }
         let credential = CredentialRecord {
-            id: local.0,
-            kind: CredentialKind::PersonalAccessToken,
-            subject: actor.clone(),
-            name: "local owner context".to_owned(),
-            hash: local.1,
             scope: Role::Owner.scope(),
-            profile: None,
-            created_at: context.now,
-            expires_at: None,
+            ..CredentialRecord::new(CredentialKind::PersonalAccessToken, actor.clone(), LOCAL_CONTEXT, local, context.now)
         };
-        draft.put(Table::Credential, credential.id.as_bytes(), &credential);
-        draft.audit(&actor, "credential.create", format!("personal access token {}", credential.id));
+        draft.put_credential(&actor, "credential.create", &credential);
         draft.finish(())
+    }
+
+    /// Makes a personal access token. It can do at most what the permit's credential can, and never more than its user at
+    /// the time of use.
+    ///
+    /// # Errors
+    /// [`CredentialRefused`].
+    pub fn create_personal_access_token(
+        &self,
+        permit: &UserPermit<ManageOwnCredentials>,
+        new: NewPersonalAccessToken,
+        fresh: (CredentialId, SecretHash),
+        context: &Context,
+    ) -> Result<Change<CredentialRecord>, CredentialRefused> {
+        let Principal::User(_) = permit.actor() else { return Err(CredentialRefused::NotAPerson) };
+        let scope = new.scope.unwrap_or_else(|| permit.allowed().clone());
+        if !scope.is_subset_of(permit.allowed()) {
+            return Err(CredentialRefused::BeyondOwnRights { allowed: permit.allowed().clone() });
+        }
+        let devices = new.devices.or_else(|| permit.limited_to().map(<[DeviceId]>::to_vec));
+        if let Some(devices) = &devices {
+            if let Some(foreign) = devices.iter().find(|device| !permit.covers(device)) {
+                return Err(CredentialRefused::OutOfReach(foreign.clone()));
+            }
+            if let Some(unknown) = devices.iter().find(|device| !self.devices.contains_key(*device)) {
+                return Err(CredentialRefused::UnknownDevice(unknown.clone()));
+            }
+            if devices.len() > MAX_DEVICES_PER_TOKEN {
+                return Err(CredentialRefused::TooMany(format!("a token is about at most {MAX_DEVICES_PER_TOKEN} devices")));
+            }
+        }
+        if !(1..=MAX_PERSONAL_ACCESS_TOKEN_LIFETIME.0).contains(&new.lifetime.0) {
+            return Err(CredentialRefused::Lifetime);
+        }
+        self.room_for_credentials(permit.actor(), MAX_PERSONAL_ACCESS_TOKENS_PER_USER)?;
+        let credential = CredentialRecord {
+            scope,
+            devices,
+            expires_at: Some(context.now.plus(new.lifetime)),
+            ..CredentialRecord::new(
+                CredentialKind::PersonalAccessToken,
+                permit.actor().clone(),
+                &legal_name(&new.name)?,
+                fresh,
+                context.now,
+            )
+        };
+        let mut draft = self.draft(context);
+        draft.put_credential(permit.actor(), "credential.create", &credential);
+        Ok(draft.finish(credential))
+    }
+
+    /// Replaces a personal access token by a fresh one of the same rights and length of life. The old one ends at once; whoever
+    /// uses it afterwards ends the new one too.
+    ///
+    /// # Errors
+    /// [`CredentialRefused`].
+    pub fn rotate_personal_access_token(
+        &self,
+        permit: &UserPermit<ManageOwnCredentials>,
+        id: &str,
+        fresh: (CredentialId, SecretHash),
+        context: &Context,
+    ) -> Result<Change<CredentialRecord>, CredentialRefused> {
+        let old = self.replaceable(id, CredentialKind::PersonalAccessToken, |record| record.subject == *permit.actor())?;
+        if !old.scope.is_subset_of(permit.allowed()) {
+            return Err(CredentialRefused::BeyondOwnRights { allowed: permit.allowed().clone() });
+        }
+        let lifetime = old.expires_at.map(|expires_at| expires_at.since(old.created_at));
+        let credential = old.successor(fresh, lifetime.map(|lifetime| context.now.plus(lifetime)), context.now);
+        let mut draft = self.draft(context);
+        let replaced = CredentialRecord { replaced_at: Some(context.now), ..old.clone() };
+        draft.put(Table::Credential, replaced.id.as_bytes(), &replaced);
+        draft.put_credential(permit.actor(), "credential.rotate", &credential);
+        Ok(draft.finish(credential))
+    }
+
+    /// Makes an API key.
+    ///
+    /// # Errors
+    /// [`CredentialRefused`].
+    pub fn create_api_key(
+        &self,
+        permit: &UserPermit<ManageCredentials>,
+        new: NewApiKey,
+        fresh: (CredentialId, SecretHash),
+        context: &Context,
+    ) -> Result<Change<CredentialRecord>, CredentialRefused> {
+        let name = legal_name(&new.name)?;
+        let (subject, profile_name, scope) = match new.holder {
+            KeyHolder::Integration { name, profile, scope } => (Principal::Integration(name), profile, scope),
+            KeyHolder::Device(id) => {
+                let device = self.devices.get(&id).ok_or_else(|| CredentialRefused::UnknownDevice(id.clone()))?;
+                (Principal::Device(id), device.profile.clone(), None)
+            }
+        };
+        let profile = self.profiles.get(&profile_name).ok_or_else(|| CredentialRefused::UnknownProfile(profile_name.clone()))?;
+        let scope = scope.unwrap_or_else(|| profile.scope());
+        if !scope.is_subset_of(&profile.scope()) {
+            return Err(CredentialRefused::UnknownPermission(profile.scope()));
+        }
+        if new.networks.len() > MAX_NETWORKS_PER_KEY {
+            return Err(CredentialRefused::TooMany(format!("a key is limited to at most {MAX_NETWORKS_PER_KEY} networks")));
+        }
+        self.room_for_credentials(&subject, MAX_KEYS_PER_HOLDER)?;
+        let credential = CredentialRecord {
+            scope,
+            profile: matches!(subject, Principal::Integration(_)).then_some(profile_name),
+            networks: new.networks,
+            expires_at: new.lifetime.map(|lifetime| context.now.plus(lifetime)),
+            ..CredentialRecord::new(CredentialKind::ApiKey, subject, &name, fresh, context.now)
+        };
+        let mut draft = self.draft(context);
+        draft.put_credential(permit.actor(), "credential.create", &credential);
+        if let Principal::Device(id) = &credential.subject
+            && let Some(device) = self.devices.get(id).filter(|device| device.status == DeviceStatus::Pending)
+        {
+            // A legacy device is enrolled by its key.
+            let device = super::DeviceRecord { status: DeviceStatus::Active, enrolled_at: Some(context.now), ..device.clone() };
+            draft.put(Table::Device, id.as_str(), &device);
+        }
+        Ok(draft.finish(credential))
+    }
+
+    /// Replaces an API key by a fresh one with the same rights; the old one works for `overlap` more.
+    ///
+    /// # Errors
+    /// [`CredentialRefused`].
+    pub fn roll_api_key(
+        &self,
+        permit: &UserPermit<ManageCredentials>,
+        id: &str,
+        overlap: Seconds,
+        fresh: (CredentialId, SecretHash),
+        context: &Context,
+    ) -> Result<Change<CredentialRecord>, CredentialRefused> {
+        let old = self.replaceable(id, CredentialKind::ApiKey, |_| true)?;
+        self.room_for_credentials(&old.subject, MAX_KEYS_PER_HOLDER)?;
+        let credential = old.successor(fresh, old.expires_at, context.now);
+        let mut draft = self.draft(context);
+        let ends = context.now.plus(overlap);
+        let replaced =
+            CredentialRecord { expires_at: Some(old.expires_at.map_or(ends, |expires_at| expires_at.min(ends))), ..old.clone() };
+        draft.put(Table::Credential, replaced.id.as_bytes(), &replaced);
+        draft.put_credential(permit.actor(), "credential.roll", &credential);
+        Ok(draft.finish(credential))
+    }
+
+    /// Ends a credential at once: one's own token, or anyone's token or key for who may manage them.
+    ///
+    /// # Errors
+    /// [`CredentialRefused`].
+    pub fn revoke_credential(
+        &self,
+        permit: &UserPermit<ManageOwnCredentials>,
+        id: &str,
+        context: &Context,
+    ) -> Result<Change<CredentialRecord>, CredentialRefused> {
+        let record = self.credentials_seen_by(permit).find(|record| *record.id == *id);
+        let record = record.ok_or_else(|| CredentialRefused::Unknown(id.into()))?.clone();
+        if record.kind == CredentialKind::ClientSecret {
+            return Err(CredentialRefused::Kind(record.id));
+        }
+        let mut draft = self.draft(context);
+        draft.end_credential(permit.actor(), "credential.revoke", &record);
+        Ok(draft.finish(record))
+    }
+
+    /// The credentials that a person may see: one's own, or everyone's.
+    pub fn credentials_seen_by<'a>(
+        &'a self,
+        permit: &'a UserPermit<ManageOwnCredentials>,
+    ) -> impl Iterator<Item = &'a CredentialRecord> {
+        let all = permit.allowed().contains(ManageCredentials::NAME);
+        self.credentials.values().filter(move |record| all || record.subject == *permit.actor())
+    }
+
+    /// Ends the whole family of a credential that was used after it was replaced: somebody else holds it.
+    pub fn revoke_family(&self, id: &str, context: &Context) -> Change<()> {
+        let mut draft = self.draft(context);
+        if let Some(stolen) = self.credentials.get(id).filter(|record| record.replaced_at.is_some()) {
+            for record in self.credentials.values().filter(|record| record.family == stolen.family) {
+                draft.end_credential(&record.subject, "credential.reuse", record);
+            }
+        }
+        draft.finish(())
+    }
+
+    /// Notes that a credential was used. `None` if that is known exactly enough.
+    #[must_use]
+    pub fn note_use(&self, id: &str, context: &Context) -> Option<Change<()>> {
+        let record = self.credentials.get(id)?;
+        let known = record
+            .last_used
+            .as_ref()
+            .is_some_and(|last| last.source == context.source && context.now.since(last.at) < LAST_USED_RESOLUTION);
+        if known {
+            return None;
+        }
+        let last_used = LastUsed { at: context.now, source: context.source.clone() };
+        let record = CredentialRecord { last_used: Some(last_used), ..record.clone() };
+        let mut draft = self.draft(context);
+        draft.put(Table::Credential, record.id.as_bytes(), &record);
+        Some(draft.finish(()))
+    }
+
+    fn replaceable(
+        &self,
+        id: &str,
+        kind: CredentialKind,
+        may: impl Fn(&CredentialRecord) -> bool,
+    ) -> Result<&CredentialRecord, CredentialRefused> {
+        let record =
+            self.credentials.get(id).filter(|record| may(record)).ok_or_else(|| CredentialRefused::Unknown(id.into()))?;
+        if record.kind != kind {
+            return Err(CredentialRefused::Kind(id.into()));
+        }
+        if record.replaced_at.is_some() {
+            return Err(CredentialRefused::Replaced(id.into()));
+        }
+        Ok(record)
+    }
+
+    fn room_for_credentials(&self, subject: &Principal, most: usize) -> Result<(), CredentialRefused> {
+        let all = self.credentials.len();
+        let held = self.credentials.values().filter(|record| record.subject == *subject).count();
+        if held >= most {
+            return Err(CredentialRefused::TooMany(format!("{subject} has {held} credentials already; revoke one first")));
+        }
+        if all >= MAX_CREDENTIALS {
+            return Err(CredentialRefused::TooMany(format!(
+                "a hub keeps at most {MAX_CREDENTIALS} credentials; revoke some first"
+            )));
+        }
+        Ok(())
     }
 
     /// Stores a profile that the owner wrote; sessions of its devices are judged anew.
@@ -105,3 +495,25 @@ impl Registry {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("a home has at most {MAX_PROFILES} profiles")]
 pub struct TooManyProfiles;
+
+impl Draft<'_> {
+    fn put_credential(&mut self, actor: &Principal, action: &'static str, record: &CredentialRecord) {
+        self.put(Table::Credential, record.id.as_bytes(), record);
+        self.audit(actor, action, format!("{} {} of {}", record.kind.words(), record.id, record.subject));
+    }
+
+    pub(super) fn end_credential(&mut self, actor: &Principal, action: &'static str, record: &CredentialRecord) {
+        self.delete(Table::Credential, record.id.as_bytes());
+        self.audit(actor, action, format!("{} {} of {}", record.kind.words(), record.id, record.subject));
+    }
+}
+
+fn legal_name(name: &str) -> Result<String, CredentialRefused> {
+    let name = name.trim();
+    let length = name.chars().count();
+    if (1..=MAX_CREDENTIAL_NAME).contains(&length) && !name.chars().any(char::is_control) {
+        Ok(name.to_owned())
+    } else {
+        Err(CredentialRefused::Name)
+    }
+}

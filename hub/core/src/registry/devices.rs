@@ -428,16 +428,10 @@ impl Registry {
                     device.enrolled_at = Some(now);
                 }
                 let created_at = self.time_of_next_credential(&device, now);
+                let subject = Principal::Device(device.id.clone());
                 let secret = super::CredentialRecord {
-                    id,
-                    kind: CredentialKind::ClientSecret,
-                    subject: Principal::Device(device.id.clone()),
-                    name: "client secret".to_owned(),
-                    hash,
                     scope: self.profiles.get(&device.profile).map(crate::profile::Profile::scope).unwrap_or_default(),
-                    profile: None,
-                    created_at,
-                    expires_at: None,
+                    ..super::CredentialRecord::new(CredentialKind::ClientSecret, subject, "client secret", (id, hash), created_at)
                 };
                 draft.put(Table::Credential, secret.id.as_bytes(), &secret);
                 draft.audit(permit.actor(), "credential.create", format!("client secret {} of {}", secret.id, device.target()));

@@ -12,10 +12,14 @@ use crate::{
 use serde::Serialize;
 use std::{marker::PhantomData, sync::Arc};
 
-/// Proof that a user may do now what the permission `P` names.
+/// Proof that a user, or a service or integration to which the owner gave it, may do now what the permission `P` names.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct UserPermit<P> {
     actor: Principal,
+    /// All that the credential allows: what it can pass on at most.
+    allowed: Scope,
+    /// The only devices that it is about; none for all.
+    limited_to: Option<Vec<DeviceId>>,
     permission: PhantomData<P>,
 }
 
@@ -50,6 +54,14 @@ permissions! {
     SendCommands = "commands:send";
     /// Read the audit log.
     ReadAudit = "audit:read";
+    /// Add and remove people, change what they may do.
+    ManageUsers = "users:manage";
+    /// Make, roll and revoke API keys, see and revoke everyone's tokens, rotate signing keys.
+    ManageCredentials = "credentials:manage";
+    /// Make, rotate and revoke one's own personal access tokens, change one's own password.
+    ManageOwnCredentials = "credentials:own";
+    /// Ask what an access token amounts to (RFC 7662).
+    IntrospectTokens = "tokens:introspect";
 }
 
 /// A user's credential that lacks a permission, or whose user lacks it now.
@@ -70,16 +82,25 @@ pub struct Decision {
 }
 
 /// The permissions of people, and the roles that hold them.
-const USER_PERMISSIONS: [(&str, Role); 8] = [
-    ("devices:read", Role::Viewer),
-    ("telemetry:read", Role::Viewer),
-    ("commands:send", Role::Member),
-    ("devices:manage", Role::Owner),
-    ("profiles:manage", Role::Owner),
-    ("users:manage", Role::Owner),
-    ("mqtt:publish", Role::Owner),
-    ("audit:read", Role::Owner),
+const USER_PERMISSIONS: [(&str, Role); 11] = [
+    (ReadDevices::NAME, Role::Viewer),
+    (ReadTelemetry::NAME, Role::Viewer),
+    (ManageOwnCredentials::NAME, Role::Viewer),
+    (SendCommands::NAME, Role::Member),
+    (ManageDevices::NAME, Role::Owner),
+    (ManageProfiles::NAME, Role::Owner),
+    (ManageUsers::NAME, Role::Owner),
+    (ManageCredentials::NAME, Role::Owner),
+    (IntrospectTokens::NAME, Role::Owner),
+    (ReadAudit::NAME, Role::Owner),
+    (PUBLISH_BY_MQTT, Role::Owner),
 ];
+
+/// Publishing by MQTT to whatever is not the hub's.
+const PUBLISH_BY_MQTT: &str = "mqtt:publish";
+
+/// What integrations and services may never be given: keys do not make keys.
+const FOR_PEOPLE_ONLY: [&str; 4] = [ManageUsers::NAME, ManageCredentials::NAME, ManageOwnCredentials::NAME, ManageProfiles::NAME];
 
 impl Role {
     /// All that a role may do.
@@ -98,6 +119,24 @@ impl<P: Permission> UserPermit<P> {
     #[must_use]
     pub fn actor(&self) -> &Principal {
         &self.actor
+    }
+
+    /// Whether it is about a device.
+    #[must_use]
+    pub fn covers(&self, device: &DeviceId) -> bool {
+        self.limited_to.as_ref().is_none_or(|devices| devices.contains(device))
+    }
+
+    /// All that the credential allows.
+    #[must_use]
+    pub fn allowed(&self) -> &Scope {
+        &self.allowed
+    }
+
+    /// The only devices that it is about; none for all.
+    #[must_use]
+    pub fn limited_to(&self) -> Option<&[DeviceId]> {
+        self.limited_to.as_deref()
     }
 }
 
@@ -119,7 +158,7 @@ impl Registry {
             }
             (principal, Proof::Credential(id)) => {
                 let credential = self.credentials.get(id).filter(|credential| credential.subject == *principal);
-                let credential = credential.ok_or(EndReason::Revoked)?;
+                let credential = credential.filter(|credential| credential.replaced_at.is_none()).ok_or(EndReason::Revoked)?;
                 expired_at(credential.expires_at, now)?;
                 Ok(Standing { rights: Arc::new(self.rights_of_credential(credential)?), expires_at: credential.expires_at })
             }
@@ -127,20 +166,41 @@ impl Registry {
         }
     }
 
-    /// Proof that the holder of an authority, a user, may do what a permission names: the token's scope and the user's
-    /// rights now must both hold it.
+    /// Proof that the holder of an authority may do what a permission names: the credential's scope and the holder's rights
+    /// now must both hold it.
     ///
     /// # Errors
     /// [`MissingPermission`], for RFC 6750's `insufficient_scope`.
     pub fn permit_user<P: Permission>(&self, authority: &Authority, now: UnixTime) -> Result<UserPermit<P>, MissingPermission> {
-        let missing = || MissingPermission(P::NAME);
-        let Proof::Credential(id) = &authority.proof else { return Err(missing()) };
-        let credential = self.credentials.get(id).filter(|held| held.subject == authority.principal).ok_or_else(missing)?;
-        let expired = expired_at(credential.expires_at, now).is_err();
-        if expired || !self.user_scope(credential).contains(P::NAME) {
-            return Err(missing());
+        let missing = MissingPermission(P::NAME);
+        self.judge(authority, now).map_err(|_| missing)?;
+        let (allowed, limited_to) = self.api_rights(authority).ok_or(missing)?;
+        if !allowed.contains(P::NAME) {
+            return Err(missing);
         }
-        Ok(UserPermit { actor: authority.principal.clone(), permission: PhantomData })
+        Ok(UserPermit { actor: authority.principal.clone(), allowed, limited_to, permission: PhantomData })
+    }
+
+    /// The API permissions of an authority that was judged good, and the devices that it is limited to.
+    fn api_rights(&self, authority: &Authority) -> Option<(Scope, Option<Vec<DeviceId>>)> {
+        match (&authority.principal, &authority.proof) {
+            (Principal::Device(id), Proof::AccessToken { scope, .. }) => {
+                let profile = self.profiles.get(&self.devices.get(id)?.profile)?;
+                Some((api_permissions(profile, scope), None))
+            }
+            (Principal::User(_), Proof::Credential(id)) => {
+                let credential = self.credentials.get(id)?;
+                Some((self.user_scope(credential), credential.devices.clone()))
+            }
+            (Principal::Integration(_), Proof::Credential(id)) => {
+                let credential = self.credentials.get(id)?;
+                let profile = self.profiles.get(credential.profile.as_ref()?)?;
+                Some((api_permissions(profile, &credential.scope), None))
+            }
+            // A legacy device's key opens MQTT for the device and nothing else.
+            (Principal::Device(_), Proof::Credential(_))
+            | (Principal::User(_) | Principal::Integration(_), Proof::AccessToken { .. }) => None,
+        }
     }
 
     /// Explains whether a device may publish to a topic or subscribe to a filter, or takes a command.
@@ -205,10 +265,10 @@ impl Registry {
                 device_is_active(device)?;
                 self.rights_of_device(device, &credential.scope)
             }
-            Principal::Integration(_) => {
+            Principal::Integration(integration) => {
                 let name = credential.profile.as_ref().ok_or(EndReason::PolicyChanged)?;
                 let profile = self.profiles.get(name).ok_or(EndReason::PolicyChanged)?;
-                Ok(Rights::of_device(profile, &credential.scope, name, &[]))
+                Ok(Rights::of_device(profile, &credential.scope, integration, &[]))
             }
             Principal::User(name) => {
                 let user = self.users.get(name).ok_or(EndReason::Revoked)?;
@@ -216,13 +276,18 @@ impl Registry {
                 let everything = user.role == Role::Owner;
                 let mut rights = Rights::default();
                 for permission in scope.iter() {
-                    let (publish, subscribe): (&[&str], &[&str]) = match permission.as_str() {
-                        "telemetry:read" if everything => (&[], &["#", "$SYS/#"]),
-                        "telemetry:read" => (&[], &["dev/#"]),
-                        "mqtt:publish" => (&["#"], &[]),
+                    let text = |topics: &[&str]| topics.iter().map(|topic| (*topic).to_owned()).collect::<Vec<_>>();
+                    let (publish, subscribe) = match (permission.as_str(), &credential.devices) {
+                        (ReadTelemetry::NAME, Some(devices)) => {
+                            (Vec::new(), devices.iter().map(|device| format!("dev/{device}/#")).collect())
+                        }
+                        (ReadTelemetry::NAME, None) if everything => (Vec::new(), text(&["#", "$SYS/#"])),
+                        (ReadTelemetry::NAME, None) => (Vec::new(), text(&["dev/#"])),
+                        // A token that is limited to devices publishes nothing in their name.
+                        (PUBLISH_BY_MQTT, None) => (text(&["#"]), Vec::new()),
                         _ => continue,
                     };
-                    rights.extend(Rights::granting(&format!("user {name}"), permission, publish, subscribe));
+                    rights.extend(Rights::granting(&format!("user {name}"), permission, &publish, &subscribe));
                 }
                 Ok(rights)
             }
@@ -230,7 +295,7 @@ impl Registry {
     }
 
     /// What a personal access token can do now: never more than its user.
-    fn user_scope(&self, credential: &CredentialRecord) -> Scope {
+    pub(super) fn user_scope(&self, credential: &CredentialRecord) -> Scope {
         match &credential.subject {
             Principal::User(name) => {
                 self.users.get(name).map(|user| credential.scope.intersection(&user.role.scope())).unwrap_or_default()
@@ -249,6 +314,11 @@ pub enum Question {
     Subscribe(TopicFilter),
     /// Does the device take this command?
     Command(CommandName),
+}
+
+fn api_permissions(profile: &Profile, scope: &Scope) -> Scope {
+    let granted = profile.permissions.iter().filter(|(name, _)| scope.contains(name.as_str())).flat_map(|(_, grant)| &grant.api);
+    granted.filter(|permission| !FOR_PEOPLE_ONLY.contains(&permission.as_str())).cloned().collect()
 }
 
 fn device_is_active(device: &DeviceRecord) -> Result<(), EndReason> {

@@ -13,19 +13,23 @@ mod rows;
 mod sweep;
 #[cfg(test)]
 mod tests;
+mod users;
 
 pub use clients::{AuthenticatedClient, IssuedToken};
 pub use commands::{Acknowledgement, CommandRecord, CommandRefused, CommandState, NewCommand};
-pub use credentials::{CredentialRecord, TooManyProfiles};
+pub use credentials::{
+    CredentialRecord, CredentialRefused, KeyHolder, LastUsed, NewApiKey, NewPersonalAccessToken, TooManyProfiles,
+};
 pub use devices::{
     ClientKey, DeviceRecord, DeviceRefused, DeviceStatus, EnrolmentRecord, NewDevice, NewEnrolment, Registered,
     RegistrationRefused, RegistrationRequest,
 };
 pub use judge::{
-    Decision, ManageDevices, ManageProfiles, MissingPermission, Permission, Question, ReadAudit, ReadDevices, ReadTelemetry,
-    SendCommands, UserPermit,
+    Decision, IntrospectTokens, ManageCredentials, ManageDevices, ManageOwnCredentials, ManageProfiles, ManageUsers,
+    MissingPermission, Permission, Question, ReadAudit, ReadDevices, ReadTelemetry, SendCommands, UserPermit,
 };
 pub use rows::CorruptRow;
+pub use users::{PasswordHash, UserRefused};
 
 use crate::{
     DeviceId, UnixTime,
@@ -62,6 +66,9 @@ pub struct UserRecord {
     pub role: Role,
     /// When the record was made.
     pub created_at: UnixTime,
+    /// The argon2id hash of the password (PHC string format), for who logs in from another machine.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub password: Option<PasswordHash>,
 }
 
 /// What a person may do.

@@ -66,7 +66,7 @@ fn a_token_of_another_device_or_an_unknown_one_gives_nothing() {
     token.claims.sub = name("ghost");
     assert_eq!(world.judge(&token).map(drop), Err(EndReason::Revoked));
     let Authority { proof, .. } = token.authority();
-    for principal in [Principal::User(name("owner")), Principal::Integration("lamp".into())] {
+    for principal in [Principal::User(name("owner")), Principal::Integration(name("lamp"))] {
         let authority = Authority { principal, proof: proof.clone() };
         assert_eq!(world.registry.judge(&authority, world.now).map(drop), Err(EndReason::Revoked), "no token makes a person");
     }

@@ -11,16 +11,11 @@ impl World {
         expires_at: Option<UnixTime>,
     ) -> String {
         let (id, secret) = Secret::generate(kind, &random64(self.fresh()));
+        let hash = self.pepper.hash(secret.expose().as_bytes());
         let record = CredentialRecord {
-            id,
-            kind,
-            subject,
-            name: "test".to_owned(),
-            hash: self.pepper.hash(secret.expose().as_bytes()),
             scope: Scope::parse(scope).expect("legal"),
-            profile: None,
-            created_at: self.now,
             expires_at,
+            ..CredentialRecord::new(kind, subject, "test", (id, hash), self.now)
         };
         self.put(Table::Credential, record.id.as_bytes(), &record);
         secret.expose().to_owned()
@@ -32,7 +27,7 @@ impl World {
     }
 
     pub(super) fn set_role(&mut self, user: &str, role: Role) {
-        let record = UserRecord { name: name(user), role, created_at: self.now };
+        let record = UserRecord { name: name(user), role, created_at: self.now, password: None };
         self.put(Table::User, user.as_bytes(), &record);
     }
 
@@ -142,7 +137,7 @@ fn no_devices_token_permits_what_people_may() {
     let mut world = World::with_devices(&["lamp"]);
     let token = world.token("lamp").expect("the key is proved");
     assert_eq!(world.permitted(&token.authority()), [""; 0]);
-    let secret = world.credential(CredentialKind::ApiKey, Principal::Integration("key".into()), EVERYTHING, None);
+    let secret = world.credential(CredentialKind::ApiKey, Principal::Integration(name("key")), EVERYTHING, None);
     let key = world.present(&secret).expect("the secret is right");
     assert_eq!(world.permitted(&key), [""; 0], "an API key cannot manage credentials or devices");
 }

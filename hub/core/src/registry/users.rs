@@ -1,0 +1,169 @@
+//! People: added, given a role and a password, removed. A home always keeps an owner.
+
+use super::{Change, Context, ManageOwnCredentials, ManageUsers, Registry, Role, UserPermit, UserRecord};
+use crate::{
+    limits::MAX_USERS,
+    session::{Principal, UserName},
+    write::Table,
+};
+use serde::{Deserialize, Serialize};
+use std::fmt;
+
+/// An argon2id hash in PHC string format. Not a secret as such, and nobody's to see.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct PasswordHash(String);
+
+/// Why a change to people is refused.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum UserRefused {
+    /// No such user.
+    #[error("there is no user {0}; `hearthkey user list` shows all")]
+    Unknown(UserName),
+    /// The name is taken.
+    #[error("there is a user {0} already")]
+    Exists(UserName),
+    /// A home without an owner could not be managed any more.
+    #[error("{0} is the only owner; make somebody else an owner first")]
+    LastOwner(UserName),
+    /// More than there may be.
+    #[error("a home has at most {MAX_USERS} users")]
+    TooMany,
+    /// Passwords are for people.
+    #[error("only people have passwords")]
+    NotAPerson,
+}
+
+impl PasswordHash {
+    /// Takes a PHC string.
+    #[must_use]
+    pub fn new(phc: String) -> Self {
+        Self(phc)
+    }
+
+    /// The PHC string, for verification.
+    #[must_use]
+    pub fn as_phc(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Debug for PasswordHash {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("PasswordHash(…)")
+    }
+}
+
+impl Registry {
+    /// All people by name.
+    pub fn users(&self) -> impl Iterator<Item = &UserRecord> {
+        self.users.values()
+    }
+
+    /// Adds a person.
+    ///
+    /// # Errors
+    /// [`UserRefused`].
+    pub fn add_user(
+        &self,
+        permit: &UserPermit<ManageUsers>,
+        name: UserName,
+        role: Role,
+        password: Option<PasswordHash>,
+        context: &Context,
+    ) -> Result<Change<UserRecord>, UserRefused> {
+        if self.users.contains_key(&name) {
+            return Err(UserRefused::Exists(name));
+        }
+        if self.users.len() >= MAX_USERS {
+            return Err(UserRefused::TooMany);
+        }
+        let user = UserRecord { name, role, created_at: context.now, password };
+        Ok(self.put_user(permit.actor(), "user.create", user, context))
+    }
+
+    /// Changes what a person may do; open sessions and tokens follow at once.
+    ///
+    /// # Errors
+    /// [`UserRefused`].
+    pub fn set_role(
+        &self,
+        permit: &UserPermit<ManageUsers>,
+        name: &UserName,
+        role: Role,
+        context: &Context,
+    ) -> Result<Change<UserRecord>, UserRefused> {
+        let user = self.known_user(name)?;
+        if role != Role::Owner {
+            self.refuse_last_owner(user)?;
+        }
+        Ok(self.put_user(permit.actor(), "user.role", UserRecord { role, ..user.clone() }, context))
+    }
+
+    /// Changes one's own password.
+    ///
+    /// # Errors
+    /// [`UserRefused`].
+    pub fn set_own_password(
+        &self,
+        permit: &UserPermit<ManageOwnCredentials>,
+        password: PasswordHash,
+        context: &Context,
+    ) -> Result<Change<UserRecord>, UserRefused> {
+        let Principal::User(name) = permit.actor() else { return Err(UserRefused::NotAPerson) };
+        let user = UserRecord { password: Some(password), ..self.known_user(name)?.clone() };
+        Ok(self.put_user(permit.actor(), "user.password", user, context))
+    }
+
+    /// Gives a person a new password, or none.
+    ///
+    /// # Errors
+    /// [`UserRefused`].
+    pub fn reset_password(
+        &self,
+        permit: &UserPermit<ManageUsers>,
+        name: &UserName,
+        password: Option<PasswordHash>,
+        context: &Context,
+    ) -> Result<Change<UserRecord>, UserRefused> {
+        let user = UserRecord { password, ..self.known_user(name)?.clone() };
+        Ok(self.put_user(permit.actor(), "user.password", user, context))
+    }
+
+    /// Removes a person; all their tokens end.
+    ///
+    /// # Errors
+    /// [`UserRefused`].
+    pub fn remove_user(
+        &self,
+        permit: &UserPermit<ManageUsers>,
+        name: &UserName,
+        context: &Context,
+    ) -> Result<Change<()>, UserRefused> {
+        self.refuse_last_owner(self.known_user(name)?)?;
+        let gone = Principal::User(name.clone());
+        let mut draft = self.draft(context);
+        for credential in self.credentials.values().filter(|record| record.subject == gone) {
+            draft.end_credential(permit.actor(), "credential.revoke", credential);
+        }
+        draft.delete(Table::User, name.as_str());
+        draft.audit(permit.actor(), "user.remove", &gone);
+        Ok(draft.finish(()))
+    }
+
+    fn put_user(&self, actor: &Principal, action: &'static str, user: UserRecord, context: &Context) -> Change<UserRecord> {
+        let mut draft = self.draft(context);
+        draft.put(Table::User, user.name.as_str(), &user);
+        draft.audit(actor, action, Principal::User(user.name.clone()));
+        draft.finish(user)
+    }
+
+    fn known_user(&self, name: &UserName) -> Result<&UserRecord, UserRefused> {
+        self.users.get(name).ok_or_else(|| UserRefused::Unknown(name.clone()))
+    }
+
+    fn refuse_last_owner(&self, user: &UserRecord) -> Result<(), UserRefused> {
+        let owners = self.users.values().filter(|user| user.role == Role::Owner).count();
+        if user.role == Role::Owner && owners <= 1 { Err(UserRefused::LastOwner(user.name.clone())) } else { Ok(()) }
+    }
+}
