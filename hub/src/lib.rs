@@ -3,6 +3,7 @@
 //! This crate is the shell: it reads clocks, sockets and files and performs what `hearthkey-core` decides.
 
 pub mod clock;
+pub mod config;
 pub mod data_dir;
 pub mod enrolment_string;
 pub mod entropy;
