@@ -1,0 +1,375 @@
+//! The HTTPS client of a hub: requests, answers, refusals and event streams. Trusts the home CA and nothing else.
+//!
+//! Knows the shape of the API, and nothing of what its answers mean or how they are shown.
+
+use super::{
+    context::Context,
+    failure::{Exit, Failure},
+};
+use reqwest::{
+    Method, RequestBuilder, Response, StatusCode, Url,
+    header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderValue},
+};
+use rustls::{
+    ClientConfig, RootCertStore,
+    pki_types::{CertificateDer, pem::PemObject},
+};
+use serde::Deserialize;
+use serde_json::Value;
+use std::{error::Error, io, sync::Arc, time::Duration};
+
+/// The hub is on this machine or in this home.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// Longest wait for an answer, beside what a request itself asks the hub to wait.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
+/// Notices a hub that vanished without a word, in a stream that may rightly be silent.
+const KEEP_ALIVE: Duration = Duration::from_secs(20);
+/// The list of the most devices that a hub keeps, and then some.
+const MAX_ANSWER_BYTES: usize = 16 << 20;
+/// The largest MQTT payload that the hub passes on, as base64 in JSON, and then some.
+const MAX_EVENT_BYTES: usize = 1 << 20;
+
+/// A hub, and the right to ask it.
+pub(super) struct Client {
+    http: reqwest::Client,
+    context: Context,
+}
+
+/// One event of a stream (WHATWG HTML, section 9.2).
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Event {
+    /// The type; `message` unless the hub says otherwise.
+    pub(super) name: String,
+    /// The data.
+    pub(super) data: String,
+}
+
+/// A stream of events.
+pub(super) struct Events {
+    response: Response,
+    decoder: EventDecoder,
+}
+
+/// RFC 9457.
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct Problem {
+    title: String,
+    detail: String,
+}
+
+impl Client {
+    pub(super) fn new(context: Context) -> Result<Self, Failure> {
+        let mut headers = HeaderMap::new();
+        let mut bearer = HeaderValue::try_from(format!("Bearer {}", *context.token()?)).map_err(|_| {
+            Failure::new(Exit::Unreachable, format!("{} holds no token", context.token_file.display()))
+                .next("restart the hub, which writes it anew")
+        })?;
+        bearer.set_sensitive(true);
+        headers.insert(AUTHORIZATION, bearer);
+        let http = reqwest::Client::builder()
+            .tls_backend_preconfigured(trusting_only(&context)?)
+            .no_proxy()
+            .redirect(reqwest::redirect::Policy::none())
+            .connect_timeout(CONNECT_TIMEOUT)
+            .tcp_keepalive(KEEP_ALIVE)
+            .default_headers(headers)
+            .user_agent(concat!("hearthkey/", env!("CARGO_PKG_VERSION")))
+            .build()
+            .map_err(|error| Failure::new(Exit::Unreachable, format!("cannot set up HTTPS: {}", innermost(&error))))?;
+        Ok(Self { http, context })
+    }
+
+    /// Which hub this is.
+    pub(super) fn context(&self) -> &Context {
+        &self.context
+    }
+
+    /// `GET`.
+    pub(super) async fn get(&self, path: &[&str], query: &[(&str, &str)]) -> Result<Value, Failure> {
+        self.json(self.request(Method::GET, path).query(query)).await
+    }
+
+    /// `GET`, for which the hub may wait.
+    pub(super) async fn get_waiting(&self, path: &[&str], wait: Duration) -> Result<Value, Failure> {
+        let wait_s = wait.as_secs().to_string();
+        let request = self.request(Method::GET, path).query(&[("wait_s", &wait_s)]);
+        self.json(request.timeout(ANSWER_TIMEOUT + wait)).await
+    }
+
+    /// `GET` of a TOML document.
+    pub(super) async fn get_toml(&self, path: &[&str]) -> Result<String, Failure> {
+        let body = self.body(self.request(Method::GET, path).header(ACCEPT, "application/toml")).await?;
+        String::from_utf8(body).map_err(|_| self.nonsense("it is not UTF-8"))
+    }
+
+    /// `POST` of a JSON document.
+    pub(super) async fn post(&self, path: &[&str], body: &Value) -> Result<Value, Failure> {
+        self.json(self.request(Method::POST, path).json(body)).await
+    }
+
+    /// `PUT` of a TOML document.
+    pub(super) async fn put_toml(&self, path: &[&str], toml: String) -> Result<Value, Failure> {
+        self.json(self.request(Method::PUT, path).header(CONTENT_TYPE, "application/toml").body(toml)).await
+    }
+
+    /// Opens a stream of events.
+    pub(super) async fn events(&self, path: &[&str], query: &[(&str, &str)]) -> Result<Events, Failure> {
+        let request = self.request(Method::GET, path).query(query).header(ACCEPT, "text/event-stream");
+        let opened = tokio::time::timeout(ANSWER_TIMEOUT, request.send()).await;
+        let response = opened.map_err(|_| self.silent())?.map_err(|error| self.unreachable(&error))?;
+        Ok(Events { response: self.accepted(response).await?, decoder: EventDecoder::default() })
+    }
+
+    fn request(&self, method: Method, path: &[&str]) -> RequestBuilder {
+        let mut url: Url = self.context.url.clone();
+        if let Ok(mut segments) = url.path_segments_mut() {
+            segments.pop_if_empty().extend(["api", "v1"]).extend(path);
+        }
+        self.http.request(method, url)
+    }
+
+    async fn json(&self, request: RequestBuilder) -> Result<Value, Failure> {
+        let body = self.body(request).await?;
+        serde_json::from_slice(&body).map_err(|error| self.nonsense(&error.to_string()))
+    }
+
+    async fn body(&self, request: RequestBuilder) -> Result<Vec<u8>, Failure> {
+        let (client, request) = request.build_split();
+        let mut request = request.map_err(|error| self.unreachable(&error))?;
+        request.timeout_mut().get_or_insert(ANSWER_TIMEOUT);
+        let response = client.execute(request).await.map_err(|error| self.unreachable(&error))?;
+        let response = self.accepted(response).await?;
+        self.bounded(response).await
+    }
+
+    async fn bounded(&self, mut response: Response) -> Result<Vec<u8>, Failure> {
+        let mut body = Vec::new();
+        while let Some(chunk) = response.chunk().await.map_err(|error| self.unreachable(&error))? {
+            if body.len() + chunk.len() > MAX_ANSWER_BYTES {
+                return Err(self.nonsense("it is too long"));
+            }
+            body.extend_from_slice(&chunk);
+        }
+        Ok(body)
+    }
+
+    /// Turns a refusal into a failure in the hub's own words.
+    async fn accepted(&self, response: Response) -> Result<Response, Failure> {
+        let status = response.status();
+        if status.is_success() {
+            return Ok(response);
+        }
+        let body = self.bounded(response).await.unwrap_or_default();
+        let problem: Problem = serde_json::from_slice(&body).unwrap_or_default();
+        Err(refusal(status, &problem, &self.context))
+    }
+
+    fn nonsense(&self, detail: &str) -> Failure {
+        Failure::new(Exit::Unreachable, format!("the answer of {} makes no sense: {detail}", self.context.url))
+            .next("check that a hub of this version answers there")
+    }
+
+    fn silent(&self) -> Failure {
+        Failure::new(Exit::Unreachable, format!("{} gave no answer within {} s", self.context.url, ANSWER_TIMEOUT.as_secs()))
+            .next("try again; if it stays so, look at the hub's log")
+    }
+
+    fn unreachable(&self, error: &reqwest::Error) -> Failure {
+        let Context { url, ca_file, up, .. } = &self.context;
+        if error.is_timeout() && !error.is_connect() {
+            return self.silent();
+        }
+        let refused = causes(error)
+            .any(|cause| cause.downcast_ref::<io::Error>().is_some_and(|error| error.kind() == io::ErrorKind::ConnectionRefused));
+        if refused {
+            return Failure::new(Exit::Unreachable, format!("the hub is not running: nothing answers at {url}")).next(up);
+        }
+        let untrusted = causes(error).any(|cause| cause.is::<rustls::Error>());
+        if untrusted {
+            let what = format!("what answers at {url} is not the hub of this home: {}", innermost(error));
+            return Failure::new(Exit::Unreachable, what)
+                .next(format!("check the url and the CA certificate {}", ca_file.display()));
+        }
+        Failure::new(Exit::Unreachable, format!("cannot reach the hub at {url}: {}", innermost(error)))
+            .next(format!("{up}, if it is not running"))
+    }
+}
+
+fn refusal(status: StatusCode, problem: &Problem, context: &Context) -> Failure {
+    let detail = match (problem.detail.as_str(), problem.title.as_str()) {
+        ("", "") => format!("the hub answers {status}"),
+        ("", title) => title.to_owned(),
+        (detail, _) => detail.to_owned(),
+    };
+    match status {
+        StatusCode::UNAUTHORIZED => {
+            Failure::new(Exit::Refused, format!("the hub refuses the token in {}: {detail}", context.token_file.display()))
+                .next("restart the hub, which writes a fresh one, or name another context: --context FILE")
+        }
+        StatusCode::BAD_GATEWAY | StatusCode::SERVICE_UNAVAILABLE | StatusCode::GATEWAY_TIMEOUT => {
+            Failure::new(Exit::Unreachable, detail)
+        }
+        _ => Failure::new(Exit::Refused, detail),
+    }
+}
+
+/// TLS 1.3 that accepts the home CA's certificates only.
+fn trusting_only(context: &Context) -> Result<ClientConfig, Failure> {
+    let faulty = |detail: String| {
+        Failure::new(Exit::Unreachable, format!("{} is no CA certificate: {detail}", context.ca_file.display()))
+            .next("restart the hub, or correct ca_file of the context")
+    };
+    let pem = context.ca_certificate()?;
+    let mut roots = RootCertStore::empty();
+    for certificate in CertificateDer::pem_slice_iter(pem.as_bytes()) {
+        let certificate = certificate.map_err(|error| faulty(error.to_string()))?;
+        roots.add(certificate).map_err(|error| faulty(error.to_string()))?;
+    }
+    if roots.is_empty() {
+        return Err(faulty("it holds no PEM certificate".to_owned()));
+    }
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let mut config = ClientConfig::builder_with_provider(provider)
+        .with_protocol_versions(&[&rustls::version::TLS13])
+        .map_err(|error| faulty(error.to_string()))?
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    config.alpn_protocols = vec![b"http/1.1".to_vec()];
+    Ok(config)
+}
+
+/// An error and what caused it. An `io::Error` names the cause of what it holds, so what it holds comes in between.
+fn causes<'a>(error: &'a (dyn Error + 'static)) -> impl Iterator<Item = &'a (dyn Error + 'static)> {
+    std::iter::successors(Some(error), |&error| match error.downcast_ref::<io::Error>().and_then(io::Error::get_ref) {
+        Some(held) => Some(held as &(dyn Error + 'static)),
+        None => error.source(),
+    })
+}
+
+fn innermost(error: &(dyn Error + 'static)) -> String {
+    causes(error).last().map(ToString::to_string).unwrap_or_default()
+}
+
+impl Events {
+    /// The next event; none once the hub is gone.
+    pub(super) async fn next(&mut self) -> Result<Option<Event>, Failure> {
+        loop {
+            if let Some(event) = self.decoder.event() {
+                return Ok(Some(event));
+            }
+            match self.response.chunk().await {
+                Ok(Some(chunk)) => self.decoder.feed(&chunk)?,
+                // A stream has no end of its own: however it ends, the hub is gone.
+                Ok(None) | Err(_) => return Ok(None),
+            }
+        }
+    }
+}
+
+/// Takes bytes, gives events. Comments, ids and retry times are passed over.
+#[derive(Default)]
+struct EventDecoder {
+    buffer: Vec<u8>,
+    name: String,
+    data: String,
+}
+
+impl EventDecoder {
+    fn feed(&mut self, bytes: &[u8]) -> Result<(), Failure> {
+        self.buffer.extend_from_slice(bytes);
+        let line_is_open = !bytes.contains(&b'\n');
+        if (line_is_open && self.buffer.len() > MAX_EVENT_BYTES) || self.data.len() > MAX_EVENT_BYTES {
+            return Err(Failure::new(Exit::Unreachable, format!("the hub sent an event of more than {MAX_EVENT_BYTES} bytes")));
+        }
+        Ok(())
+    }
+
+    fn event(&mut self) -> Option<Event> {
+        while let Some(end) = self.buffer.iter().position(|byte| *byte == b'\n') {
+            let line: Vec<u8> = self.buffer.drain(..=end).collect();
+            let line = String::from_utf8_lossy(&line);
+            let line = line.trim_end_matches(['\r', '\n']);
+            if line.is_empty() {
+                let (name, data) = (std::mem::take(&mut self.name), std::mem::take(&mut self.data));
+                if data.is_empty() {
+                    continue;
+                }
+                let name = if name.is_empty() { "message".to_owned() } else { name };
+                return Some(Event { name, data });
+            }
+            let (field, value) = line.split_once(':').unwrap_or((line, ""));
+            let value = value.strip_prefix(' ').unwrap_or(value);
+            match field {
+                "event" => value.clone_into(&mut self.name),
+                "data" => {
+                    if !self.data.is_empty() {
+                        self.data.push('\n');
+                    }
+                    self.data.push_str(value);
+                }
+                _ => {}
+            }
+        }
+        None
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const STREAM: &str = ": hello\n\nevent: message\ndata: {\"a\":\ndata: 1}\n\nid: 7\r\ndata: b\r\n\r\nevent: lost\n\n";
+
+    fn decoded(chunks: impl Iterator<Item = Vec<u8>>) -> Vec<(String, String)> {
+        let mut decoder = EventDecoder::default();
+        let mut events = Vec::new();
+        for chunk in chunks {
+            decoder.feed(&chunk).expect("within bounds");
+            events.extend(std::iter::from_fn(|| decoder.event()).map(|event| (event.name, event.data)));
+        }
+        events
+    }
+
+    #[test]
+    fn events_are_the_same_however_the_bytes_arrive() {
+        let expected = [("message", "{\"a\":\n1}"), ("message", "b")].map(|(name, data)| (name.to_owned(), data.to_owned()));
+        for size in [1, 2, 7, STREAM.len()] {
+            assert_eq!(decoded(STREAM.as_bytes().chunks(size).map(<[u8]>::to_vec)), expected, "chunks of {size}");
+        }
+    }
+
+    #[test]
+    fn an_event_without_end_is_refused_and_does_not_fill_the_memory() {
+        let mut decoder = EventDecoder::default();
+        let line = vec![b'x'; 64 * 1024];
+        assert!((0..100).any(|_| decoder.feed(&line).is_err()));
+        let mut decoder = EventDecoder::default();
+        let line = [b"data: ", line.as_slice(), b"\n"].concat();
+        assert!((0..100).any(|_| {
+            let refused = decoder.feed(&line).is_err();
+            decoder.event().is_some() || refused
+        }));
+    }
+
+    #[test]
+    fn a_refusal_is_told_in_the_hubs_words() {
+        let context = Context {
+            file: "local.toml".into(),
+            url: Url::parse("https://localhost:8443").expect("a URL"),
+            ca_file: "ca.crt".into(),
+            token_file: "local.token".into(),
+            up: "hearthkey up".to_owned(),
+        };
+        let problem = Problem {
+            title: "Not Found".to_owned(),
+            detail: "there is no device oven; `hearthkey device list` shows all".to_owned(),
+        };
+        let told = refusal(StatusCode::NOT_FOUND, &problem, &context);
+        assert_eq!((told.exit(), told.to_string()), (Exit::Refused, problem.detail));
+        let told = refusal(StatusCode::UNAUTHORIZED, &Problem::default(), &context).to_string();
+        assert!(told.contains("local.token") && told.contains("next: "), "{told}");
+        let told = refusal(StatusCode::SERVICE_UNAVAILABLE, &Problem::default(), &context);
+        assert_eq!(told.exit(), Exit::Unreachable);
+    }
+}

@@ -1,0 +1,165 @@
+//! The command line: what an owner types and what it prints. A client of the hub's HTTPS API like any other.
+//!
+//! Decides nothing about a home; whatever it knows it asks the running hub. `hearthkey up` it hands to the caller of [`main`].
+
+mod api;
+mod args;
+mod can;
+mod check;
+mod client;
+
+mod context;
+mod device;
+mod enrolment;
+mod failure;
+mod output;
+mod profile;
+mod send;
+pub mod simulate_view;
+mod stream;
+mod when;
+
+pub use context::{ContextFile, default_data_dir, local_context_file};
+pub use failure::{Exit, Failure};
+pub use output::{Format, Output};
+
+use crate::config::{Config, Listeners};
+use args::{Audit, Cli, Command, Global};
+use clap::{CommandFactory, Parser};
+use client::Client;
+use context::Context;
+use std::{fmt::Display, io, num::NonZeroU32, path::Path, path::PathBuf, process::ExitCode, time::Duration};
+use when::Clock;
+
+/// How `hearthkey up` was asked to run; the configuration is read and checked.
+#[derive(Debug)]
+pub struct UpOptions {
+    /// The data directory; may not exist yet.
+    pub data: PathBuf,
+    /// The configuration.
+    pub config: Config,
+    /// Where to listen: configuration, `--lan` and ports put together.
+    pub listeners: Listeners,
+    /// How many simulated thermostats to run.
+    pub simulate: Option<NonZeroU32>,
+    /// When to stop by itself.
+    pub run_for: Option<Duration>,
+    /// How to print.
+    pub format: Format,
+}
+
+/// Runs the command line of this process; `up` runs the hub.
+pub fn main<E: Display>(up: impl FnOnce(UpOptions) -> Result<ExitCode, E>) -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            // Help into a pipe that nobody reads is no failure.
+            let _ = error.print();
+            return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(Exit::Usage as u8));
+        }
+    };
+    let mut out = Output::new(cli.global.output);
+    let ended = match cli.command {
+        Command::Up(args) => match up_options(&cli.global, &args, &mut out) {
+            Ok(options) => {
+                return up(options).unwrap_or_else(|error| {
+                    out.note(error);
+                    Exit::Refused.into()
+                });
+            }
+            Err(failure) => Err(failure),
+        },
+        command => run(command, &cli.global, &mut out),
+    };
+    match ended {
+        Ok(exit) => exit.into(),
+        Err(failure) => {
+            if let Failure::Told { .. } = failure {
+                out.note(&failure);
+            }
+            failure.exit().into()
+        }
+    }
+}
+
+/// Runs a command that needs no runtime, or one on which the rest waits.
+fn run(command: Command, global: &Global, out: &mut Output) -> Result<Exit, Failure> {
+    match command {
+        Command::Check(args) => check::check(&args, out),
+        Command::Completions(args) => completions(args.shell, out),
+        Command::Context(args::Context::Show) => show_context(&find_context(global)?, out),
+        command => {
+            let client = Client::new(find_context(global)?)?;
+            let runtime = tokio::runtime::Builder::new_current_thread()
+                .enable_all()
+                .build()
+                .map_err(|error| Failure::new(Exit::Refused, format!("cannot start: {error}")))?;
+            runtime.block_on(ask(command, &client, &Clock::system(), out))
+        }
+    }
+}
+
+/// Runs a command that asks the hub.
+async fn ask(command: Command, client: &Client, clock: &Clock, out: &mut Output) -> Result<Exit, Failure> {
+    match command {
+        Command::Device(command) => device::run(command, client, clock, out).await,
+        Command::Profile(command) => profile::run(command, client, out).await,
+        Command::Can(args) => can::run(&args, client, out).await,
+        Command::Send(args) => send::run(args, client, clock, out).await,
+        Command::Watch(args) => stream::watch(&args, client, out).await,
+        Command::Audit(Audit::Tail(args)) => stream::audit_tail(&args, client, out).await,
+        Command::Up(_) | Command::Check(_) | Command::Context(_) | Command::Completions(_) => {
+            unreachable!("run without a client")
+        }
+    }
+}
+
+fn find_context(global: &Global) -> Result<Context, Failure> {
+    Context::find(global.context.as_deref(), global.data.as_deref())
+}
+
+fn up_options(global: &Global, args: &args::Up, out: &mut Output) -> Result<UpOptions, Failure> {
+    let data = global.data.clone().map_or_else(default_data_dir, Ok)?;
+    let config = read_config(args.config.as_deref(), &data)?;
+    for warning in config.warnings() {
+        out.note(warning);
+    }
+    let listeners = config.listeners(args.lan, (&args.ports).into());
+    Ok(UpOptions { data, config, listeners, simulate: args.simulate(), run_for: args.run_for, format: out.format() })
+}
+
+/// Reads the configuration: the file that was named, or the one in the data directory if there is one.
+fn read_config(named: Option<&Path>, data: &Path) -> Result<Config, Failure> {
+    let file = named.map_or_else(|| data.join("config.toml"), Path::to_owned);
+    match context::read_text(&file) {
+        Ok(text) => Config::from_toml(&text).map_err(|error| check::not_valid(&file, "configuration", &error)),
+        Err(error) if named.is_none() && error.kind() == io::ErrorKind::NotFound => Ok(Config::default()),
+        Err(error) => Err(Failure::new(Exit::Refused, format!("cannot read {}: {error}", file.display()))),
+    }
+}
+
+fn completions(shell: clap_complete::Shell, out: &mut Output) -> Result<Exit, Failure> {
+    let mut script = Vec::new();
+    clap_complete::generate(shell, &mut Cli::command(), "hearthkey", &mut script);
+    out.text(&String::from_utf8_lossy(&script))?;
+    Ok(Exit::Done)
+}
+
+fn show_context(context: &Context, out: &mut Output) -> Result<Exit, Failure> {
+    let Context { file, url, ca_file, token_file, .. } = context;
+    match out.format() {
+        Format::Json => out.json(
+            &serde_json::json!({ "context_file": file, "url": url.as_str(), "ca_file": ca_file, "token_file": token_file }),
+        )?,
+        Format::Table => {
+            let path = |path: &Path| path.display().to_string();
+            out.table(output::facts([
+                ("hub", url.to_string()),
+                ("context", path(file)),
+                ("CA certificate", path(ca_file)),
+                ("token", path(token_file)),
+            ]))?;
+        }
+    }
+    Ok(Exit::Done)
+}
