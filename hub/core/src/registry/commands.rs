@@ -76,6 +76,9 @@ pub enum CommandRefused {
     /// No such device.
     #[error("there is no device {0}; `hearthkey device list` shows all")]
     UnknownDevice(DeviceId),
+    /// The asker's token is about other devices.
+    #[error("your token is limited to other devices than {0}")]
+    OutOfReach(DeviceId),
     /// The device cannot act.
     #[error("device {device} is {status}")]
     Unable {
@@ -203,6 +206,9 @@ impl Registry {
         randomness: [u8; 8],
         context: &Context,
     ) -> Result<Change<NewCommand>, CommandRefused> {
+        if !permit.covers(id) {
+            return Err(CommandRefused::OutOfReach(id.clone()));
+        }
         let device = self.devices.get(id).ok_or_else(|| CommandRefused::UnknownDevice(id.clone()))?;
         let unable = |status| CommandRefused::Unable { device: id.clone(), status };
         match device.status {

@@ -135,6 +135,9 @@ pub enum DeviceRefused {
     /// The name is taken.
     #[error("there is a device {0} already; choose another name, or `hearthkey device rotate {0}` to enrol it anew")]
     Exists(DeviceId),
+    /// The asker's token is about other devices.
+    #[error("your token is limited to other devices than {0}")]
+    OutOfReach(DeviceId),
     /// No such profile.
     #[error("there is no profile {0}; `hearthkey profile list` shows all")]
     UnknownProfile(ProfileName),
@@ -187,6 +190,7 @@ impl Registry {
         context: &Context,
     ) -> Result<Change<DeviceRecord>, DeviceRefused> {
         let NewDevice { id, profile, children } = new;
+        within_reach(permit, &id)?;
         let earlier = self.devices.get(&id);
         if earlier.is_some_and(|device| device.status != DeviceStatus::Revoked) {
             return Err(DeviceRefused::Exists(id));
@@ -230,7 +234,7 @@ impl Registry {
         enrolment: NewEnrolment,
         context: &Context,
     ) -> Result<Change<DeviceRecord>, DeviceRefused> {
-        let device = self.known_device(id)?.clone();
+        let device = self.device_in_reach(permit, id)?.clone();
         if device.status == DeviceStatus::Revoked {
             return Err(DeviceRefused::Revoked(device.id));
         }
@@ -274,7 +278,7 @@ impl Registry {
         id: &DeviceId,
         context: &Context,
     ) -> Result<Change<DeviceRecord>, DeviceRefused> {
-        let device = self.known_device(id)?;
+        let device = self.device_in_reach(permit, id)?;
         let enrolled = !device.keys.is_empty() || self.client_secrets(id).next().is_some();
         let status = if enrolled { DeviceStatus::Active } else { DeviceStatus::Pending };
         self.set_status(permit, id, "device.enable", status, context)
@@ -291,7 +295,7 @@ impl Registry {
         id: &DeviceId,
         context: &Context,
     ) -> Result<Change<DeviceRecord>, DeviceRefused> {
-        let mut device = self.known_device(id)?.clone();
+        let mut device = self.device_in_reach(permit, id)?.clone();
         device.status = DeviceStatus::Revoked;
         device.epoch += 1;
         let mut draft = self.draft(context);
@@ -366,7 +370,8 @@ impl Registry {
         Ok(draft.finish(answer))
     }
 
-    pub(super) fn known_device(&self, id: &DeviceId) -> Result<&DeviceRecord, DeviceRefused> {
+    fn device_in_reach(&self, permit: &UserPermit<ManageDevices>, id: &DeviceId) -> Result<&DeviceRecord, DeviceRefused> {
+        within_reach(permit, id)?;
         self.devices.get(id).ok_or_else(|| DeviceRefused::Unknown(id.clone()))
     }
 
@@ -392,7 +397,7 @@ impl Registry {
         status: DeviceStatus,
         context: &Context,
     ) -> Result<Change<DeviceRecord>, DeviceRefused> {
-        let mut device = self.known_device(id)?.clone();
+        let mut device = self.device_in_reach(permit, id)?.clone();
         match device.status {
             DeviceStatus::Revoked => return Err(DeviceRefused::Revoked(device.id)),
             unchanged if unchanged == status => return Ok(Change { writes: Vec::new(), answer: device }),
@@ -450,4 +455,8 @@ impl Registry {
             draft.delete(Table::Credential, credential.id.as_bytes());
         }
     }
+}
+
+fn within_reach(permit: &UserPermit<ManageDevices>, id: &DeviceId) -> Result<(), DeviceRefused> {
+    if permit.covers(id) { Ok(()) } else { Err(DeviceRefused::OutOfReach(id.clone())) }
 }

@@ -1,6 +1,7 @@
 //! Stories of a home, told to the registry alone: a [`World`] holds the registry, the store's rows, every key and the time.
 
 mod commands;
+mod credentials;
 mod enrolment;
 mod judging;
 mod rotation;

@@ -1,0 +1,208 @@
+//! Personal access tokens and API keys: their whole life, and what they never do.
+
+use super::*;
+use crate::{
+    registry::{
+        CredentialRefused, KeyHolder, ManageCredentials, ManageOwnCredentials, ManageUsers, NewApiKey, NewPersonalAccessToken,
+    },
+    secret::SecretHash,
+    session::CredentialId,
+    topic::TopicName,
+};
+
+impl World {
+    fn fresh_credential(&mut self, kind: CredentialKind) -> ((CredentialId, SecretHash), String) {
+        let (id, secret) = Secret::generate(kind, &random64(self.fresh()));
+        ((id, self.pepper.hash(secret.expose().as_bytes())), secret.expose().to_owned())
+    }
+
+    fn create_pat(&mut self, by: &str, new: NewPersonalAccessToken) -> Result<(CredentialId, String), CredentialRefused> {
+        let permit = self.permit::<ManageOwnCredentials>(by);
+        let (fresh, text) = self.fresh_credential(CredentialKind::PersonalAccessToken);
+        let context = self.context();
+        let change = self.registry.create_personal_access_token(&permit, new, fresh, &context)?;
+        Ok((self.commit(change).id, text))
+    }
+
+    fn permit<P: Permission>(&self, token: &str) -> UserPermit<P> {
+        let authority = self.present(token).expect("known");
+        self.registry.permit_user(&authority, self.now).expect("permitted")
+    }
+
+    fn may<P: Permission>(&self, token: &str) -> bool {
+        self.present(token).is_some_and(|authority| self.registry.permit_user::<P>(&authority, self.now).is_ok())
+    }
+
+    fn user_token(&mut self, user: &str, role: Role) -> String {
+        self.set_role(user, role);
+        let scope = role.scope().to_string();
+        self.credential(CredentialKind::PersonalAccessToken, Principal::User(name(user)), &scope, None)
+    }
+}
+
+fn pat(scope: Option<&str>, days: u64) -> NewPersonalAccessToken {
+    NewPersonalAccessToken {
+        name: "script".to_owned(),
+        scope: scope.map(|text| Scope::parse(text).expect("legal")),
+        devices: None,
+        lifetime: Seconds::days(days),
+    }
+}
+
+#[test]
+fn a_token_passes_on_no_more_than_it_has_itself() {
+    let mut world = World::new();
+    let ann = world.user_token("ann", Role::Member);
+    let (_, narrow) = world.create_pat(&ann, pat(Some("credentials:own devices:read"), 30)).expect("a subset");
+    assert!(world.may::<ReadDevices>(&narrow) && !world.may::<SendCommands>(&narrow));
+    let beyond = world.create_pat(&narrow, pat(Some("commands:send"), 30));
+    assert!(matches!(beyond, Err(CredentialRefused::BeyondOwnRights { .. })), "{beyond:?}");
+    let owner_like = world.create_pat(&ann, pat(Some("devices:manage"), 30));
+    assert!(matches!(owner_like, Err(CredentialRefused::BeyondOwnRights { .. })), "{owner_like:?}");
+}
+
+#[test]
+fn a_token_never_exceeds_its_user_at_the_time_of_use() {
+    let mut world = World::new();
+    let ann = world.user_token("ann", Role::Owner);
+    assert!(world.may::<ManageDevices>(&ann));
+    world.set_role("ann", Role::Viewer);
+    assert!(!world.may::<ManageDevices>(&ann) && world.may::<ReadDevices>(&ann));
+}
+
+#[test]
+fn a_token_lives_as_long_as_was_asked_and_at_most_a_year() {
+    let mut world = World::new();
+    let ann = world.user_token("ann", Role::Member);
+    assert_eq!(world.create_pat(&ann, pat(None, 367)).err(), Some(CredentialRefused::Lifetime));
+    assert_eq!(world.create_pat(&ann, pat(None, 0)).err(), Some(CredentialRefused::Lifetime));
+    let (_, token) = world.create_pat(&ann, pat(None, 1)).expect("legal");
+    world.now = world.now.plus(Seconds::days(1)).minus(Seconds(1));
+    assert!(world.may::<ReadDevices>(&token));
+    world.now = world.now.plus(Seconds(1));
+    assert!(!world.may::<ReadDevices>(&token));
+}
+
+#[test]
+fn a_rotated_token_ends_at_once_and_its_reuse_ends_the_family() {
+    let mut world = World::new();
+    let ann = world.user_token("ann", Role::Member);
+    let (id, old) = world.create_pat(&ann, pat(None, 30)).expect("legal");
+    let permit = world.permit::<ManageOwnCredentials>(&ann);
+    let (fresh, new) = world.fresh_credential(CredentialKind::PersonalAccessToken);
+    let context = world.context();
+    let change = world.registry.rotate_personal_access_token(&permit, &id, fresh, &context).expect("ours");
+    world.commit(change);
+    assert!(!world.may::<ReadDevices>(&old) && world.may::<ReadDevices>(&new));
+    let (again, _) = world.fresh_credential(CredentialKind::PersonalAccessToken);
+    let twice = world.registry.rotate_personal_access_token(&permit, &id, again, &context);
+    assert_eq!(twice.err(), Some(CredentialRefused::Replaced(id.clone())));
+
+    let change = world.registry.revoke_family(&id, &context);
+    world.commit(change);
+    assert!(!world.may::<ReadDevices>(&new), "whoever held the old one may hold the new one");
+    assert!(world.may::<ReadDevices>(&ann), "another family goes on");
+}
+
+#[test]
+fn everyone_revokes_their_own_and_the_owner_everyones() {
+    let mut world = World::new();
+    let (ann, bob) = (world.user_token("ann", Role::Member), world.user_token("bob", Role::Member));
+    let owner = world.user_token("olga", Role::Owner);
+    let (id, token) = world.create_pat(&ann, pat(None, 30)).expect("legal");
+    let context = world.context();
+    let foreign = world.registry.revoke_credential(&world.permit(&bob), &id, &context);
+    assert_eq!(foreign.map(drop), Err(CredentialRefused::Unknown(id.clone())));
+    assert!(world.may::<ReadDevices>(&token));
+    let change = world.registry.revoke_credential(&world.permit(&owner), &id, &context).expect("the owner may");
+    world.commit(change);
+    assert!(!world.may::<ReadDevices>(&token));
+    assert_eq!(world.registry.credentials_seen_by(&world.permit(&bob)).count(), 1);
+}
+
+#[test]
+fn removing_a_user_ends_their_tokens_and_the_last_owner_stays() {
+    let mut world = World::new();
+    let owner = world.user_token("olga", Role::Owner);
+    let ann = world.user_token("ann", Role::Owner);
+    let permit = world.permit::<ManageUsers>(&owner);
+    let context = world.context();
+    let owners: Vec<_> = world.registry.users().filter(|user| user.role == Role::Owner).map(|user| user.name.clone()).collect();
+    for gone in owners.iter().filter(|owner| owner.as_str() != "olga") {
+        let change = world.registry.remove_user(&permit, gone, &context).expect("others are left");
+        world.commit(change);
+    }
+    assert!(world.present(&ann).is_none());
+    assert!(world.registry.remove_user(&permit, &name("olga"), &context).is_err());
+    assert!(world.registry.set_role(&permit, &name("olga"), Role::Viewer, &context).is_err());
+}
+
+#[test]
+fn a_token_limited_to_devices_reaches_no_other() {
+    let mut world = World::new();
+    let owner = world.user_token("olga", Role::Owner);
+    world.add("lamp", "switch").expect("new");
+    world.add("oven", "switch").expect("new");
+    let limited = NewPersonalAccessToken { devices: Some(vec![name("lamp")]), ..pat(None, 30) };
+    let (_, token) = world.create_pat(&owner, limited).expect("legal");
+    let permit = world.permit::<ManageDevices>(&token);
+    let context = world.context();
+    assert!(world.registry.disable_device(&permit, &name("lamp"), &context).is_ok());
+    assert_eq!(
+        world.registry.disable_device(&permit, &name("oven"), &context).map(drop),
+        Err(DeviceRefused::OutOfReach(name("oven")))
+    );
+    let standing = world.registry.judge(&world.present(&token).expect("known"), world.now).expect("good");
+    let receives = |topic: &str| standing.rights.authorize_delivery(&TopicName::parse(topic).expect("legal")).is_ok();
+    assert!(receives("dev/lamp/tele/x") && !receives("dev/oven/tele/x"));
+    assert!(standing.rights.authorize_publish(TopicName::parse("home/x").expect("legal")).is_err());
+    let widened = world.create_pat(&token, NewPersonalAccessToken { devices: Some(vec![name("oven")]), ..pat(None, 30) });
+    assert_eq!(widened.map(drop), Err(CredentialRefused::OutOfReach(name("oven"))));
+}
+
+#[test]
+fn an_api_key_rolls_with_an_overlap_and_cannot_manage_credentials() {
+    let mut world = World::new();
+    let owner = world.user_token("olga", Role::Owner);
+    let permit = world.permit::<ManageCredentials>(&owner);
+    let profile = "name = \"greedy\"\n[permissions.all]\napi = [\"devices:read\", \"credentials:manage\", \"users:manage\", \"credentials:own\"]\nsubscribe = [\"dev/#\"]\n";
+    let profile = Profile::from_toml(profile).expect("legal");
+    world.put(Table::Profile, b"greedy", &profile);
+    let holder = KeyHolder::Integration { name: name("ha"), profile: name("greedy"), scope: None };
+    let new = NewApiKey {
+        name: "Home Assistant".to_owned(),
+        holder,
+        lifetime: None,
+        networks: vec!["10.0.0.0/8".parse().expect("legal")],
+    };
+    let (fresh, old) = world.fresh_credential(CredentialKind::ApiKey);
+    let context = world.context();
+    let change = world.registry.create_api_key(&permit, new, fresh, &context).expect("legal");
+    let id = world.commit(change).id;
+    assert!(world.may::<ReadDevices>(&old));
+    assert!(!world.may::<ManageCredentials>(&old) && !world.may::<ManageUsers>(&old) && !world.may::<ManageOwnCredentials>(&old));
+    let record = world.registry.credential(&id).expect("kept");
+    assert!(record.may_come_from([10, 1, 2, 3].into()) && !record.may_come_from([192, 168, 0, 1].into()));
+
+    let (fresh, new) = world.fresh_credential(CredentialKind::ApiKey);
+    let change = world.registry.roll_api_key(&permit, &id, Seconds(60), fresh, &context).expect("ours");
+    world.commit(change);
+    assert!(world.may::<ReadDevices>(&old) && world.may::<ReadDevices>(&new), "both work for the overlap");
+    world.now = world.now.plus(Seconds(60));
+    assert!(!world.may::<ReadDevices>(&old) && world.may::<ReadDevices>(&new));
+}
+
+#[test]
+fn the_last_use_is_known_without_a_write_for_each() {
+    let mut world = World::new();
+    let token = world.user_token("ann", Role::Member);
+    let id = PresentedCredential::parse(&token).expect("ours").id.to_owned();
+    let context = Context { source: "10.0.0.1".to_owned(), ..world.context() };
+    let change = world.registry.note_use(&id, &context).expect("the first use is news");
+    world.commit(change);
+    assert!(world.registry.note_use(&id, &context).is_none());
+    let elsewhere = Context { source: "10.0.0.2".to_owned(), ..context.clone() };
+    assert!(world.registry.note_use(&id, &elsewhere).is_some());
+    let later = Context { now: context.now.plus(crate::limits::LAST_USED_RESOLUTION), ..context };
+    assert!(world.registry.note_use(&id, &later).is_some());
+}
