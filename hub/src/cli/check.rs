@@ -7,7 +7,10 @@ use super::{
     output::{Format, GOOD, Output, WAITING, styled, table},
 };
 use crate::config::{Config, Ports};
-use hearthkey_core::profile::{Grant, Profile};
+use hearthkey_core::{
+    profile::{FilterTemplate, Grant, Profile},
+    scope::PermissionName,
+};
 use serde_json::json;
 use std::{
     fmt::Display,
@@ -68,20 +71,23 @@ fn show_profile(file: &Path, profile: &Profile, out: &mut Output) -> Result<(), 
     }
     out.line(format!("{} {} is a valid profile, {}", styled(GOOD, "ok"), named(file), profile.name))?;
     let mut rules = table(["PERMISSION", "ALLOWS", "WHAT"]);
-    for (permission, Grant { publish, subscribe, commands }) in &profile.permissions {
-        let filters = |templates: &[hearthkey_core::profile::FilterTemplate]| {
-            templates.iter().map(|template| template.as_str().to_owned()).collect::<Vec<_>>().join("\n")
-        };
-        let commands: Vec<String> = commands.iter().cloned().map(String::from).collect();
-        for (allows, what) in [("publish", filters(publish)), ("subscribe", filters(subscribe)), ("command", commands.join("\n"))]
-        {
-            if !what.is_empty() {
-                rules.add_row([permission.as_str(), allows, &what]);
-            }
+    for (permission, Grant { publish, subscribe, commands, api }) in &profile.permissions {
+        let allowed = [
+            ("publish", lines(publish, FilterTemplate::as_str)),
+            ("subscribe", lines(subscribe, FilterTemplate::as_str)),
+            ("command", commands.iter().cloned().map(String::from).collect::<Vec<_>>().join("\n")),
+            ("API", lines(api, PermissionName::as_str)),
+        ];
+        for (allows, what) in allowed.iter().filter(|(_, what)| !what.is_empty()) {
+            rules.add_row([permission.as_str(), allows, what]);
         }
     }
     out.table(rules)?;
     out.line(format!("next: hearthkey profile apply {}", shell_quoted(file)))
+}
+
+fn lines<T>(rules: &[T], text: impl Fn(&T) -> &str) -> String {
+    rules.iter().map(text).collect::<Vec<_>>().join("\n")
 }
 
 fn show_config(file: &Path, config: &Config, out: &mut Output) -> Result<(), Failure> {
