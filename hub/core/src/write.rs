@@ -2,6 +2,9 @@
 
 use serde::{Deserialize, Serialize};
 
+/// Longest value of a row, in bytes: what the store takes. Each row of ours fits, whatever peers and owners put into it.
+pub const MAX_VALUE_BYTES: usize = 4_096;
+
 /// A kind of row. The tag is the first byte of the stored key and never changes its meaning.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[repr(u8)]
@@ -59,7 +62,8 @@ impl Table {
     }
 }
 
-/// One change of a batch. Keys have at most 255 bytes, values at most 4,096.
+/// One change of a batch. Keys have at most 255 bytes, values at most [`MAX_VALUE_BYTES`]; a batch has at most 512
+/// writes and 1 MiB.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Write {
     /// Stores a row, replacing an earlier one of the same key.

@@ -7,41 +7,45 @@ use crate::{
     write::{Table, Write},
 };
 
-/// Most rows that one sweep touches, so that it never holds up other decisions for long.
-const MAX_SWEPT_ROWS: usize = 256;
+/// Most things that one sweep ends, so that it never holds up other decisions for long and always fits into one batch of the
+/// store (512 writes, 1 MiB): each is a row and an audit entry at most.
+const MAX_SWEPT: usize = 120;
+/// Most audit entries that leave in one batch, one write each.
+const MAX_TRIMMED: usize = 256;
 
 impl Registry {
     /// Removes what has ended at `context.now`. Sessions need no sweep: each has its own deadline.
     pub fn sweep(&self, context: &Context) -> Change<()> {
         let now = context.now;
         let mut draft = self.draft(context);
-        for ((client, jti), _) in self.used_assertions.iter().filter(|(_, until)| **until <= now).take(MAX_SWEPT_ROWS) {
+        let mut room = MAX_SWEPT;
+        for ((client, jti), _) in self.used_assertions.iter().filter(|(_, until)| **until <= now).take(room) {
             draft.delete(Table::UsedAssertion, rows::used_assertion_key(client, jti));
+            room -= 1;
         }
-        for (jti, _) in self.denied_tokens.iter().filter(|(_, until)| **until <= now).take(MAX_SWEPT_ROWS) {
+        for (jti, _) in self.denied_tokens.iter().filter(|(_, until)| **until <= now).take(room) {
             draft.delete(Table::DeniedToken, jti.as_bytes());
+            room -= 1;
         }
-        for (hash, _) in self.enrolments_by_code_hash.iter().filter(|(_, record)| record.expires_at <= now).take(MAX_SWEPT_ROWS) {
+        for (hash, _) in self.enrolments_by_code_hash.iter().filter(|(_, record)| record.expires_at <= now).take(room) {
             draft.delete(Table::EnrolmentCode, hash.as_bytes());
+            room -= 1;
         }
-        for device in
-            self.devices.values().filter(|device| device.usable_keys(now).count() < device.keys.len()).take(MAX_SWEPT_ROWS)
-        {
+        let retired = self.devices.values().filter(|device| device.usable_keys(now).count() < device.keys.len());
+        for device in retired.take(room) {
             let mut device = device.clone();
             device.keys.retain(|key| key.retires_at.is_none_or(|retires| now < retires));
             draft.put(Table::Device, device.id.as_str(), &device);
-            draft.audit_entry(by_hub("key.retire", format!("device {}", device.id), Outcome::Success));
+            draft.audit_entry(by_hub("key.retire", format!("device {}", device.id)));
+            room -= 1;
         }
-        let over = self.credentials.values().filter(|record| record.expires_at.is_some_and(|at| at <= now));
-        for credential in over.take(MAX_SWEPT_ROWS) {
+        for credential in self.credentials.values().filter(|credential| !credential.is_usable(now)).take(room) {
             draft.delete(Table::Credential, credential.id.as_bytes());
-            draft.audit_entry(by_hub(
-                "credential.expire",
-                format!("credential {} of {}", credential.id, credential.subject),
-                Outcome::Success,
-            ));
+            let target = format!("credential {} of {}", credential.id, credential.subject);
+            draft.audit_entry(by_hub("credential.expire", target));
+            room -= 1;
         }
-        for command in self.commands.values().filter(|command| command.is_overdue(now)).take(MAX_SWEPT_ROWS) {
+        for command in self.commands.values().filter(|command| command.is_overdue(now)).take(room) {
             match command.state {
                 CommandState::Sent => draft.end_command(command, CommandState::Expired, "nobody took it in time"),
                 _ => draft.end_command(command, CommandState::Failed, "the device told no end"),
@@ -53,14 +57,14 @@ impl Registry {
     /// How many of the oldest audit entries are over [`MAX_AUDIT_RECORDS`].
     #[must_use]
     pub fn surplus_audit_records(&self) -> u64 {
-        (self.audit_head.seq - self.audit_anchor.seq).saturating_sub(MAX_AUDIT_RECORDS)
+        self.audit_head.seq.saturating_sub(self.audit_anchor.seq).saturating_sub(MAX_AUDIT_RECORDS)
     }
 
     /// Lets the oldest audit entries go: `oldest` are their rows, in order from the anchor. The anchor moves to the last of them.
     pub fn trim_audit(&self, oldest: &[Vec<u8>]) -> Change<()> {
         let mut anchor = self.audit_anchor.clone();
         let mut writes = Vec::new();
-        for row in oldest.iter().take(MAX_SWEPT_ROWS) {
+        for row in oldest.iter().take(MAX_TRIMMED) {
             let Ok(record) = serde_json::from_slice::<AuditRecord>(row) else { break };
             if record.seq != anchor.seq + 1 {
                 break;
@@ -76,6 +80,6 @@ impl Registry {
     }
 }
 
-fn by_hub(action: &'static str, target: String, outcome: Outcome) -> AuditDraft {
-    AuditDraft { actor: "hub".to_owned(), action, target, outcome, reason: String::new(), count: 1 }
+fn by_hub(action: &'static str, target: String) -> AuditDraft {
+    AuditDraft { actor: "hub".to_owned(), action, target, outcome: Outcome::Success, reason: String::new(), count: 1 }
 }

@@ -5,6 +5,7 @@ mod credentials;
 mod enrolment;
 mod judging;
 mod rotation;
+mod sweeping;
 mod tokens;
 mod users;
 
@@ -18,6 +19,7 @@ use crate::{
     scope::Scope,
     secret::{CredentialKind, Pepper, PresentedCredential, Secret},
     session::{Authority, EndReason, Proof, Standing},
+    write::MAX_VALUE_BYTES,
 };
 use p256::ecdsa::{Signature, SigningKey, signature::Signer};
 use ring::digest;
@@ -28,7 +30,7 @@ const START: UnixTime = UnixTime(1_780_000_000);
 
 /// What one row and one batch of the store can hold (the store refuses more, and the hub stops).
 const MAX_ROW_KEY: usize = 255;
-const MAX_ROW_VALUE: usize = 4_096;
+
 const MAX_BATCH_ROWS: usize = 512;
 const MAX_BATCH_BYTES: usize = 1 << 20;
 
@@ -91,7 +93,7 @@ impl World {
                 Write::Put { key, value, .. } => (key, value.len()),
                 Write::Delete { key, .. } => (key, 0),
             };
-            assert!(key.len() <= MAX_ROW_KEY && value <= MAX_ROW_VALUE, "a row of {value} bytes in {:?}", write.table());
+            assert!(key.len() <= MAX_ROW_KEY && value <= MAX_VALUE_BYTES, "a row of {value} bytes in {:?}", write.table());
             bytes += key.len() + value;
         }
         assert!(change.writes.len() <= MAX_BATCH_ROWS && bytes <= MAX_BATCH_BYTES, "a batch of {} rows", change.writes.len());
