@@ -121,13 +121,13 @@ impl ChainHead {
         let record = AuditRecord {
             seq: self.seq + 1,
             time,
-            actor: shortened(actor),
+            actor: shortened(actor, 128),
             action: action.to_owned(),
-            target: shortened(target),
+            target: shortened(target, 1_200),
             outcome,
-            reason: shortened(reason),
-            source: source.to_owned(),
-            request_id: request_id.to_owned(),
+            reason: shortened(reason, 1_200),
+            source: shortened(source.to_owned(), 64),
+            request_id: shortened(request_id.to_owned(), 64),
             count,
             previous: self.hash.clone(),
         };
@@ -142,9 +142,18 @@ impl ChainHead {
     }
 }
 
-/// Bounds what a peer can write into one entry; 512 characters tell enough.
-fn shortened(mut text: String) -> String {
-    if let Some((end, _)) = text.char_indices().nth(512) {
+/// Bounds what a peer can write into one entry, in bytes of JSON: together the fields of an entry always fit into a row.
+fn shortened(mut text: String, limit: usize) -> String {
+    let mut written = 0;
+    let end = text.char_indices().find_map(|(place, character)| {
+        written += match character {
+            '"' | '\\' => 2,
+            control if control.is_ascii_control() => 6,
+            other => other.len_utf8(),
+        };
+        (written > limit).then_some(place)
+    });
+    if let Some(end) = end {
         text.truncate(end);
         text.push('…');
     }
@@ -211,6 +220,32 @@ mod tests {
     fn an_untouched_chain_holds() {
         let (rows, head) = chain(5);
         assert_eq!(check(&rows, &head), Ok(5));
+    }
+
+    #[test]
+    fn an_entry_fits_into_a_row_whatever_a_peer_put_into_it() {
+        for hostile in ["x", "\"", "\\", "\u{0}", "\u{7f}", "\n", "ä", "€", "😀"] {
+            let text = hostile.repeat(5_000);
+            let draft = AuditDraft {
+                actor: text.clone(),
+                action: "mqtt.authorize",
+                target: text.clone(),
+                outcome: Outcome::Success,
+                reason: text.clone(),
+                count: u64::MAX,
+            };
+            let head = ChainHead { seq: u64::MAX - 1, ..ChainHead::default() };
+            let (_, row) = head.append(draft, UnixTime(u64::MAX), &text, &text);
+            assert!(row.len() <= crate::write::MAX_VALUE_BYTES, "{} bytes of {hostile:?}", row.len());
+            let record: AuditRecord = serde_json::from_slice(&row).expect("an entry");
+            assert!(record.target.starts_with(hostile) && record.target.ends_with('…'));
+        }
+    }
+
+    #[test]
+    fn an_entry_of_ordinary_length_is_kept_whole() {
+        let topic = format!("topic {}", "\"".repeat(crate::limits::MAX_TOPIC_BYTES));
+        assert_eq!(shortened(topic.clone(), 1_200), topic);
     }
 
     #[test]
