@@ -8,8 +8,10 @@ pub const MAX_DEVICES: usize = 4_096;
 pub const MAX_TOPIC_BYTES: usize = 512;
 /// Most levels of a topic: bounds the work of a match.
 pub const MAX_TOPIC_LEVELS: usize = 32;
-/// Most permissions in a profile; a token's scope must stay small enough for a microcontroller's buffer.
+/// Most permissions in a profile; the owner must be able to keep them apart.
 pub const MAX_PERMISSIONS_PER_PROFILE: usize = 16;
+/// Longest scope of a profile, in bytes: a token response stays within the 1,024 bytes that a device has for it.
+pub const MAX_SCOPE_BYTES_PER_PROFILE: usize = 128;
 /// Most topic filters in a profile: each publish is compared with each of them.
 pub const MAX_FILTERS_PER_PROFILE: usize = 64;
 /// Most profiles that an owner can write.
@@ -36,6 +38,8 @@ pub const MAX_USED_ASSERTIONS_PER_CLIENT: usize = 256;
 pub const MAX_KEYS_PER_CLIENT: usize = 4;
 /// Most secrets of one client at a time.
 pub const MAX_SECRETS_PER_CLIENT: usize = 4;
+/// Longest description of a device's software, in characters; a row must hold it beside the keys and children.
+pub const MAX_SOFTWARE_CHARACTERS: usize = 128;
 /// How long an enrolment code can be used.
 pub const ENROLMENT_CODE_LIFETIME: Seconds = Seconds::minutes(15);
 /// How long the key that a rotation replaces still works after the first use of the new one.

@@ -4,10 +4,11 @@ use crate::{
     DeviceId, Seconds,
     limits::{
         ACCESS_TOKEN_LIFETIME, ACCESS_TOKEN_LIFETIME_RANGE, MAX_FILTERS_PER_PROFILE, MAX_PERMISSIONS_PER_PROFILE,
-        MAX_PROFILE_BYTES,
+        MAX_PROFILE_BYTES, MAX_SCOPE_BYTES_PER_PROFILE,
     },
     scope::{PermissionName, Scope},
     topic::{InvalidTopic, TopicFilter},
+    write::MAX_VALUE_BYTES,
 };
 use serde::{Deserialize, Serialize};
 use std::{collections::BTreeMap, fmt, str::FromStr};
@@ -79,11 +80,16 @@ pub enum InvalidProfile {
     #[error("{0}")]
     Syntax(String),
     /// Larger than a stored row.
-    #[error("a profile has at most {MAX_PROFILE_BYTES} bytes")]
+    #[error("a profile has at most {MAX_PROFILE_BYTES} bytes, fewer if its description is full of quotes and line breaks")]
     TooLarge,
     /// A bound on the number of permissions or filters.
     #[error("a profile has at most {MAX_PERMISSIONS_PER_PROFILE} permissions and {MAX_FILTERS_PER_PROFILE} topic filters")]
     TooMany,
+    /// Names that would make tokens too large for small devices.
+    #[error(
+        "the names of a profile's permissions have at most {MAX_SCOPE_BYTES_PER_PROFILE} bytes together; choose shorter ones"
+    )]
+    ScopeTooLong,
     /// The life of tokens is out of range.
     #[error("token_lifetime_s is {0}; it must be from {start} to {end} seconds", start = ACCESS_TOKEN_LIFETIME_RANGE.start(), end = ACCESS_TOKEN_LIFETIME_RANGE.end())]
     Lifetime(u64),
@@ -138,6 +144,14 @@ impl Profile {
             self.permissions.values().map(|grant| grant.publish.len() + grant.subscribe.len() + grant.commands.len()).sum();
         if self.permissions.len() > MAX_PERMISSIONS_PER_PROFILE || filters > MAX_FILTERS_PER_PROFILE {
             return Err(InvalidProfile::TooMany);
+        }
+        // JSON escapes what TOML does not.
+        let row = serde_json::to_vec(&self).map_err(|error| InvalidProfile::Syntax(error.to_string()))?;
+        if row.len() > MAX_VALUE_BYTES {
+            return Err(InvalidProfile::TooLarge);
+        }
+        if self.scope().to_string().len() > MAX_SCOPE_BYTES_PER_PROFILE {
+            return Err(InvalidProfile::ScopeTooLong);
         }
         if !ACCESS_TOKEN_LIFETIME_RANGE.contains(&self.token_lifetime_s) {
             return Err(InvalidProfile::Lifetime(self.token_lifetime_s));

@@ -4,7 +4,9 @@ use super::{Change, CommandState, Context, Draft, ManageDevices, Registry, UserP
 use crate::{
     DeviceId, Seconds, UnixTime,
     jwt::PublicKey,
-    limits::{ENROLMENT_CODE_LIFETIME, MAX_CHILDREN, MAX_DEVICES, MAX_KEYS_PER_CLIENT, MAX_SECRETS_PER_CLIENT},
+    limits::{
+        ENROLMENT_CODE_LIFETIME, MAX_CHILDREN, MAX_DEVICES, MAX_KEYS_PER_CLIENT, MAX_SECRETS_PER_CLIENT, MAX_SOFTWARE_CHARACTERS,
+    },
     profile::ProfileName,
     scope::Scope,
     secret::{CredentialKind, SecretHash},
@@ -111,7 +113,7 @@ pub struct RegistrationRequest {
     pub code: SecretHash,
     /// Its key.
     pub public_key: PublicKey,
-    /// `software_id` and `software_version`, at most 128 characters.
+    /// `software_id` and `software_version`; [`MAX_SOFTWARE_CHARACTERS`] without control characters are kept.
     pub software: String,
 }
 
@@ -198,7 +200,7 @@ impl Registry {
         if !self.profiles.contains_key(&profile) {
             return Err(DeviceRefused::UnknownProfile(profile));
         }
-        if self.devices.len() >= MAX_DEVICES {
+        if earlier.is_none() && self.devices.len() >= MAX_DEVICES {
             return Err(DeviceRefused::TooMany(format!("a hub has at most {MAX_DEVICES} devices")));
         }
         if children.len() > MAX_CHILDREN {
@@ -363,7 +365,7 @@ impl Registry {
             device.status = DeviceStatus::Active;
         }
         device.enrolled_at = Some(context.now);
-        device.software.clone_from(&request.software);
+        device.software = request.software.chars().filter(|c| !c.is_control()).take(MAX_SOFTWARE_CHARACTERS).collect();
         draft.put(Table::Device, device.id.as_str(), &device);
         draft.put(Table::EnrolmentCode, code, &used);
         draft.audit(&Principal::Device(device.id.clone()), "device.enrol", device.target());

@@ -1,5 +1,6 @@
 //! Stories of a home, told to the registry alone: a [`World`] holds the registry, the store's rows, every key and the time.
 
+mod bounds;
 mod commands;
 mod credentials;
 mod enrolment;
@@ -200,6 +201,12 @@ impl World {
     pub(super) fn revoke(&mut self, device: &str) {
         let change = self.registry.revoke_device(&self.owner(), &name(device), &self.context()).expect("known");
         self.commit(change);
+    }
+
+    pub(super) fn revoke_if_there(&mut self, device: &str) {
+        if self.registry.device(&name(device)).is_some() {
+            self.revoke(device);
+        }
     }
 
     pub(super) fn apply_profile(&mut self, toml: &str) {

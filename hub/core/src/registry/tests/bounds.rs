@@ -1,0 +1,136 @@
+//! What happens at each bound of limits.rs that the registry keeps; the others are tested where they stand.
+
+use super::*;
+use crate::{
+    limits::{
+        MAX_CHILDREN, MAX_DEVICES, MAX_FILTERS_PER_PROFILE, MAX_PERMISSIONS_PER_PROFILE, MAX_PROFILE_BYTES, MAX_PROFILES,
+        MAX_SCOPE_BYTES_PER_PROFILE, MAX_SECRETS_PER_CLIENT,
+    },
+    profile::InvalidProfile,
+};
+
+fn longest_name(number: usize) -> String {
+    format!("{}{number:04}", "x".repeat(28))
+}
+
+#[test]
+fn the_largest_device_fits_into_a_row() {
+    let mut world = World::new();
+    let children: Vec<String> = (0..MAX_CHILDREN).map(longest_name).collect();
+    let children: Vec<&str> = children.iter().map(String::as_str).collect();
+    let gateway = longest_name(9_999);
+    for hostile in ["\"", "\u{0}", "😀"] {
+        world.revoke_if_there(&gateway);
+        let mut code = world.add_with_children(&gateway, "home-assistant", &children).expect("a free name");
+        for round in 0..MAX_KEYS_PER_CLIENT {
+            let key = key(&format!("{hostile}{round}"));
+            let request =
+                RegistrationRequest { code: world.pepper.hash(&code), public_key: public(&key), software: hostile.repeat(5_000) };
+            let change = world.registry.register(&request, &world.context()).expect("the code is good");
+            world.commit(change);
+            world.token_by(&gateway, &key).expect("in use");
+            code = world.rotate_by_code(&gateway).expect("known");
+        }
+    }
+}
+
+#[test]
+fn a_hub_has_so_many_devices_and_one_more_is_refused() {
+    let mut world = World::with_devices(&["lamp"]);
+    let record = world.device("lamp").clone();
+    for number in 1..MAX_DEVICES {
+        let id = format!("d-{number}");
+        world.put(Table::Device, id.as_bytes(), &DeviceRecord { id: name(&id), keys: Vec::new(), ..record.clone() });
+    }
+    let refused = world.add("one-more", "thermostat").expect_err("full");
+    assert!(matches!(refused, DeviceRefused::TooMany(_)), "{refused}");
+    world.revoke("lamp");
+    assert!(world.add("lamp", "thermostat").is_ok(), "a revoked name needs no further place");
+}
+
+#[test]
+fn a_gateway_has_so_many_children_and_no_more() {
+    let mut world = World::new();
+    let children: Vec<String> = (0..=MAX_CHILDREN).map(longest_name).collect();
+    let children: Vec<&str> = children.iter().map(String::as_str).collect();
+    assert!(matches!(world.add_with_children("bridge", "gateway", &children), Err(DeviceRefused::TooMany(_))));
+    assert!(world.add_with_children("bridge", "gateway", &children[1..]).is_ok());
+}
+
+#[test]
+fn a_client_has_so_many_secrets_and_a_retired_one_makes_room() {
+    let mut world = World::new();
+    let mut newest = world.add_with_secret("plug", "switch").expect("a free name");
+    for _ in 1..MAX_SECRETS_PER_CLIENT {
+        newest = world.rotate_by_secret("plug").expect("room");
+    }
+    let refused = world.rotate_by_secret("plug").expect_err("full");
+    assert!(matches!(refused, DeviceRefused::TooMany(_)), "{refused}");
+    world.token_by_secret("plug", &newest).expect("its first use retires the others");
+    world.wait(crate::limits::ROTATION_GRACE.0);
+    world.sweep();
+    assert!(world.rotate_by_secret("plug").is_ok());
+}
+
+#[test]
+fn an_owner_writes_so_many_profiles_and_may_always_replace_one() {
+    let mut world = World::new();
+    let toml = |number: usize| format!("name = \"p-{number}\"\n[permissions]\n");
+    let room = MAX_PROFILES - world.registry.profiles().count();
+    for number in 0..room {
+        world.apply_profile(&toml(number));
+    }
+    let one_more = Profile::from_toml(&toml(room)).expect("legal");
+    assert!(world.registry.apply_profile(&world.owner(), one_more, &world.context()).is_err());
+    world.apply_profile(&toml(0));
+}
+
+#[test]
+fn the_largest_profile_fits_into_a_row() {
+    let start = "name = \"lamp\"\ndescription = '''";
+    let end = "'''\n[permissions]\n";
+    for (hostile, fits) in [("x", true), ("\"", false), ("\n", false), ("\\", false)] {
+        let room = MAX_PROFILE_BYTES - start.len() - end.len();
+        let profile = Profile::from_toml(&format!("{start}{}{end}", hostile.repeat(room)));
+        assert_eq!(profile.as_ref().err(), (!fits).then_some(&InvalidProfile::TooLarge), "{hostile:?}");
+        if let Ok(profile) = profile {
+            let mut world = World::new();
+            let change = world.registry.apply_profile(&world.owner(), profile, &world.context()).expect("room");
+            world.commit(change);
+        }
+    }
+}
+
+#[test]
+fn a_profile_has_so_many_permissions_and_filters_and_no_more() {
+    let permissions = |count: usize| {
+        (0..count).map(|number| format!("[permissions.p{number:02}]\n")).fold("name = \"lamp\"\n".to_owned(), |a, b| a + &b)
+    };
+    assert!(Profile::from_toml(&permissions(MAX_PERMISSIONS_PER_PROFILE)).is_ok());
+    assert_eq!(Profile::from_toml(&permissions(MAX_PERMISSIONS_PER_PROFILE + 1)), Err(InvalidProfile::TooMany));
+    let filters = |count: usize| format!("name = \"lamp\"\n[permissions.p]\npublish = [{}]\n", "\"a\",".repeat(count));
+    assert!(Profile::from_toml(&filters(MAX_FILTERS_PER_PROFILE)).is_ok());
+    assert_eq!(Profile::from_toml(&filters(MAX_FILTERS_PER_PROFILE + 1)), Err(InvalidProfile::TooMany));
+}
+
+#[test]
+fn a_token_response_fits_into_the_buffer_of_a_device_whatever_the_profile() {
+    const RESPONSE_BYTES: usize = 1_024;
+    let profile = |bytes: usize| {
+        let (first, second, third, rest) = ("a".repeat(32), "b".repeat(32), "c".repeat(32), "d".repeat(bytes - 99));
+        format!("name = \"wide\"\n[permissions.{first}]\n[permissions.{second}]\n[permissions.{third}]\n[permissions.{rest}]\n")
+    };
+    assert_eq!(Profile::from_toml(&profile(MAX_SCOPE_BYTES_PER_PROFILE + 1)), Err(InvalidProfile::ScopeTooLong));
+    let mut world = World::new();
+    world.apply_profile(&profile(MAX_SCOPE_BYTES_PER_PROFILE));
+    let device = longest_name(0);
+    world.enrol(&device, "wide");
+    let mut token = world.token(&device).expect("the key is proved");
+    token.claims.jti = "x".repeat(22).into();
+    token.claims.epoch = 1_000;
+    let response = json!({
+        "access_token": signed(&token), "token_type": "Bearer", "expires_in": 86_400, "scope": token.claims.scope,
+    });
+    let bytes = response.to_string().len();
+    assert!(bytes <= RESPONSE_BYTES, "{bytes} bytes");
+}
