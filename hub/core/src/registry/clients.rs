@@ -5,7 +5,9 @@ use crate::{
     DeviceId, Seconds, UnixTime,
     claims::{AccessTokenClaims, AssertionClaims, Confirmation},
     jwt::{InvalidJwt, PublicKey, UnverifiedJwt},
-    limits::{CLOCK_SKEW, MAX_ASSERTION_LIFETIME, MAX_JTI_BYTES, MAX_USED_ASSERTIONS_PER_CLIENT, ROTATION_GRACE},
+    limits::{
+        CLOCK_SKEW, MAX_ASSERTION_LIFETIME, MAX_JTI_BYTES, MAX_KEYS_PER_CLIENT, MAX_USED_ASSERTIONS_PER_CLIENT, ROTATION_GRACE,
+    },
     oauth::{ClientAuthentication, ErrorCode, OAuthError, TokenRequest},
     scope::Scope,
     secret::{CredentialKind, Pepper, PresentedCredential, SecretHash},
@@ -245,20 +247,17 @@ impl Registry {
         let id = DeviceId::parse(&claims.iss).ok();
         let device = id.as_ref().and_then(|id| self.devices.get(id));
         let kid = jwt.header().kid.as_deref();
-        let named = |key: &&ClientKey| kid.is_none_or(|kid| *key.thumbprint == *kid);
-        let verified = match device {
-            Some(device) => device.usable_keys(now).filter(named).find_map(|key| {
-                jwt.verify::<AssertionClaims>(&key.public_key)
-                    .ok()
-                    .map(|claims| (device.id.clone(), key.thumbprint.clone(), claims))
-            }),
+        let verified = keys_to_try(device, kid, now).into_iter().find_map(|key| match key {
+            Some((device, key)) => {
+                jwt.verify(&key.public_key).ok().map(|claims| (device.id.clone(), key.thumbprint.clone(), claims))
+            }
             None => {
-                // An unknown client costs as much time as a known one.
                 let _ = jwt.verify::<AssertionClaims>(&key_of_nobody());
                 None
             }
-        };
-        let (id, thumbprint, claims) = verified.ok_or_else(|| failed("unknown client or wrong key".to_owned()))?;
+        });
+        let (id, thumbprint, claims): (_, _, AssertionClaims) =
+            verified.ok_or_else(|| failed("unknown client or wrong key".to_owned()))?;
         let complaint = if claims.sub != claims.iss {
             "iss and sub of the assertion differ".to_owned()
         } else if client_id.is_some_and(|client_id| client_id != claims.sub) {
@@ -311,8 +310,49 @@ fn device_after_first_use(device: &DeviceRecord, thumbprint: &str, now: UnixTime
     Some((device, added_at))
 }
 
+/// The keys that an assertion is verified with. Where they end nobody's takes their place, so that an unknown client, an
+/// unknown `kid` and a client without keys cost as much time as a wrong signature.
+fn keys_to_try<'a>(
+    device: Option<&'a DeviceRecord>,
+    kid: Option<&str>,
+    now: UnixTime,
+) -> Vec<Option<(&'a DeviceRecord, &'a ClientKey)>> {
+    let tries = if kid.is_some() { 1 } else { MAX_KEYS_PER_CLIENT };
+    let usable = device.into_iter().flat_map(|device| device.usable_keys(now).map(move |key| (device, key)));
+    let named = usable.filter(|(_, key)| kid.is_none_or(|kid| *key.thumbprint == *kid));
+    named.map(Some).chain(std::iter::repeat(None)).take(tries).collect()
+}
+
 /// The generator of P-256 as a public key: its private key is 1, and no client has it.
 fn key_of_nobody() -> PublicKey {
     const GENERATOR: &str = "046b17d1f2e12c4247f8bce6e563a440f277037d812deb33a0f4a13945d898c2964fe342e2fe1a7f9b8ee7eb4a7c0f9e162bce33576b315ececbb6406837bf51f5";
     crate::hex::decode::<65>(GENERATOR).and_then(|point| PublicKey::from_point(&point)).expect("65 bytes that begin with 4")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::registry::tests::{World, key, name, public};
+
+    #[test]
+    fn each_assertion_costs_as_many_verifications_whatever_the_hub_knows() {
+        let mut world = World::with_devices(&["lamp"]);
+        let code = world.rotate_by_code("lamp").expect("known");
+        world.register(&code, &key("lamp-2")).expect("the code is good");
+        world.add("new", "thermostat").expect("a free name");
+        let kid = public(&key("lamp-2")).thumbprint();
+        for (device, kid, known) in [
+            ("lamp", Some(&*kid), 1),
+            ("lamp", Some("nonsense"), 0),
+            ("lamp", None, 2),
+            ("new", Some(&*kid), 0),
+            ("new", None, 0),
+            ("ghost", Some(&*kid), 0),
+            ("ghost", None, 0),
+        ] {
+            let keys = keys_to_try(world.registry.device(&name(device)), kid, world.now);
+            assert_eq!(keys.len(), if kid.is_some() { 1 } else { MAX_KEYS_PER_CLIENT }, "{device} {kid:?}");
+            assert_eq!(keys.iter().flatten().count(), known, "{device} {kid:?}");
+        }
+    }
 }

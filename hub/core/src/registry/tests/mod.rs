@@ -36,11 +36,11 @@ const MAX_BATCH_ROWS: usize = 512;
 const MAX_BATCH_BYTES: usize = 1 << 20;
 
 /// A home: its registry, the rows that a restart would find, its devices' keys, its clock.
-pub(super) struct World {
-    pub(super) registry: Registry,
+pub(in crate::registry) struct World {
+    pub(in crate::registry) registry: Registry,
     pub(super) rows: BTreeMap<(Table, Vec<u8>), Vec<u8>>,
     pub(super) batches: Vec<Vec<Write>>,
-    pub(super) now: UnixTime,
+    pub(in crate::registry) now: UnixTime,
     pub(super) pepper: Pepper,
     owner: Authority,
     serial: u64,
@@ -74,7 +74,7 @@ impl World {
     }
 
     /// A home with an owner and enrolled thermostats.
-    pub(super) fn with_devices(devices: &[&str]) -> Self {
+    pub(in crate::registry) fn with_devices(devices: &[&str]) -> Self {
         let mut world = Self::new();
         for device in devices {
             world.enrol(device, "thermostat");
@@ -122,7 +122,7 @@ impl World {
     }
 
     /// Adds a device; the answer is its enrolment code.
-    pub(super) fn add(&mut self, device: &str, profile: &str) -> Result<Vec<u8>, DeviceRefused> {
+    pub(in crate::registry) fn add(&mut self, device: &str, profile: &str) -> Result<Vec<u8>, DeviceRefused> {
         self.add_with_children(device, profile, &[])
     }
 
@@ -143,7 +143,7 @@ impl World {
         Ok(secret)
     }
 
-    pub(super) fn rotate_by_code(&mut self, device: &str) -> Result<Vec<u8>, DeviceRefused> {
+    pub(in crate::registry) fn rotate_by_code(&mut self, device: &str) -> Result<Vec<u8>, DeviceRefused> {
         let (code, enrolment) = self.new_code();
         let change = self.registry.rotate_device(&self.owner(), &name(device), enrolment, &self.context())?;
         self.commit(change);
@@ -169,7 +169,7 @@ impl World {
         (secret.expose().to_owned(), NewEnrolment::Secret(id, hash))
     }
 
-    pub(super) fn register(&mut self, code: &[u8], key: &SigningKey) -> Result<Registered, RegistrationRefused> {
+    pub(in crate::registry) fn register(&mut self, code: &[u8], key: &SigningKey) -> Result<Registered, RegistrationRefused> {
         let request =
             RegistrationRequest { code: self.pepper.hash(code), public_key: public(key), software: "acme 1.0".to_owned() };
         let change = self.registry.register(&request, &self.context())?;
@@ -328,12 +328,12 @@ pub(super) fn base64url(bytes: &[u8]) -> String {
 }
 
 /// The key of that name: the same in each run.
-pub(super) fn key(name: &str) -> SigningKey {
+pub(in crate::registry) fn key(name: &str) -> SigningKey {
     let digest = digest::digest(&digest::SHA256, name.as_bytes());
     SigningKey::from_slice(digest.as_ref()).expect("less than the order of the group but for one in 2^32")
 }
 
-pub(super) fn public(key: &SigningKey) -> PublicKey {
+pub(in crate::registry) fn public(key: &SigningKey) -> PublicKey {
     PublicKey::from_point(key.verifying_key().to_encoded_point(false).as_bytes()).expect("an uncompressed point")
 }
 
@@ -353,7 +353,7 @@ pub(super) fn audiences() -> Vec<String> {
     vec![ISSUER.to_owned(), format!("{ISSUER}/oauth2/token")]
 }
 
-pub(super) fn name(text: &str) -> DeviceId {
+pub(in crate::registry) fn name(text: &str) -> DeviceId {
     DeviceId::parse(text).expect("legal")
 }
 
