@@ -115,12 +115,12 @@ pub enum InvalidAccessToken {
 }
 
 impl Audience {
-    /// Whether one of `accepted` is meant.
+    /// Whether one of `accepted` is meant and nobody else: what is for another server too, that server could present here.
     #[must_use]
-    pub fn names_one_of(&self, accepted: &[String]) -> bool {
+    pub fn names_only(&self, accepted: &[String]) -> bool {
         match self {
             Self::One(one) => accepted.contains(one),
-            Self::Several(several) => several.iter().any(|one| accepted.contains(one)),
+            Self::Several(several) => !several.is_empty() && several.iter().all(|one| accepted.contains(one)),
         }
     }
 }

@@ -262,7 +262,7 @@ impl Registry {
             "iss and sub of the assertion differ".to_owned()
         } else if client_id.is_some_and(|client_id| client_id != claims.sub) {
             "client_id is not the subject of the assertion".to_owned()
-        } else if !claims.aud.names_one_of(audiences) {
+        } else if !claims.aud.names_only(audiences) {
             format!("the audience of the assertion is not {}", audiences.first().map_or("", String::as_str))
         } else if claims.exp.plus(CLOCK_SKEW) <= now {
             format!("the assertion expired {} s ago by the hub's clock", now.since(claims.exp).0)

@@ -111,7 +111,8 @@ fn an_assertion_is_for_this_hub_alone() {
     let other = "https://elsewhere.example";
     assert!(told(|_, draft| draft.claim("aud", json!(format!("{ISSUER}/oauth2/token")))).is_ok());
     assert!(told(|_, draft| draft.claim("aud", json!([ISSUER]))).is_ok());
-    for aud in [json!(other), json!([other]), json!([]), json!(""), json!(format!("{ISSUER}/"))] {
+    assert!(told(|_, draft| draft.claim("aud", json!(audiences()))).is_ok());
+    for aud in [json!(other), json!([other]), json!([ISSUER, other]), json!([]), json!(""), json!(format!("{ISSUER}/"))] {
         let refusal = told(|_, draft| draft.claim("aud", aud.clone())).expect_err("refused");
         assert_eq!(refusal, format!("invalid_client: the audience of the assertion is not {ISSUER}"), "{aud}");
     }
