@@ -4,7 +4,10 @@
 
 use base64ct::{Base64UrlUnpadded, Encoding};
 use ring::{digest, signature};
-use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use serde::{
+    Deserialize, Deserializer, Serialize,
+    de::{DeserializeOwned, IgnoredAny},
+};
 use std::fmt;
 
 /// Largest JWT that is looked at, in bytes; ours have under 700.
@@ -48,10 +51,15 @@ pub struct Header {
     /// Which key signed it.
     #[serde(default)]
     pub kid: Option<String>,
-    #[serde(default)]
-    crit: Option<serde_json::Value>,
-    #[serde(default)]
-    b64: Option<serde_json::Value>,
+    #[serde(default, deserialize_with = "present")]
+    crit: bool,
+    #[serde(default, deserialize_with = "present")]
+    b64: bool,
+}
+
+/// Whether a member is there, `null` or not.
+fn present<'de, D: Deserializer<'de>>(deserializer: D) -> Result<bool, D::Error> {
+    IgnoredAny::deserialize(deserializer).map(|_| true)
 }
 
 /// A JWT that was read and not yet verified.
@@ -94,11 +102,11 @@ impl<'a> UnverifiedJwt<'a> {
         let (signing_input, signature) = text.rsplit_once('.').ok_or(InvalidJwt::Malformed)?;
         let (header, payload) = signing_input.split_once('.').ok_or(InvalidJwt::Malformed)?;
         let decode = |part: &str| Base64UrlUnpadded::decode_vec(part).map_err(|_| InvalidJwt::Malformed);
-        let header: Header = serde_json::from_slice(&decode(header)?).map_err(|_| InvalidJwt::Malformed)?;
+        let header: Header = object(&decode(header)?)?;
         if header.alg != "ES256" {
             return Err(InvalidJwt::Algorithm);
         }
-        if header.crit.is_some() || header.b64.is_some() {
+        if header.crit || header.b64 {
             return Err(InvalidJwt::Critical);
         }
         // RFC 7518 section 3.4: R then S, 64 bytes; DER has another length or starts with 0x30 and does not verify.
@@ -117,7 +125,7 @@ impl<'a> UnverifiedJwt<'a> {
     /// # Errors
     /// [`InvalidJwt::Malformed`] if a claim is missing, twice there or of another type.
     pub fn unverified_claims<C: DeserializeOwned>(&self) -> Result<C, InvalidJwt> {
-        serde_json::from_slice(&self.payload).map_err(|_| InvalidJwt::Malformed)
+        object(&self.payload)
     }
 
     /// The claims, after the signature was found good under `key`.
@@ -125,11 +133,17 @@ impl<'a> UnverifiedJwt<'a> {
     /// # Errors
     /// [`InvalidJwt::Signature`], [`InvalidJwt::Malformed`].
     pub fn verify<C: DeserializeOwned>(&self, key: &PublicKey) -> Result<C, InvalidJwt> {
-        signature::UnparsedPublicKey::new(&signature::ECDSA_P256_SHA256_FIXED, &key.0)
-            .verify(self.signing_input.as_bytes(), &self.signature)
-            .map_err(|_| InvalidJwt::Signature)?;
+        key.verify(self.signing_input.as_bytes(), &self.signature)?;
         self.unverified_claims()
     }
+}
+
+/// Reads a JSON object; serde would take an array of a struct's fields for it too.
+fn object<T: DeserializeOwned>(json: &[u8]) -> Result<T, InvalidJwt> {
+    if json.first() != Some(&b'{') {
+        return Err(InvalidJwt::Malformed);
+    }
+    serde_json::from_slice(json).map_err(|_| InvalidJwt::Malformed)
 }
 
 /// What the signer signs: header and claims, encoded.
@@ -161,6 +175,15 @@ impl PublicKey {
     #[must_use]
     pub fn point(&self) -> &[u8; 65] {
         &self.0
+    }
+
+    /// Checks an ES256 signature: R then S, 64 bytes (RFC 7518 section 3.4).
+    ///
+    /// # Errors
+    /// [`InvalidJwt::Signature`], also where the key is no point of the curve.
+    pub fn verify(&self, message: &[u8], signature: &[u8]) -> Result<(), InvalidJwt> {
+        let key = signature::UnparsedPublicKey::new(&signature::ECDSA_P256_SHA256_FIXED, &self.0);
+        key.verify(message, signature).map_err(|_| InvalidJwt::Signature)
     }
 
     /// RFC 7638 thumbprint, base64url: our `kid` and `jkt`.

@@ -4,6 +4,7 @@ mod bounds;
 mod commands;
 mod credentials;
 mod enrolment;
+mod forgeries;
 mod judging;
 mod rotation;
 mod sweeping;
