@@ -52,7 +52,7 @@ pub(super) struct Global {
     /// The hub's data directory [default: $XDG_DATA_HOME/hearthkey or ~/.local/share/hearthkey]
     #[arg(long, global = true, env = "HEARTHKEY_DATA", hide_env_values = true, value_name = "DIR")]
     pub(super) data: Option<PathBuf>,
-    /// Another hub's url, CA and token [default: contexts/local.toml in the data directory]
+    /// Another hub's url, CA and token; goes before --data [default: contexts/local.toml in the data directory]
     #[arg(long, global = true, env = "HEARTHKEY_CONTEXT", hide_env_values = true, value_name = "FILE")]
     pub(super) context: Option<PathBuf>,
 }

@@ -34,6 +34,9 @@ pub(super) async fn run(args: Send, client: &Client, clock: &Clock, out: &mut Ou
     let id = command.id.clone();
     while !is_final(&command.state) {
         let left = args.wait.saturating_sub(progress.since.elapsed());
+        if left.is_zero() {
+            break;
+        }
         let path = ["devices", device, "commands", &id];
         let Ok(next) = tokio::time::timeout(left, client.get_waiting(&path, STEP)).await else { break };
         answer = next?;
@@ -104,12 +107,6 @@ struct Progress {
 
 impl Progress {
     fn start(command: &api::Command, wait: Duration, clock: &Clock, out: &mut Output) -> Result<Self, Failure> {
-        let waits = !wait.is_zero() && out.is_terminal() && out.format() == Format::Table;
-        let spinner = if waits { ProgressBar::new_spinner() } else { ProgressBar::hidden() };
-        if let Ok(style) = ProgressStyle::with_template("{spinner} {msg} {elapsed}") {
-            spinner.set_style(style);
-        }
-        spinner.set_message(format!("waiting for {}", command.device));
         if out.format() == Format::Table {
             out.line(format!(
                 "{}  {} to {}, {}",
@@ -119,6 +116,12 @@ impl Progress {
                 styled(FAINT, format!("{}, expires {}", command.id, clock.relative(command.expires_at)))
             ))?;
         }
+        let waits = !wait.is_zero() && out.is_terminal() && out.format() == Format::Table;
+        let spinner = if waits { ProgressBar::new_spinner() } else { ProgressBar::hidden() };
+        if let Ok(style) = ProgressStyle::with_template("{spinner} {msg} {elapsed}") {
+            spinner.set_style(style);
+        }
+        spinner.set_message(format!("waiting for {}", command.device));
         if waits {
             spinner.enable_steady_tick(Duration::from_millis(100));
         }

@@ -42,6 +42,12 @@ pub(super) async fn audit_tail(args: &AuditTail, client: &Client, out: &mut Outp
         let record: Value = parsed(&event)?;
         let seq = record["seq"].as_u64().unwrap_or(u64::MAX);
         if event.name == "record" && seq > shown {
+            if shown > 0 && seq > shown + 1 {
+                out.note(styled(
+                    WAITING,
+                    format!("{} entries passed unseen; hearthkey audit tail -n shows more", seq - shown - 1),
+                ));
+            }
             shown = seq;
             show_record(&record, &Clock::system(), out)?;
         }
