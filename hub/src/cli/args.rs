@@ -60,6 +60,15 @@ pub(super) struct Global {
 #[derive(Debug, Subcommand)]
 pub(super) enum Command {
     Up(Up),
+    #[command(flatten)]
+    Asking(Asking),
+    #[command(flatten)]
+    Local(Local),
+}
+
+/// What asks the running hub.
+#[derive(Debug, Subcommand)]
+pub(super) enum Asking {
     /// Let devices in, see them, pause them, cut them off
     #[command(subcommand)]
     Device(Device),
@@ -72,6 +81,11 @@ pub(super) enum Command {
     /// See who did what, and what was refused
     #[command(subcommand)]
     Audit(Audit),
+}
+
+/// What needs no hub.
+#[derive(Debug, Subcommand)]
+pub(super) enum Local {
     Check(Check),
     /// See which hub this command line speaks to
     #[command(subcommand)]

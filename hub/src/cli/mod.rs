@@ -24,7 +24,7 @@ pub use failure::{Exit, Failure};
 pub use output::{Format, Output};
 
 use crate::config::{Config, Listeners};
-use args::{Audit, Cli, Command, Global};
+use args::{Asking, Audit, Cli, Command, Global, Local};
 use clap::{CommandFactory, Parser};
 use client::Client;
 use context::Context;
@@ -69,7 +69,8 @@ pub fn main<E: Display>(up: impl FnOnce(UpOptions) -> Result<ExitCode, E>) -> Ex
             }
             Err(failure) => Err(failure),
         },
-        command => run(command, &cli.global, &mut out),
+        Command::Asking(command) => ask(command, &cli.global, &mut out),
+        Command::Local(command) => run_locally(command, &cli.global, &mut out),
     };
     match ended {
         Ok(exit) => exit.into(),
@@ -82,36 +83,31 @@ pub fn main<E: Display>(up: impl FnOnce(UpOptions) -> Result<ExitCode, E>) -> Ex
     }
 }
 
-/// Runs a command that needs no runtime, or one on which the rest waits.
-fn run(command: Command, global: &Global, out: &mut Output) -> Result<Exit, Failure> {
+fn run_locally(command: Local, global: &Global, out: &mut Output) -> Result<Exit, Failure> {
     match command {
-        Command::Check(args) => check::check(&args, out),
-        Command::Completions(args) => completions(args.shell, out),
-        Command::Context(args::Context::Show) => show_context(&find_context(global)?, out),
-        command => {
-            let client = Client::new(find_context(global)?)?;
-            let runtime = tokio::runtime::Builder::new_current_thread()
-                .enable_all()
-                .build()
-                .map_err(|error| Failure::new(Exit::Refused, format!("cannot start: {error}")))?;
-            runtime.block_on(ask(command, &client, &Clock::system(), out))
-        }
+        Local::Check(args) => check::check(&args, out),
+        Local::Completions(args) => completions(args.shell, out),
+        Local::Context(args::Context::Show) => show_context(&find_context(global)?, out),
     }
 }
 
-/// Runs a command that asks the hub.
-async fn ask(command: Command, client: &Client, clock: &Clock, out: &mut Output) -> Result<Exit, Failure> {
-    match command {
-        Command::Device(command) => device::run(command, client, clock, out).await,
-        Command::Profile(command) => profile::run(command, client, out).await,
-        Command::Can(args) => can::run(&args, client, out).await,
-        Command::Send(args) => send::run(args, client, clock, out).await,
-        Command::Watch(args) => stream::watch(&args, client, out).await,
-        Command::Audit(Audit::Tail(args)) => stream::audit_tail(&args, client, out).await,
-        Command::Up(_) | Command::Check(_) | Command::Context(_) | Command::Completions(_) => {
-            unreachable!("run without a client")
+fn ask(command: Asking, global: &Global, out: &mut Output) -> Result<Exit, Failure> {
+    let client = &Client::new(find_context(global)?)?;
+    let clock = &Clock::system();
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| Failure::new(Exit::Refused, format!("cannot start: {error}")))?;
+    runtime.block_on(async {
+        match command {
+            Asking::Device(command) => device::run(command, client, clock, out).await,
+            Asking::Profile(command) => profile::run(command, client, out).await,
+            Asking::Can(args) => can::run(&args, client, out).await,
+            Asking::Send(args) => send::run(args, client, clock, out).await,
+            Asking::Watch(args) => stream::watch(&args, client, out).await,
+            Asking::Audit(Audit::Tail(args)) => stream::audit_tail(&args, client, out).await,
         }
-    }
+    })
 }
 
 fn find_context(global: &Global) -> Result<Context, Failure> {
