@@ -1,7 +1,8 @@
 //! The `hearthkey` command.
 
+use hearthkey::cli::{Exit, Failure};
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    hearthkey::cli::main(|_options| Err::<ExitCode, _>("this build has no hub to run yet"))
+    hearthkey::cli::main(|_options| Err(Failure::new(Exit::Refused, "this build has no hub to run yet")))
 }

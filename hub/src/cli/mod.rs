@@ -28,7 +28,7 @@ use args::{Asking, Audit, Cli, Command, Global, Local};
 use clap::{CommandFactory, Parser};
 use client::Client;
 use context::Context;
-use std::{fmt::Display, io, num::NonZeroU32, path::Path, path::PathBuf, process::ExitCode, time::Duration};
+use std::{io, num::NonZeroU32, path::Path, path::PathBuf, process::ExitCode, time::Duration};
 use when::Clock;
 
 /// How `hearthkey up` was asked to run; the configuration is read and checked.
@@ -49,7 +49,7 @@ pub struct UpOptions {
 }
 
 /// Runs the command line of this process; `up` runs the hub.
-pub fn main<E: Display>(up: impl FnOnce(UpOptions) -> Result<ExitCode, E>) -> ExitCode {
+pub fn main(up: impl FnOnce(UpOptions) -> Result<ExitCode, Failure>) -> ExitCode {
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(error) => {
@@ -60,27 +60,16 @@ pub fn main<E: Display>(up: impl FnOnce(UpOptions) -> Result<ExitCode, E>) -> Ex
     };
     let mut out = Output::new(cli.global.output);
     let ended = match cli.command {
-        Command::Up(args) => match up_options(&cli.global, &args, &mut out) {
-            Ok(options) => {
-                return up(options).unwrap_or_else(|error| {
-                    out.note(error);
-                    Exit::Refused.into()
-                });
-            }
-            Err(failure) => Err(failure),
-        },
-        Command::Asking(command) => ask(command, &cli.global, &mut out),
-        Command::Local(command) => run_locally(command, &cli.global, &mut out),
+        Command::Up(args) => up_options(&cli.global, &args).and_then(up),
+        Command::Asking(command) => ask(command, &cli.global, &mut out).map(ExitCode::from),
+        Command::Local(command) => run_locally(command, &cli.global, &mut out).map(ExitCode::from),
     };
-    match ended {
-        Ok(exit) => exit.into(),
-        Err(failure) => {
-            if let Failure::Told { .. } = failure {
-                out.note(&failure);
-            }
-            failure.exit().into()
+    ended.unwrap_or_else(|failure| {
+        if let Failure::Told { .. } = failure {
+            out.note(&failure);
         }
-    }
+        failure.exit().into()
+    })
 }
 
 fn run_locally(command: Local, global: &Global, out: &mut Output) -> Result<Exit, Failure> {
@@ -114,14 +103,11 @@ fn find_context(global: &Global) -> Result<Context, Failure> {
     Context::find(global.context.as_deref(), global.data.as_deref())
 }
 
-fn up_options(global: &Global, args: &args::Up, out: &mut Output) -> Result<UpOptions, Failure> {
+fn up_options(global: &Global, args: &args::Up) -> Result<UpOptions, Failure> {
     let data = global.data.clone().map_or_else(default_data_dir, Ok)?;
     let config = read_config(args.config.as_deref(), &data)?;
-    for warning in config.warnings() {
-        out.note(warning);
-    }
     let listeners = config.listeners(args.lan, (&args.ports).into());
-    Ok(UpOptions { data, config, listeners, simulate: args.simulate(), run_for: args.run_for, format: out.format() })
+    Ok(UpOptions { data, config, listeners, simulate: args.simulate(), run_for: args.run_for, format: global.output })
 }
 
 /// Reads the configuration: the file that was named, or the one in the data directory if there is one.
