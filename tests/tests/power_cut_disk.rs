@@ -89,6 +89,8 @@ fn cut_once(
     let child = StoreChild::new(env!("CARGO_BIN_EXE_store-child"));
     let powered = platters.power_on(directory, random.u64(WRITES)).expect("power on");
     let mut committing = Committing::start(child.command(mode, &powered.path().join("data"), ENDLESS));
+    // With the disk its machine goes, too. (sled may wait forever for a disk that is gone.)
+    powered.at_the_cut(committing.killer());
     let (acknowledged, _) = committing.finish();
     assert!(powered.is_cut(), "the child ended before the power failed");
     let (cached, lost) = powered.end(survival, random).expect("the image can be written");

@@ -102,6 +102,29 @@ fn a_disk_that_refuses_stops_the_store_and_reopening_loses_nothing() {
     }
 }
 
+/// sled 0.34.7 forgets to wake a flush when the write that it waits for fails a moment later, on another thread.
+#[test]
+fn a_write_that_fails_late_stops_the_store_instead_of_holding_its_waiters_forever() {
+    if !has_program("strace") {
+        return skip("a write that fails late", "strace is not installed");
+    }
+    let child = child();
+    for at in [3, 6, 9, 11, 12, 15, 17, 20, 23, 24] {
+        let data = directory();
+        let inject = format!("inject=pwrite64:error=EIO:delay_enter=60000:when={at}+");
+        let strace = ["strace", "-f", "-qq", "-o", "/dev/null", "-e", "trace=pwrite64", "-e", &inject];
+        // A minute is forever here: the store gives such a flush a second or two.
+        let wrapper = [&strace[..], &["timeout", "-s", "KILL", "60"]].concat();
+        let mut committing = child.command_under(&wrapper, "commit", data.path(), ENDLESS);
+        let output = committing.output().expect("strace runs");
+        assert_eq!(output.status.code(), Some(1), "at {at}: it did not give up by itself");
+        let said = String::from_utf8_lossy(&output.stdout);
+        let acknowledged = said.lines().filter(|line| line.starts_with("acked ")).count() as u64;
+        let verdict = child.verify(data.path());
+        assert!(verdict.holds(acknowledged), "at {at}: {acknowledged} were acknowledged, {verdict:?}");
+    }
+}
+
 #[test]
 fn a_file_that_may_not_grow_stops_the_store_and_loses_nothing() {
     let (child, data) = (child(), directory());

@@ -8,7 +8,7 @@
 use std::fmt::Display;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::sync::{Arc, Condvar, Mutex, PoisonError, RwLock};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -30,6 +30,9 @@ const CACHE_BYTES: u64 = 32 << 20;
 
 /// How long the engine's background threads may take to let go of its lock after it was closed in this process.
 const CLOSING_WAIT: Duration = Duration::from_secs(10);
+
+/// How long a flush may take before the watch asks whether it will ever end.
+const FLUSH_PATIENCE: Duration = Duration::from_secs(1);
 
 /// Groups between two looks at `blobs/`.
 const GROUPS_BETWEEN_BLOB_CHECKS: u64 = 1024;
@@ -278,10 +281,14 @@ fn create(directory: &Directory, backup: &Backup, aside: &str, most: usize) -> R
             }
             db.insert(FORMAT_KEY, FORMAT)?;
             db.insert(SEQUENCE_KEY, &backup.sequence.0.to_be_bytes())?;
-            db.flush()?;
-            Ok(())
+            Ok(db)
         };
-        guarded(fill).map_err(|failure| failure.for_good(path))
+        let fill = || {
+            let db = guarded(fill)?;
+            let watch = FlushWatch::start(db)?;
+            guarded(|| watch.flush())
+        };
+        fill().map_err(|failure| failure.for_good(path))
     })
 }
 
@@ -297,6 +304,7 @@ fn config(path: &Path) -> sled::Config {
 /// sled, opened.
 struct SledEngine {
     db: sled::Db,
+    watch: FlushWatch,
     log: Log,
     last: Sequence,
     groups: u64,
@@ -318,8 +326,14 @@ impl SledEngine {
         if let Err(error) = directory.make_reserve() {
             tracing::warn!(%error, "there is no reserve: free some space");
         }
-        let engine =
-            SledEngine { log: directory.open_log()?, last: read_sequence(&db)?, groups: 0, blobs: path.join("blobs"), db };
+        let engine = SledEngine {
+            watch: FlushWatch::start(db.clone())?,
+            log: directory.open_log()?,
+            last: read_sequence(&db)?,
+            groups: 0,
+            blobs: path.join("blobs"),
+            db,
+        };
         engine.check_size(directory)?;
         let backed_up = newest_backup(directory)?;
         if engine.last < backed_up {
@@ -403,7 +417,7 @@ impl Engine for SledEngine {
         merged.insert(SEQUENCE_KEY, &last.0.to_be_bytes());
         let write = |doing| move |error| Failure::from_sled(doing, error).into_error();
         self.db.apply_batch(merged).map_err(write("write a batch"))?;
-        self.db.flush().map_err(write("flush a batch"))?;
+        self.watch.flush().map_err(write("flush a batch"))?;
         self.log.sync()?;
         self.last = last;
         self.groups += 1;
@@ -411,6 +425,76 @@ impl Engine for SledEngine {
             self.check_blobs();
         }
         Ok(())
+    }
+}
+
+/// Ends a flush that sled has forgotten.
+///
+/// When a write fails on one of sled's own threads it may set the error without waking who waits in `flush` (0.34.7,
+/// `Log::exit_reservation`); the wait is then endless. Another `flush` sees the error at once and wakes all. So this asks
+/// again after [`FLUSH_PATIENCE`], and each time after twice as long, from a thread of its own: it may be the next to wait.
+struct FlushWatch {
+    db: sled::Db,
+    progress: Arc<(Mutex<Progress>, Condvar)>,
+    thread: Option<thread::JoinHandle<()>>,
+}
+
+enum Progress {
+    Idle,
+    Flushing { since: Instant, patience: Duration },
+    Ended,
+}
+
+impl FlushWatch {
+    fn start(db: sled::Db) -> Result<FlushWatch, StoreError> {
+        let progress = Arc::new((Mutex::new(Progress::Idle), Condvar::new()));
+        let (watched, progress_of_thread) = (db.clone(), Arc::clone(&progress));
+        let thread = thread::Builder::new()
+            .name("store-flush-watch".into())
+            .spawn(move || watch(&watched, &progress_of_thread))
+            .map_err(|error| failed("start the flush watch", error))?;
+        Ok(FlushWatch { db, progress, thread: Some(thread) })
+    }
+
+    /// Returns when everything written is with the operating system, or a write has failed.
+    fn flush(&self) -> sled::Result<()> {
+        self.set(Progress::Flushing { since: Instant::now(), patience: FLUSH_PATIENCE });
+        let flushed = self.db.flush();
+        self.set(Progress::Idle);
+        flushed.map(drop)
+    }
+
+    fn set(&self, progress: Progress) {
+        *self.progress.0.lock().unwrap_or_else(PoisonError::into_inner) = progress;
+    }
+}
+
+impl Drop for FlushWatch {
+    fn drop(&mut self) {
+        self.set(Progress::Ended);
+        self.progress.1.notify_one();
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+fn watch(db: &sled::Db, (progress, ended): &(Mutex<Progress>, Condvar)) {
+    let mut progress = progress.lock().unwrap_or_else(PoisonError::into_inner);
+    loop {
+        match &mut *progress {
+            Progress::Ended => return,
+            Progress::Flushing { since, patience } if since.elapsed() >= *patience => {
+                *patience *= 2;
+                tracing::warn!(seconds = since.elapsed().as_secs(), "the disk is slow to take a batch");
+                let db = db.clone();
+                // Without a thread to spare, the next round may have one.
+                let _ = thread::Builder::new().name("store-flush-again".into()).spawn(move || drop(db.flush()));
+            }
+            Progress::Flushing { .. } | Progress::Idle => {}
+        }
+        // Nobody wakes it for a flush: most take less than a thousandth of this.
+        progress = ended.wait_timeout(progress, FLUSH_PATIENCE).unwrap_or_else(PoisonError::into_inner).0;
     }
 }
 

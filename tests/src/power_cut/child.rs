@@ -4,6 +4,8 @@ use std::io::{BufRead as _, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdout, Command, Stdio};
 
+use rustix::process::{Pid, Signal, kill_process};
+
 /// How to run the child.
 #[derive(Clone, Debug)]
 pub struct StoreChild {
@@ -92,6 +94,14 @@ impl Committing {
     pub fn kill(mut self) -> u64 {
         let _ = self.child.kill();
         self.finish().0
+    }
+
+    /// Kills the child from elsewhere; for use before it was waited for.
+    pub fn killer(&self) -> impl FnOnce() + Send + 'static {
+        let process = Pid::from_child(&self.child);
+        move || {
+            let _ = kill_process(process, Signal::KILL);
+        }
     }
 
     /// Reads until the child ends; returns the highest number acknowledged, and whether it ended well.

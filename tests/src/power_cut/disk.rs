@@ -74,7 +74,8 @@ impl Platters {
         let (fuse, at) = (directory.join("fuse"), directory.join("mounted"));
         std::fs::create_dir_all(&fuse)?;
         let image = OpenOptions::new().read(true).write(true).open(&self.image)?;
-        let cache = Arc::new(Mutex::new(Cache { image, pending: Vec::new(), newest: BTreeMap::new(), left: u64::MAX }));
+        let cache =
+            Arc::new(Mutex::new(Cache { image, pending: Vec::new(), newest: BTreeMap::new(), left: u64::MAX, at_the_cut: None }));
         let session = fuser::spawn_mount(CachedDisk { cache: Arc::clone(&cache) }, &fuse, &Config::default())?;
         let mounted = Mounted::new(&fuse.join(NAME), &at)?;
         // What mounting writes is not what is under test.
@@ -94,6 +95,15 @@ impl Powered {
     /// Where the file system is mounted.
     pub fn path(&self) -> &Path {
         &self.mounted.at
+    }
+
+    /// Runs `then` when the power fails, or now if it has failed.
+    pub fn at_the_cut(&self, then: impl FnOnce() + Send + 'static) {
+        let mut cache = lock(&self.cache);
+        match cache.left {
+            0 => then(),
+            _ => cache.at_the_cut = Some(Box::new(then)),
+        }
     }
 
     /// Whether the power has failed.
@@ -133,6 +143,7 @@ struct Cache {
     newest: BTreeMap<u64, usize>,
     /// Writes until the power fails; from then on everything fails.
     left: u64,
+    at_the_cut: Option<Box<dyn FnOnce() + Send>>,
 }
 
 struct Block {
@@ -171,6 +182,11 @@ impl Cache {
         while !data.is_empty() {
             self.check_power()?;
             self.left -= 1;
+            if self.left == 0
+                && let Some(then) = self.at_the_cut.take()
+            {
+                then();
+            }
             let (number, within) = (at / BLOCK as u64, (at % BLOCK as u64) as usize);
             let length = data.len().min(BLOCK - within);
             let mut bytes = self.read_block(number)?;
