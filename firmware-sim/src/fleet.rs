@@ -16,8 +16,8 @@ use crate::summary::{Summary, Tally};
 
 /// Publishes that wait for a device; a test or a demonstration sends one at a time.
 const MAILBOX_LENGTH: usize = 16;
-/// A device that has not said goodbye by then is dropped; its hub publishes the will.
-const FAREWELL: Duration = Duration::from_secs(5);
+/// A device that has not said goodbye by then is dropped, and the hub publishes its will. The agent takes up to 5 s.
+const FAREWELL: Duration = Duration::from_secs(8);
 
 /// How a fleet runs.
 #[derive(Clone, Debug)]
