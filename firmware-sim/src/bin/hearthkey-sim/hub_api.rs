@@ -41,7 +41,13 @@ pub(crate) enum HubApiError {
 
 #[derive(Deserialize)]
 struct Added {
-    enrolment: String,
+    /// Absent for devices that authenticate otherwise than by a key.
+    enrolment: Option<Enrolment>,
+}
+
+#[derive(Deserialize)]
+struct Enrolment {
+    string: Zeroizing<String>,
 }
 
 /// An error of the hub's API (RFC 9457).
@@ -95,7 +101,8 @@ impl HubApi {
             });
         }
         let added: Added = answer.json().await.map_err(|error| self.unreachable(&error))?;
-        added.enrolment.parse().map_err(|_| HubApiError::NoEnrolment { device: device.to_owned() })
+        let string = added.enrolment.and_then(|enrolment| enrolment.string.parse().ok());
+        string.ok_or_else(|| HubApiError::NoEnrolment { device: device.to_owned() })
     }
 
     fn unreachable(&self, error: &reqwest::Error) -> HubApiError {
