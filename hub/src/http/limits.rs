@@ -21,8 +21,8 @@ pub const SHUTDOWN_GRACE: Duration = Duration::from_secs(5);
 pub const MAX_HEADER_BYTES: usize = 16 * 1024;
 /// Most fields in the header of a request: browsers send about 20. Beyond it the answer is 431.
 pub const MAX_HEADER_FIELDS: usize = 64;
-/// Most requests at once on one HTTP/2 connection: a page with all its parts.
-pub const MAX_HTTP2_STREAMS: u32 = 16;
+/// Most requests at once on one HTTP/2 connection: twice what one principal may leave open for long.
+pub const MAX_HTTP2_STREAMS: u32 = 2 * MAX_STREAMS_PER_PRINCIPAL as u32;
 /// Largest body of a registration, in bytes (docs/protocol.md); that of the token endpoint is the core's to say.
 pub const MAX_REGISTRATION_BYTES: usize = 4_096;
 /// Largest body of an API request, in bytes: the largest is a profile, under 4 KB.
@@ -39,10 +39,10 @@ pub const MAX_STREAMS: usize = 64;
 pub const MAX_STREAMS_PER_PRINCIPAL: usize = 16;
 /// How often a silent event stream sends a comment, so that proxies and dead peers show.
 pub const STREAM_HEARTBEAT: Duration = Duration::from_secs(15);
-/// Events that wait for a slow reader of a stream; more are lost and counted.
-pub const MAX_WAITING_EVENTS: usize = 1_024;
-/// How many waiting losses a reader that takes nothing at all may pile up before its stream ends.
-pub const MAX_LOST_EVENTS: u64 = 100_000;
+/// Events that wait for a slow reader of a stream; at the bound the stream waits for it, and what is followed may lose some.
+pub const MAX_WAITING_EVENTS: usize = 64;
+/// How long a reader of a stream may take nothing at all before its stream ends.
+pub const STREAM_STALL: Duration = Duration::from_secs(30);
 /// Longest wait for a command's end in one request: proxies cut after 60 s.
 pub const MAX_WAIT: Duration = Duration::from_secs(60);
 /// Most audit entries in one answer.

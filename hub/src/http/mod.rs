@@ -3,18 +3,24 @@
 //! Owns how requests come in and answers go out: connections, limits, error documents, event streams. Every decision is the
 //! hub's; nothing here knows how a device is kept or a token made.
 
+mod api;
 mod connection;
 mod door;
+mod extract;
 pub mod limits;
 mod oauth;
 mod problem;
+mod refusals;
 mod request;
+mod streams;
 
 pub use connection::Transport;
 
+use self::{refusals::Refusals, streams::Streams};
 use crate::{hub::Hub, throttle::Throttle};
 use axum::{Router, middleware, routing};
-use std::{io, sync::Arc};
+use serde::Serialize;
+use std::{io, path::PathBuf, sync::Arc, time::Instant};
 use tokio::{
     net::TcpListener,
     sync::{Semaphore, SemaphorePermit, watch},
@@ -26,6 +32,21 @@ use tokio::{
 pub struct Surroundings {
     /// The certificate of the home CA, PEM.
     pub ca_pem: String,
+    /// Where the hub listens.
+    pub listeners: Listeners,
+    /// The data directory.
+    pub data_dir: Option<PathBuf>,
+}
+
+/// Where the hub listens, as people read it: `127.0.0.1:8443`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub struct Listeners {
+    /// HTTPS.
+    pub https: Option<String>,
+    /// MQTT over TLS.
+    pub mqtts: Option<String>,
+    /// MQTT without TLS.
+    pub mqtt: Option<String>,
 }
 
 /// What all requests share.
@@ -33,9 +54,13 @@ struct Http {
     hub: Arc<Hub>,
     surroundings: Surroundings,
     stop: watch::Receiver<bool>,
+    started: Instant,
     decisions: Semaphore,
+    streams: Arc<Streams>,
+    refusals: Refusals,
     token_failures: Throttle,
     registration_failures: Throttle,
+    bearer_failures: Throttle,
 }
 
 /// No turn to decide within [`limits::DECISION_WAIT`].
@@ -52,16 +77,25 @@ pub async fn serve(
     transport: Transport,
     stop: watch::Receiver<bool>,
 ) -> io::Result<()> {
+    let (refusals, writing_down) = Refusals::new(Arc::clone(&hub));
     let http = Arc::new(Http {
         hub,
         surroundings,
         stop,
+        started: Instant::now(),
         decisions: Semaphore::new(limits::MAX_CONCURRENT_DECISIONS),
+        streams: Arc::default(),
+        refusals,
         token_failures: Throttle::default(),
         registration_failures: Throttle::default(),
+        bearer_failures: Throttle::default(),
     });
+    let writing_down = tokio::spawn(writing_down);
     let router = router(http.clone());
-    connection::listen(http, router, listener, transport).await
+    let served = connection::listen(http, router, listener, transport).await;
+    // The writing ends when nothing that serves is left.
+    let _ = timeout(limits::SHUTDOWN_GRACE, writing_down).await;
+    served
 }
 
 fn router(http: Arc<Http>) -> Router {
@@ -70,6 +104,7 @@ fn router(http: Arc<Http>) -> Router {
         .route("/oauth2/register", routing::any(oauth::register))
         .route("/oauth2/jwks", routing::get(oauth::jwks))
         .route("/.well-known/oauth-authorization-server", routing::get(oauth::metadata))
+        .nest("/api/v1", api::router())
         .route("/healthz", routing::get(request::alive))
         .route("/readyz", routing::get(request::ready))
         .route("/ca.pem", routing::get(request::ca_pem))

@@ -51,7 +51,7 @@ pub(super) async fn token(State(http): State<Arc<Http>>, Extension(peer): Extens
             response
         }
         Err(refused) => {
-            refused.log(&peer, "token request refused");
+            refused.log(&http, &peer, "token.issue");
             refused.into_response_to(&method)
         }
     }
@@ -128,7 +128,7 @@ pub(super) async fn register(State(http): State<Arc<Http>>, Extension(peer): Ext
             response
         }
         Err(refused) => {
-            refused.log(&peer, "registration refused");
+            refused.log(&http, &peer, "device.enrol");
             refused.into_response_to(&method)
         }
     }
@@ -320,10 +320,14 @@ impl Refused {
         }
     }
 
-    fn log(&self, peer: &Peer, what: &str) {
+    /// Tells the operator's log all, and the audit log that a proof was refused.
+    fn log(&self, http: &Http, peer: &Peer, action: &'static str) {
         let OAuthError { code, description, evidence } = &self.error;
         let (error, evidence) = (code.as_str(), shown(evidence));
-        info!(source = %peer.source, request_id = &*peer.request_id, error, description, evidence, "{what}");
+        info!(action, source = %peer.source, request_id = &*peer.request_id, error, description, evidence, "refused");
+        if matches!(code, ErrorCode::InvalidClient | ErrorCode::InvalidToken) {
+            http.refusals.note(action, "OAuth endpoint", &self.error, peer.source);
+        }
     }
 
     fn into_response_to(self, method: &Method) -> Response {

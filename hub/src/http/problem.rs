@@ -39,6 +39,11 @@ impl Problem {
         Self::new(StatusCode::BAD_REQUEST, detail)
     }
 
+    /// The request is understood and makes no sense.
+    pub(super) fn unprocessable(detail: impl Into<String>) -> Self {
+        Self::new(StatusCode::UNPROCESSABLE_ENTITY, detail)
+    }
+
     /// The hub cannot decide now.
     pub(super) fn unavailable(detail: impl Into<String>) -> Self {
         let retry_after = Some(super::limits::RETRY_AFTER_FULL);
@@ -48,6 +53,16 @@ impl Problem {
     /// The same with a word for programs.
     pub(super) fn coded(self, code: &'static str) -> Self {
         Self { code: Some(code), ..self }
+    }
+
+    /// The same with a `WWW-Authenticate`.
+    pub(super) fn challenging(self, challenge: HeaderValue) -> Self {
+        Self { challenge: Some(challenge), ..self }
+    }
+
+    /// The same with a `Retry-After`.
+    pub(super) fn retry_after(self, span: Duration) -> Self {
+        Self { retry_after: Some(span), ..self }
     }
 }
 

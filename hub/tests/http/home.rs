@@ -76,7 +76,7 @@ impl Home {
 
         let (stop, stopped) = watch::channel(false);
         let transport = Transport::Tls(tls::server_config(certificate.clone(), &tls::HTTPS_PROTOCOLS).expect("TLS"));
-        let surroundings = Surroundings { ca_pem: ca.certificate_pem().to_owned() };
+        let surroundings = Surroundings { ca_pem: ca.certificate_pem().to_owned(), ..Surroundings::default() };
         let server = tokio::spawn(http::serve(hub.clone(), surroundings, listener, transport, stopped));
         let client = client(&ca, |builder| builder);
         Self { hub, address, base, client, ca, owner, certificate, stop, server, _data: data }

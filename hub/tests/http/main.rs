@@ -1,6 +1,8 @@
 //! The HTTP side of a real hub: real TLS, a real store in a temporary directory, clients that we did not write.
 
+mod api;
 mod connections;
 mod home;
 mod register;
+mod streams;
 mod token;

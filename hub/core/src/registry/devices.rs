@@ -378,7 +378,7 @@ impl Registry {
     }
 
     /// The secrets of a client that cannot sign.
-    pub(super) fn client_secrets(&self, id: &DeviceId) -> impl Iterator<Item = &super::CredentialRecord> {
+    pub fn client_secrets(&self, id: &DeviceId) -> impl Iterator<Item = &super::CredentialRecord> {
         let subject = Principal::Device(id.clone());
         self.credentials.values().filter(move |record| record.kind == CredentialKind::ClientSecret && record.subject == subject)
     }

@@ -1,0 +1,284 @@
+//! Devices: see, add, pause, revoke, rotate, and why one may or may not do something.
+
+use super::{Items, Nothing, conflict, not_decided, not_found};
+use crate::http::{
+    Http,
+    extract::{Caller, JsonOf, PathOf, QueryOf, out_of_reach},
+    problem::Problem,
+};
+use crate::hub::{Hub, ShownOnce};
+use axum::{
+    Json,
+    extract::State,
+    http::{HeaderName, StatusCode, header::LOCATION},
+};
+use hearthkey_core::{
+    DeviceId, UnixTime,
+    limits::ENROLMENT_CODE_LIFETIME,
+    profile::{CommandName, ProfileName},
+    registry::{
+        Change, Context, Decision, DeviceRecord, DeviceRefused, DeviceStatus, ManageDevices, NewDevice, NewEnrolment, Question,
+        ReadDevices, Registry, UserPermit,
+    },
+    session::Principal,
+    topic::{TopicFilter, TopicName},
+};
+use serde::{Deserialize, Serialize};
+use std::sync::Arc;
+
+/// A device as people see it.
+#[derive(Serialize)]
+pub(super) struct Device {
+    id: DeviceId,
+    profile: ProfileName,
+    status: DeviceStatus,
+    connected: bool,
+    keys: Vec<Key>,
+    secrets: usize,
+    children: Vec<DeviceId>,
+    created_at: UnixTime,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    enrolled_at: Option<UnixTime>,
+    #[serde(skip_serializing_if = "String::is_empty")]
+    software: String,
+    command_seq: u64,
+}
+
+#[derive(Serialize)]
+struct Key {
+    thumbprint: Box<str>,
+    added_at: UnixTime,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    first_used_at: Option<UnixTime>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    retires_at: Option<UnixTime>,
+}
+
+/// A device and how it proves itself from now on: shown once.
+#[derive(Serialize)]
+pub(super) struct Enrolment {
+    device: Device,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    enrolment: Option<EnrolmentString>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    client_secret: Option<String>,
+}
+
+#[derive(Serialize)]
+struct EnrolmentString {
+    string: String,
+    expires_at: UnixTime,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Addition {
+    id: DeviceId,
+    profile: ProfileName,
+    #[serde(default)]
+    children: Vec<DeviceId>,
+    #[serde(default)]
+    authentication: Authentication,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Rotation {
+    #[serde(default)]
+    authentication: Authentication,
+}
+
+/// How a device will prove itself.
+#[derive(Clone, Copy, Default, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum Authentication {
+    #[default]
+    Key,
+    Secret,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct CanQuery {
+    action: Action,
+    topic: String,
+}
+
+#[derive(Clone, Copy, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum Action {
+    Publish,
+    Subscribe,
+    Command,
+}
+
+type Answer<T> = Result<Json<T>, Problem>;
+
+/// `GET /devices`.
+pub(super) async fn list(
+    State(http): State<Arc<Http>>,
+    caller: Caller,
+    QueryOf(Nothing {}): QueryOf<Nothing>,
+) -> Answer<Items<Device>> {
+    let permit = caller.permit::<ReadDevices>(&http)?;
+    let records: Vec<_> = http.hub.view(|registry| {
+        let seen = registry.devices().filter(|device| permit.covers(&device.id));
+        seen.map(|device| (device.clone(), secrets_of(registry, device))).collect()
+    });
+    let items = records.into_iter().map(|(device, secrets)| Device::of(&http.hub, device, secrets)).collect();
+    Ok(Json(Items { items }))
+}
+
+/// `GET /devices/{id}`.
+pub(super) async fn show(State(http): State<Arc<Http>>, caller: Caller, PathOf(id): PathOf<DeviceId>) -> Answer<Device> {
+    caller.permit_for::<ReadDevices>(&http, &id)?;
+    let record = http.hub.view(|registry| registry.device(&id).cloned());
+    let record = record.ok_or_else(|| refused(DeviceRefused::Unknown(id)))?;
+    Ok(Json(Device::now(&http.hub, record)))
+}
+
+/// `POST /devices`.
+pub(super) async fn add(
+    State(http): State<Arc<Http>>,
+    caller: Caller,
+    JsonOf(addition): JsonOf<Addition>,
+) -> Result<(StatusCode, [(HeaderName, String); 1], Json<Enrolment>), Problem> {
+    let permit = caller.permit::<ManageDevices>(&http)?;
+    let Addition { id, profile, children, authentication } = addition;
+    let location = format!("/api/v1/devices/{id}");
+    let new = NewDevice { id, profile, children };
+    let answer = enrol(&http, &caller, authentication, |registry, enrolment, context| {
+        registry.add_device(&permit, new, enrolment, context)
+    });
+    Ok((StatusCode::CREATED, [(LOCATION, location)], Json(answer.await?)))
+}
+
+/// `POST /devices/{id}/rotate`.
+pub(super) async fn rotate(
+    State(http): State<Arc<Http>>,
+    caller: Caller,
+    PathOf(id): PathOf<DeviceId>,
+    JsonOf(Rotation { authentication }): JsonOf<Rotation>,
+) -> Answer<Enrolment> {
+    let permit = caller.permit::<ManageDevices>(&http)?;
+    let answer = enrol(&http, &caller, authentication, |registry, enrolment, context| {
+        registry.rotate_device(&permit, &id, enrolment, context)
+    });
+    answer.await.map(Json)
+}
+
+/// `POST /devices/{id}/disable`.
+pub(super) async fn disable(State(http): State<Arc<Http>>, caller: Caller, PathOf(id): PathOf<DeviceId>) -> Answer<Device> {
+    change(&http, &caller, |registry, permit, context| registry.disable_device(permit, &id, context)).await
+}
+
+/// `POST /devices/{id}/enable`.
+pub(super) async fn enable(State(http): State<Arc<Http>>, caller: Caller, PathOf(id): PathOf<DeviceId>) -> Answer<Device> {
+    change(&http, &caller, |registry, permit, context| registry.enable_device(permit, &id, context)).await
+}
+
+/// `POST /devices/{id}/revoke`.
+pub(super) async fn revoke(State(http): State<Arc<Http>>, caller: Caller, PathOf(id): PathOf<DeviceId>) -> Answer<Device> {
+    change(&http, &caller, |registry, permit, context| registry.revoke_device(permit, &id, context)).await
+}
+
+/// `GET /devices/{id}/can`.
+pub(super) async fn can(
+    State(http): State<Arc<Http>>,
+    caller: Caller,
+    PathOf(id): PathOf<DeviceId>,
+    QueryOf(CanQuery { action, topic }): QueryOf<CanQuery>,
+) -> Answer<Decision> {
+    caller.permit_for::<ReadDevices>(&http, &id)?;
+    let question = match action {
+        Action::Publish => Question::Publish(TopicName::parse(&topic).map_err(unprocessable)?),
+        Action::Subscribe => Question::Subscribe(TopicFilter::parse(&topic).map_err(unprocessable)?),
+        Action::Command => Question::Command(CommandName::parse(&topic).map_err(unprocessable)?),
+    };
+    let decision = http.hub.view(|registry| registry.device(&id).is_some().then(|| registry.explain(&id, &question)));
+    decision.map(Json).ok_or_else(|| refused(DeviceRefused::Unknown(id)))
+}
+
+async fn enrol(
+    http: &Http,
+    caller: &Caller,
+    authentication: Authentication,
+    decide: impl FnOnce(&Registry, NewEnrolment, &Context) -> Result<Change<DeviceRecord>, DeviceRefused>,
+) -> Result<Enrolment, Problem> {
+    let _turn = http.turn().await?;
+    let context = caller.context(http);
+    let (enrolment, shown) = match authentication {
+        Authentication::Key => http.hub.new_enrolment(),
+        Authentication::Secret => http.hub.new_client_secret(),
+    };
+    let record = http.hub.decide(|registry| decide(registry, enrolment, &context)).await;
+    let device = Device::now(&http.hub, record.map_err(|error| not_decided(error, refused))?);
+    Ok(match shown {
+        ShownOnce::EnrolmentString(string) => {
+            let expires_at = context.now.plus(ENROLMENT_CODE_LIFETIME);
+            let enrolment = Some(EnrolmentString { string: string.expose().to_owned(), expires_at });
+            Enrolment { device, enrolment, client_secret: None }
+        }
+        ShownOnce::ClientSecret(secret) => Enrolment { device, enrolment: None, client_secret: Some(secret.expose().to_owned()) },
+    })
+}
+
+async fn change(
+    http: &Http,
+    caller: &Caller,
+    decide: impl FnOnce(&Registry, &UserPermit<ManageDevices>, &Context) -> Result<Change<DeviceRecord>, DeviceRefused>,
+) -> Answer<Device> {
+    let permit = caller.permit::<ManageDevices>(http)?;
+    let _turn = http.turn().await?;
+    let context = caller.context(http);
+    let record = http.hub.decide(|registry| decide(registry, &permit, &context)).await;
+    Ok(Json(Device::now(&http.hub, record.map_err(|error| not_decided(error, refused))?)))
+}
+
+impl Device {
+    fn now(hub: &Hub, record: DeviceRecord) -> Self {
+        let secrets = hub.view(|registry| secrets_of(registry, &record));
+        Self::of(hub, record, secrets)
+    }
+
+    fn of(hub: &Hub, record: DeviceRecord, secrets: usize) -> Self {
+        let key = |key: hearthkey_core::registry::ClientKey| Key {
+            thumbprint: key.thumbprint,
+            added_at: key.added_at,
+            first_used_at: key.first_used_at,
+            retires_at: key.retires_at,
+        };
+        Self {
+            connected: hub.is_connected(&Principal::Device(record.id.clone())),
+            id: record.id,
+            profile: record.profile,
+            status: record.status,
+            keys: record.keys.into_iter().map(key).collect(),
+            secrets,
+            children: record.children,
+            created_at: record.created_at,
+            enrolled_at: record.enrolled_at,
+            software: record.software,
+            command_seq: record.command_seq,
+        }
+    }
+}
+
+fn secrets_of(registry: &Registry, device: &DeviceRecord) -> usize {
+    registry.client_secrets(&device.id).count()
+}
+
+fn unprocessable(error: impl ToString) -> Problem {
+    Problem::unprocessable(error.to_string())
+}
+
+fn refused(refused: DeviceRefused) -> Problem {
+    match &refused {
+        DeviceRefused::Unknown(_) => not_found(refused, "unknown_device"),
+        DeviceRefused::Exists(_) => conflict(refused, "device_exists"),
+        DeviceRefused::UnknownProfile(_) => unprocessable(refused).coded("unknown_profile"),
+        DeviceRefused::Revoked(_) => conflict(refused, "device_revoked"),
+        DeviceRefused::OutOfReach(_) => out_of_reach(refused),
+        DeviceRefused::TooMany(_) => conflict(refused, "too_many"),
+    }
+}

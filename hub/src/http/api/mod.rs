@@ -1,0 +1,101 @@
+//! `/api/v1`: what owners and their programs ask of the hub. Each answer is a view of the registry, each change a decision of it.
+
+mod audit;
+mod commands;
+mod devices;
+mod profiles;
+
+use super::{
+    Http,
+    extract::{Caller, QueryOf},
+    problem::Problem,
+};
+use crate::hub::NotDecided;
+use axum::{Json, Router, extract::State, http::StatusCode, routing};
+use hearthkey_core::{registry::ReadDevices, session::Principal};
+use serde::{Deserialize, Serialize};
+use std::sync::Arc;
+
+/// A list.
+#[derive(Serialize)]
+struct Items<T> {
+    items: Vec<T>,
+}
+
+/// No parameters.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Nothing {}
+
+pub(super) fn router() -> Router<Arc<Http>> {
+    use routing::{get, post};
+    Router::new()
+        .route("/status", get(status))
+        .route("/devices", get(devices::list).post(devices::add))
+        .route("/devices/{id}", get(devices::show))
+        .route("/devices/{id}/disable", post(devices::disable))
+        .route("/devices/{id}/enable", post(devices::enable))
+        .route("/devices/{id}/revoke", post(devices::revoke))
+        .route("/devices/{id}/rotate", post(devices::rotate))
+        .route("/devices/{id}/can", get(devices::can))
+        .route("/devices/{id}/commands", get(commands::list))
+        // One path: the name of a command to send it, the id of one to see it.
+        .route("/devices/{id}/commands/{command}", get(commands::show).post(commands::send))
+        .route("/profiles", get(profiles::list))
+        .route("/profiles/{name}", get(profiles::show).put(profiles::apply))
+        .route("/audit", get(audit::list))
+        .route("/audit/tail", get(audit::tail))
+}
+
+#[derive(Serialize)]
+struct Status {
+    version: &'static str,
+    issuer: String,
+    uptime_s: u64,
+    devices: usize,
+    connections: usize,
+    listeners: super::Listeners,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    data_dir: Option<String>,
+}
+
+async fn status(
+    State(http): State<Arc<Http>>,
+    caller: Caller,
+    QueryOf(Nothing {}): QueryOf<Nothing>,
+) -> Result<Json<Status>, Problem> {
+    let permit = caller.permit::<ReadDevices>(&http)?;
+    let hub = &http.hub;
+    let ids: Vec<_> = hub
+        .view(|registry| registry.devices().filter(|device| permit.covers(&device.id)).map(|device| device.id.clone()).collect());
+    let devices = ids.len();
+    let connections = ids.into_iter().filter(|id| hub.is_connected(&Principal::Device(id.clone()))).count();
+    Ok(Json(Status {
+        version: env!("CARGO_PKG_VERSION"),
+        issuer: hub.issuer().to_owned(),
+        uptime_s: http.started.elapsed().as_secs(),
+        devices,
+        connections,
+        listeners: http.surroundings.listeners.clone(),
+        data_dir: http.surroundings.data_dir.as_ref().map(|dir| dir.display().to_string()),
+    }))
+}
+
+/// What a refused or postponed decision is to the caller.
+fn not_decided<E>(error: NotDecided<E>, refused: impl FnOnce(E) -> Problem) -> Problem {
+    match error {
+        NotDecided::Refused(error) => refused(error),
+        NotDecided::Unavailable(why) => {
+            tracing::error!(why, "the store does not take changes");
+            Problem::unavailable("the hub cannot write to its store now; try again shortly, or look at the hub's log")
+        }
+    }
+}
+
+fn conflict(detail: impl ToString, code: &'static str) -> Problem {
+    Problem::new(StatusCode::CONFLICT, detail.to_string()).coded(code)
+}
+
+fn not_found(detail: impl ToString, code: &'static str) -> Problem {
+    Problem::new(StatusCode::NOT_FOUND, detail.to_string()).coded(code)
+}

@@ -1,0 +1,103 @@
+//! Profiles: see them as JSON or as the TOML that owners write, and apply one.
+
+use super::{Items, Nothing, conflict, not_decided, not_found};
+use crate::http::{
+    Http,
+    extract::{BodyOf, Caller, PathOf, QueryOf},
+    problem::Problem,
+    request::has_media_type,
+};
+use axum::{
+    Json,
+    extract::State,
+    http::{HeaderMap, HeaderValue, StatusCode, header},
+    response::{IntoResponse, Response},
+};
+use hearthkey_core::{
+    profile::{InvalidProfile, Profile, ProfileName},
+    registry::{ManageProfiles, ReadDevices, TooManyProfiles},
+    scope::PermissionName,
+};
+use serde::Serialize;
+use std::sync::Arc;
+
+const TOML: &str = "application/toml";
+
+#[derive(Serialize)]
+pub(super) struct Summary {
+    name: ProfileName,
+    description: String,
+    token_lifetime_s: u64,
+    permissions: Vec<PermissionName>,
+}
+
+/// `GET /profiles`.
+pub(super) async fn list(
+    State(http): State<Arc<Http>>,
+    caller: Caller,
+    QueryOf(Nothing {}): QueryOf<Nothing>,
+) -> Result<Json<Items<Summary>>, Problem> {
+    caller.permit::<ReadDevices>(&http)?;
+    let summary = |profile: &Profile| Summary {
+        name: profile.name.clone(),
+        description: profile.description.clone(),
+        token_lifetime_s: profile.token_lifetime_s,
+        permissions: profile.permissions.keys().cloned().collect(),
+    };
+    Ok(Json(Items { items: http.hub.view(|registry| registry.profiles().map(summary).collect()) }))
+}
+
+/// `GET /profiles/{name}`.
+pub(super) async fn show(
+    State(http): State<Arc<Http>>,
+    caller: Caller,
+    PathOf(name): PathOf<ProfileName>,
+    headers: HeaderMap,
+) -> Result<Response, Problem> {
+    caller.permit::<ReadDevices>(&http)?;
+    let profile = http.hub.view(|registry| registry.profile(&name).cloned());
+    let unknown = || not_found(format!("there is no profile {name}; `hearthkey profile list` shows all"), "unknown_profile");
+    let profile = profile.ok_or_else(unknown)?;
+    let accepts = headers.get(header::ACCEPT).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    let mut response = if accepts.split(',').any(|range| range.split(';').next().is_some_and(|range| range.trim() == TOML)) {
+        ([(header::CONTENT_TYPE, HeaderValue::from_static(TOML))], profile.to_toml()).into_response()
+    } else {
+        Json(profile).into_response()
+    };
+    response.headers_mut().insert(header::VARY, HeaderValue::from_static("accept"));
+    Ok(response)
+}
+
+/// `PUT /profiles/{name}`.
+pub(super) async fn apply(
+    State(http): State<Arc<Http>>,
+    caller: Caller,
+    PathOf(name): PathOf<ProfileName>,
+    body: BodyOf,
+) -> Result<(StatusCode, Json<Profile>), Problem> {
+    let permit = caller.permit::<ManageProfiles>(&http)?;
+    if !has_media_type(&body.headers, TOML) {
+        let detail = "a profile is TOML, with Content-Type: application/toml";
+        return Err(Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, detail));
+    }
+    let text = std::str::from_utf8(&body.bytes).map_err(|_| Problem::bad_request("the profile is not UTF-8"))?;
+    let profile = Profile::from_toml(text).map_err(|invalid| match &invalid {
+        InvalidProfile::Syntax(_) | InvalidProfile::TooMany | InvalidProfile::ScopeTooLong | InvalidProfile::Lifetime(_) => {
+            Problem::unprocessable(invalid.to_string()).coded("invalid_profile")
+        }
+        InvalidProfile::TooLarge => Problem::new(StatusCode::PAYLOAD_TOO_LARGE, invalid.to_string()),
+    })?;
+    if profile.name != name {
+        let detail = format!("the file says name = \"{}\", the address says {name}; make them agree", profile.name);
+        return Err(Problem::unprocessable(detail).coded("invalid_profile"));
+    }
+    let _turn = http.turn().await?;
+    let context = caller.context(&http);
+    let status = http.hub.view(|registry| match registry.profile(&name) {
+        Some(_) => StatusCode::OK,
+        None => StatusCode::CREATED,
+    });
+    let applied = http.hub.decide(|registry| registry.apply_profile(&permit, profile.clone(), &context)).await;
+    applied.map_err(|error| not_decided(error, |refused: TooManyProfiles| conflict(refused, "too_many")))?;
+    Ok((status, Json(profile)))
+}

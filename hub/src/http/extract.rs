@@ -1,0 +1,219 @@
+//! What API requests bring, read strictly: a caller, a path, parameters, a JSON body. Each fault becomes a [`Problem`].
+
+use super::{
+    Http,
+    limits::MAX_API_BODY_BYTES,
+    problem::Problem,
+    request::{self, Peer, has_media_type, read_body, shown},
+};
+use axum::{
+    body::Bytes,
+    extract::{FromRequest, FromRequestParts, Path, Query, Request},
+    http::{HeaderValue, StatusCode, request::Parts},
+};
+use hearthkey_core::{
+    DeviceId,
+    claims::AccessTokenClaims,
+    jwt::UnverifiedJwt,
+    oauth::OAuthError,
+    registry::{Context, DeviceRefused, Permission, UserPermit},
+    secret::PresentedCredential,
+    session::{Authority, EndReason, Principal, Proof},
+};
+use serde::{Deserialize, de::DeserializeOwned};
+use serde_json::error::Category;
+use std::{sync::Arc, time::Instant};
+use tracing::info;
+
+const CHALLENGE: HeaderValue = HeaderValue::from_static("Bearer realm=\"hearthkey\"");
+const CHALLENGE_INVALID: HeaderValue = HeaderValue::from_static("Bearer realm=\"hearthkey\", error=\"invalid_token\"");
+
+/// Who asks, proved by a bearer credential (RFC 6750) that was good when the request came.
+#[derive(Debug, Clone)]
+pub(super) struct Caller {
+    pub(super) authority: Authority,
+    pub(super) peer: Peer,
+}
+
+/// The parameters in a path.
+pub(super) struct PathOf<T>(pub(super) T);
+
+/// The parameters behind `?`.
+pub(super) struct QueryOf<T>(pub(super) T);
+
+/// A JSON body.
+pub(super) struct JsonOf<T>(pub(super) T);
+
+impl Caller {
+    /// Proof that the caller may do now what a permission names.
+    ///
+    /// # Errors
+    /// 403 `insufficient_scope` (RFC 6750 section 3.1).
+    pub(super) fn permit<P: Permission>(&self, http: &Http) -> Result<UserPermit<P>, Problem> {
+        let permit = http.hub.view(|registry| registry.permit_user::<P>(&self.authority, http.hub.now()));
+        permit.map_err(|missing| {
+            let challenge = format!("Bearer realm=\"hearthkey\", error=\"insufficient_scope\", scope=\"{}\"", P::NAME);
+            let problem = Problem::new(StatusCode::FORBIDDEN, missing.to_string()).coded("insufficient_scope");
+            HeaderValue::try_from(challenge).map_or(problem.clone(), |challenge| problem.challenging(challenge))
+        })
+    }
+
+    /// The same for one device, which a limited credential may not reach.
+    ///
+    /// # Errors
+    /// [`Caller::permit`]'s, and 403 `out_of_reach`.
+    pub(super) fn permit_for<P: Permission>(&self, http: &Http, device: &DeviceId) -> Result<UserPermit<P>, Problem> {
+        let permit = self.permit::<P>(http)?;
+        if permit.covers(device) { Ok(permit) } else { Err(out_of_reach(DeviceRefused::OutOfReach(device.clone()))) }
+    }
+
+    /// Proof as of [`Caller::permit`], for what is about the home as a whole: a limited credential has none.
+    ///
+    /// # Errors
+    /// [`Caller::permit`]'s, and 403 `out_of_reach`.
+    pub(super) fn permit_for_all<P: Permission>(&self, http: &Http) -> Result<UserPermit<P>, Problem> {
+        let permit = self.permit::<P>(http)?;
+        match permit.limited_to() {
+            None => Ok(permit),
+            Some(_) => Err(out_of_reach("the credential is limited to some devices, this is about all")),
+        }
+    }
+
+    /// As [`Caller::permit_for`], at a later moment of the same request, when the credential may have ended.
+    ///
+    /// # Errors
+    /// Why the credential does not hold any more, or [`Caller::permit_for`]'s.
+    pub(super) fn permit_still<P: Permission>(&self, http: &Http, device: &DeviceId) -> Result<UserPermit<P>, Problem> {
+        http.hub.judge(&self.authority).map_err(|end| ended(&end))?;
+        self.permit_for(http, device)
+    }
+
+    /// Where and when, for what is decided.
+    pub(super) fn context(&self, http: &Http) -> Context {
+        http.hub.context(Some(self.peer.source), &self.peer.request_id)
+    }
+}
+
+/// The credential is limited to other devices.
+pub(super) fn out_of_reach(detail: impl ToString) -> Problem {
+    Problem::new(StatusCode::FORBIDDEN, detail.to_string()).coded("out_of_reach")
+}
+
+fn ended(end: &EndReason) -> Problem {
+    Problem::new(StatusCode::UNAUTHORIZED, format!("the credential does not hold any more: {}", end.word()))
+        .coded("invalid_token")
+        .challenging(CHALLENGE_INVALID)
+}
+
+impl FromRequestParts<Arc<Http>> for Caller {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, http: &Arc<Http>) -> Result<Self, Problem> {
+        let peer = parts.extensions.get::<Peer>().cloned();
+        let peer =
+            peer.ok_or_else(|| Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "the request came without a connection"))?;
+        let unauthorized = |detail: &str| Problem::new(StatusCode::UNAUTHORIZED, detail).challenging(CHALLENGE);
+        let bearer = match request::bearer(&parts.headers) {
+            Ok(Some(bearer)) => bearer,
+            // RFC 6750 3.1: no error code where no credential came.
+            Ok(None) => return Err(unauthorized("this needs a credential: Authorization: Bearer hk_pat_…")),
+            Err(request::NotBearer) => {
+                return Err(unauthorized("the one Authorization must be of the scheme Bearer").coded("invalid_request"));
+            }
+        };
+        let claimed = || claimed_name(bearer);
+        http.bearer_failures.admit(peer.source, claimed, Instant::now()).map_err(|slow_down| {
+            Problem::new(StatusCode::TOO_MANY_REQUESTS, slow_down.to_string()).coded("slow_down").retry_after(slow_down.0)
+        })?;
+        match http.hub.authenticate_bearer(bearer) {
+            Ok(authority) => {
+                http.bearer_failures.succeeded(peer.source, name_of(&authority), Instant::now());
+                Ok(Self { authority, peer })
+            }
+            Err(error) => {
+                http.bearer_failures.failed(peer.source, claimed().as_deref(), Instant::now());
+                http.refusals.note("http.authenticate", "API", &error, peer.source);
+                let OAuthError { description, evidence, .. } = &error;
+                info!(source = %peer.source, request_id = &*peer.request_id, evidence = shown(evidence), "credential refused");
+                let detail = format!("{description}; check that it is complete, or use another");
+                Err(Problem::new(StatusCode::UNAUTHORIZED, detail).coded("invalid_token").challenging(CHALLENGE_INVALID))
+            }
+        }
+    }
+}
+
+/// Whom a bearer credential claims to be, for counting failures only.
+fn claimed_name(bearer: &str) -> Option<String> {
+    if bearer.starts_with("hk_") {
+        return PresentedCredential::parse(bearer).ok().map(|presented| presented.id.to_owned());
+    }
+    let jwt = UnverifiedJwt::parse(bearer).ok()?;
+    jwt.unverified_claims::<AccessTokenClaims>().ok().map(|claims| claims.sub.to_string())
+}
+
+fn name_of(authority: &Authority) -> &str {
+    match (&authority.proof, &authority.principal) {
+        (Proof::Credential(id), _) => id,
+        (Proof::AccessToken { .. }, Principal::Device(name) | Principal::User(name) | Principal::Integration(name)) => {
+            name.as_str()
+        }
+    }
+}
+
+impl<T: DeserializeOwned + Send> FromRequestParts<Arc<Http>> for PathOf<T> {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, http: &Arc<Http>) -> Result<Self, Problem> {
+        let path = Path::<T>::from_request_parts(parts, http).await;
+        // A name that no device can have is a name that no device has.
+        path.map(|Path(value)| Self(value)).map_err(|rejection| Problem::new(StatusCode::NOT_FOUND, rejection.body_text()))
+    }
+}
+
+impl<T: DeserializeOwned> FromRequestParts<Arc<Http>> for QueryOf<T> {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, _: &Arc<Http>) -> Result<Self, Problem> {
+        let query = Query::<T>::try_from_uri(&parts.uri);
+        query.map(|Query(value)| Self(value)).map_err(|rejection| Problem::bad_request(rejection.body_text()))
+    }
+}
+
+impl<T: DeserializeOwned> FromRequest<Arc<Http>> for JsonOf<T> {
+    type Rejection = Problem;
+
+    async fn from_request(request: Request, http: &Arc<Http>) -> Result<Self, Problem> {
+        let body = BodyOf::from_request(request, http).await?;
+        if !has_media_type(&body.headers, "application/json") {
+            let detail = "the body must be JSON, with Content-Type: application/json";
+            return Err(Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, detail));
+        }
+        json(&body.bytes).map(Self)
+    }
+}
+
+/// Reads JSON.
+///
+/// # Errors
+/// 400 for what is no JSON, 422 for what says something else than is needed.
+pub(super) fn json<'a, T: Deserialize<'a>>(bytes: &'a [u8]) -> Result<T, Problem> {
+    serde_json::from_slice(bytes).map_err(|error| match error.classify() {
+        Category::Data => Problem::unprocessable(format!("the body does not say what is needed: {error}")),
+        Category::Syntax | Category::Eof | Category::Io => Problem::bad_request(format!("the body is not JSON: {error}")),
+    })
+}
+
+/// A body of at most [`MAX_API_BODY_BYTES`], with the header of its request.
+pub(super) struct BodyOf {
+    pub(super) headers: axum::http::HeaderMap,
+    pub(super) bytes: Bytes,
+}
+
+impl FromRequest<Arc<Http>> for BodyOf {
+    type Rejection = Problem;
+
+    async fn from_request(request: Request, _: &Arc<Http>) -> Result<Self, Problem> {
+        let (parts, body) = request.into_parts();
+        Ok(Self { headers: parts.headers, bytes: read_body(body, MAX_API_BODY_BYTES).await? })
+    }
+}

@@ -1,0 +1,200 @@
+//! Answers that last: how many there may be, and when they end. An event stream ends when the hub stops, when the credential
+//! does not hold any more, and when its reader takes nothing; the last event says why.
+
+use super::{
+    Http,
+    extract::Caller,
+    limits::{MAX_STREAMS, MAX_STREAMS_PER_PRINCIPAL, MAX_WAITING_EVENTS, STREAM_HEARTBEAT, STREAM_STALL},
+    problem::Problem,
+};
+use axum::{
+    http::StatusCode,
+    response::{
+        IntoResponse, Response,
+        sse::{Event, KeepAlive, Sse},
+    },
+};
+use futures_util::stream;
+use hearthkey_core::{registry::Permission, session::Principal};
+use serde::Serialize;
+use std::{
+    collections::HashMap,
+    convert::Infallible,
+    marker::PhantomData,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+use tokio::{
+    sync::{mpsc, watch},
+    time::timeout,
+};
+use tracing::debug;
+
+/// All lasting answers of now, by principal.
+#[derive(Debug, Default)]
+pub(super) struct Streams(Mutex<HashMap<Principal, usize>>);
+
+/// Leave for one lasting answer, given back on drop.
+#[derive(Debug)]
+pub(super) struct Lasting {
+    streams: Arc<Streams>,
+    principal: Principal,
+}
+
+/// The sending end of an event stream for callers that hold the permission `P`.
+pub(super) struct Events<P> {
+    http: Arc<Http>,
+    caller: Caller,
+    events: mpsc::Sender<Event>,
+    changes: watch::Receiver<u64>,
+    _lasting: Lasting,
+    permission: PhantomData<P>,
+}
+
+/// Why a stream ends.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum StreamEnd {
+    HubStopping,
+    /// The credential ended, or lost the permission.
+    NotAllowed(String),
+    /// The reader took nothing for [`STREAM_STALL`].
+    TooSlow,
+    /// The reader is gone.
+    Gone,
+    /// What was followed cannot go on.
+    Broken(&'static str),
+}
+
+#[derive(Serialize)]
+struct Ending {
+    reason: String,
+}
+
+impl Streams {
+    /// Leave for one more lasting answer.
+    ///
+    /// # Errors
+    /// 429 for a principal that has too many, 503 when all have.
+    pub(super) fn begin(self: &Arc<Self>, principal: &Principal) -> Result<Lasting, Problem> {
+        let mut counts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if counts.get(principal).copied().unwrap_or(0) >= MAX_STREAMS_PER_PRINCIPAL {
+            let detail =
+                format!("{principal} has {MAX_STREAMS_PER_PRINCIPAL} event streams or waiting requests already; end one");
+            let problem = Problem::new(StatusCode::TOO_MANY_REQUESTS, detail).coded("too_many_streams");
+            return Err(problem.retry_after(super::limits::RETRY_AFTER_FULL));
+        }
+        if counts.values().sum::<usize>() >= MAX_STREAMS {
+            return Err(Problem::unavailable(format!("the hub serves {MAX_STREAMS} event streams and waiting requests already")));
+        }
+        *counts.entry(principal.clone()).or_default() += 1;
+        Ok(Lasting { streams: self.clone(), principal: principal.clone() })
+    }
+}
+
+impl Drop for Lasting {
+    fn drop(&mut self) {
+        let mut counts = self.streams.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(count) = counts.get_mut(&self.principal) {
+            *count -= 1;
+            if *count == 0 {
+                counts.remove(&self.principal);
+            }
+        }
+    }
+}
+
+impl<P: Permission + Send + Sync + 'static> Events<P> {
+    /// An event stream whose events `send` produces until it returns why it ends.
+    ///
+    /// # Errors
+    /// The permission is missing, or there are too many streams.
+    pub(super) fn stream<F>(http: &Arc<Http>, caller: Caller, send: impl FnOnce(Self) -> F) -> Result<Response, Problem>
+    where
+        F: Future<Output = ()> + Send + 'static,
+    {
+        caller.permit::<P>(http)?;
+        let lasting = http.streams.begin(&caller.authority.principal)?;
+        let (sender, receiver) = mpsc::channel(MAX_WAITING_EVENTS);
+        // Each change of credentials, users and devices is audited: so this tells when to look again.
+        let changes = http.hub.audit_changes();
+        tokio::spawn(send(Self {
+            http: http.clone(),
+            caller,
+            events: sender,
+            changes,
+            _lasting: lasting,
+            permission: PhantomData,
+        }));
+        let events = stream::unfold(receiver, async |mut receiver| {
+            let event = receiver.recv().await?;
+            Some((Ok::<_, Infallible>(event), receiver))
+        });
+        Ok(Sse::new(events).keep_alive(KeepAlive::new().interval(STREAM_HEARTBEAT)).into_response())
+    }
+
+    /// What the stream runs on.
+    pub(super) fn http(&self) -> &Arc<Http> {
+        &self.http
+    }
+
+    /// Waits for `next`, as long as the stream may go on; `Ok(None)` when something changed in the hub meanwhile.
+    ///
+    /// # Errors
+    /// Why the stream ends.
+    pub(super) async fn wait<T>(&mut self, next: impl Future<Output = T>) -> Result<Option<T>, StreamEnd> {
+        let expires_in = self.check()?;
+        let mut stop = self.http.stop.clone();
+        tokio::select! {
+            _ = stop.wait_for(|stop| *stop) => Err(StreamEnd::HubStopping),
+            () = self.events.closed() => Err(StreamEnd::Gone),
+            () = tokio::time::sleep(expires_in) => self.check().map(|_| None),
+            changed = self.changes.changed() => changed.map(|()| None).map_err(|_| StreamEnd::HubStopping),
+            next = next => Ok(Some(next)),
+        }
+    }
+
+    /// Hands an event to the reader, waiting for it if it is slow.
+    ///
+    /// # Errors
+    /// Why the stream ends.
+    pub(super) async fn send(&mut self, name: &str, data: &impl Serialize) -> Result<(), StreamEnd> {
+        self.check()?;
+        let event = Event::default().event(name).json_data(data).map_err(|_| StreamEnd::Broken("an event has no JSON form"))?;
+        let mut stop = self.http.stop.clone();
+        tokio::select! {
+            biased;
+            sent = timeout(STREAM_STALL, self.events.send(event)) => match sent {
+                Ok(Ok(())) => Ok(()),
+                Ok(Err(_)) => Err(StreamEnd::Gone),
+                Err(_) => Err(StreamEnd::TooSlow),
+            },
+            _ = stop.wait_for(|stop| *stop) => Err(StreamEnd::HubStopping),
+        }
+    }
+
+    /// Ends the stream, telling the reader why if it still reads.
+    pub(super) fn end(self, end: &StreamEnd) {
+        debug!(principal = %self.caller.authority.principal, source = %self.caller.peer.source, ?end, "event stream ended");
+        let reason = match end {
+            StreamEnd::HubStopping => "hub stopping; try again shortly".to_owned(),
+            StreamEnd::NotAllowed(why) => why.clone(),
+            StreamEnd::TooSlow => "too slow: nothing was read for a while".to_owned(),
+            StreamEnd::Gone => return,
+            StreamEnd::Broken(why) => (*why).to_owned(),
+        };
+        if let Ok(event) = Event::default().event("end").json_data(Ending { reason }) {
+            let _ = self.events.try_send(event);
+        }
+    }
+
+    /// Whether the stream may go on, and for how long at most.
+    fn check(&self) -> Result<Duration, StreamEnd> {
+        /// How often a credential without an end is looked at, changes apart.
+        const AT_LEAST_EVERY: Duration = Duration::from_secs(60 * 60);
+        let hub = &self.http.hub;
+        let standing = hub.judge(&self.caller.authority).map_err(|end| StreamEnd::NotAllowed(end.reason_string()))?;
+        let permit = hub.view(|registry| registry.permit_user::<P>(&self.caller.authority, hub.now()));
+        permit.map_err(|missing| StreamEnd::NotAllowed(missing.to_string()))?;
+        Ok(standing.expires_at.map_or(AT_LEAST_EVERY, |at| Duration::from_secs(at.since(hub.now()).0).min(AT_LEAST_EVERY)))
+    }
+}

@@ -1,0 +1,73 @@
+//! Event streams: what they tell, and when they end.
+
+use crate::home::Home;
+use reqwest::Response;
+use serde_json::Value;
+
+/// Reads an event stream.
+pub(crate) struct Events {
+    response: Response,
+    text: String,
+}
+
+impl Events {
+    pub(crate) async fn of(home: &Home, path: &str) -> Self {
+        let response = home.get(path).bearer_auth(&home.owner).send().await.expect("an answer");
+        assert_eq!(response.status(), 200);
+        assert_eq!(crate::home::header(&response, "content-type"), "text/event-stream");
+        Self { response, text: String::new() }
+    }
+
+    /// The next event and its data; none at the end.
+    pub(crate) async fn next(&mut self) -> Option<(String, Value)> {
+        loop {
+            if let Some((event, rest)) = self.text.split_once("\n\n") {
+                let (event, rest) = (event.to_owned(), rest.to_owned());
+                self.text = rest;
+                let field =
+                    |name: &str| event.lines().find_map(|line| line.strip_prefix(name)).map(|value| value.trim().to_owned());
+                if let (Some(name), Some(data)) = (field("event:"), field("data:")) {
+                    return Some((name, serde_json::from_str(&data).expect("JSON")));
+                }
+                continue;
+            }
+            let chunk = self.response.chunk().await.ok().flatten()?;
+            self.text.push_str(std::str::from_utf8(&chunk).expect("UTF-8"));
+        }
+    }
+}
+
+#[tokio::test]
+async fn the_tail_of_the_audit_log_shows_what_was_and_what_comes() {
+    let home = Home::open().await;
+    home.add("lamp", "thermostat", false).await;
+    let mut tail = Events::of(&home, "/api/v1/audit/tail?last=1").await;
+    let (name, record) = tail.next().await.expect("an event");
+    assert_eq!((name.as_str(), record["action"].as_str()), ("record", Some("device.add")));
+    home.add("oven", "thermostat", false).await;
+    let (_, record) = tail.next().await.expect("an event");
+    assert_eq!((record["action"].as_str(), record["target"].as_str()), (Some("device.add"), Some("device oven")));
+}
+
+#[tokio::test]
+async fn a_stream_ends_when_the_hub_stops_and_says_so() {
+    let home = Home::open().await;
+    let mut tail = Events::of(&home, "/api/v1/audit/tail").await;
+    home.stop.send(true).expect("the server listens");
+    let (name, end) = tail.next().await.expect("an event");
+    assert_eq!((name.as_str(), end["reason"].as_str()), ("end", Some("hub stopping; try again shortly")));
+    assert_eq!(tail.next().await, None);
+    home.server.await.expect("no panic").expect("no error");
+}
+
+#[tokio::test]
+async fn nobody_opens_streams_without_bound() {
+    let home = Home::open().await;
+    let mut open = Vec::new();
+    for _ in 0..hearthkey::http::limits::MAX_STREAMS_PER_PRINCIPAL {
+        open.push(Events::of(&home, "/api/v1/audit/tail").await);
+    }
+    let refused = home.get("/api/v1/audit/tail").bearer_auth(&home.owner).send().await.expect("an answer");
+    assert_eq!(refused.status(), 429);
+    assert_eq!(home.get("/api/v1/status").bearer_auth(&home.owner).send().await.expect("an answer").status(), 200);
+}
