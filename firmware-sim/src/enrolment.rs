@@ -13,14 +13,15 @@ impl EnrolmentString {
         &self.0
     }
 
-    /// One string per line; empty lines and lines that begin with `#` are skipped.
+    /// The strings that stand on lines of their own. Other lines are skipped, so that what `hearthkey device add` prints
+    /// around a string may stay.
     ///
     /// # Errors
-    /// The number of the first line, from 1, that is no enrolment string, and why.
+    /// The number of the first line, from 1, that begins like an enrolment string and is none, and why.
     pub fn parse_lines(text: &str) -> Result<Vec<Self>, (usize, EnrolmentStringError)> {
         text.lines()
             .enumerate()
-            .filter(|(_, line)| !line.trim().is_empty() && !line.starts_with('#'))
+            .filter(|(_, line)| line.trim_start().starts_with("hk1."))
             .map(|(index, line)| line.parse().map_err(|error| (index + 1, error)))
             .collect()
     }
@@ -68,12 +69,20 @@ mod tests {
     }
 
     #[test]
-    fn a_file_holds_one_string_per_line() {
+    fn strings_are_found_in_what_adding_devices_printed() {
         let valid = valid();
-        let parsed = EnrolmentString::parse_lines(&format!("# two lamps\n{valid}\n\n  {valid}  \n")).expect("well-formed");
+        let printed = format!(
+            "lamp is added\n\n  {valid}\n\nIt lets one device in, once\n  hearthkey-sim device --enrol {valid}\n{valid}\n"
+        );
+        let parsed = EnrolmentString::parse_lines(&printed).expect("well-formed");
         let strings: Vec<_> = parsed.iter().map(EnrolmentString::as_str).collect();
         assert_eq!(strings, [&valid, &valid]);
-        let refused = EnrolmentString::parse_lines(&format!("{valid}\noops\n")).expect_err("line 2");
+        assert_eq!(EnrolmentString::parse_lines("lamp is added\n"), Ok(Vec::new()));
+    }
+
+    #[test]
+    fn a_damaged_string_is_named_by_its_line() {
+        let refused = EnrolmentString::parse_lines(&format!("{}\n  hk1.oops\n", valid())).expect_err("line 2");
         assert_eq!(refused.0, 2);
     }
 

@@ -25,9 +25,8 @@ pub(crate) struct Arguments {
 
 const EXAMPLES: &str = "\
 Examples:
-  hearthkey device add lamp --profile thermostat       prints an enrolment string
-  hearthkey-sim device --enrol - --storage ./lamp      reads it from standard input
-  hearthkey-sim device --storage ./lamp                runs the same device again
+  hearthkey device add lamp --profile thermostat | hearthkey-sim device --enrol - --storage ./lamp
+  hearthkey-sim device --storage ./lamp            runs the same device again
   hearthkey-sim fleet --devices 100 --enrol strings.txt --for 1m -o json";
 
 #[derive(Debug, Subcommand)]
@@ -40,7 +39,7 @@ pub(crate) enum Command {
 
 #[derive(Debug, Args)]
 pub(crate) struct DeviceArguments {
-    /// The enrolment string, or - to read it from standard input
+    /// The enrolment string, or - to read it from standard input, as `hearthkey device add` prints it
     ///
     /// Other users of this machine can see arguments: prefer - or the environment. Needed once; a device with
     /// --storage keeps its identity and starts without it from then on.
@@ -61,7 +60,7 @@ pub(crate) struct FleetArguments {
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=MAX_DEVICES))]
     pub(crate) devices: Option<u32>,
 
-    /// A file with one enrolment string per line, or - for standard input
+    /// A file that holds the enrolment strings, as `hearthkey device add` prints them, or - for standard input
     #[arg(long, value_name = "FILE", required_unless_present_any = ["hub", "storage"], conflicts_with = "hub")]
     pub(crate) enrol: Option<PathBuf>,
 

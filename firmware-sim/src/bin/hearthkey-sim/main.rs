@@ -14,6 +14,7 @@ use hearthkey_sim::{DeviceOptions, EnrolmentString, Events, Fleet, FleetOptions,
 use indicatif::{ProgressBar, ProgressStyle};
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
+use zeroize::Zeroizing;
 
 use crate::arguments::{Arguments, Command, DeviceArguments, FleetArguments, RunArguments};
 use crate::display::{print_event, print_summary, remark};
@@ -54,7 +55,7 @@ fn every_device_was_served(summary: &Summary) -> bool {
 async fn run_device(arguments: DeviceArguments) -> Result<Summary, Failure> {
     let enrolment = match arguments.enrol.as_deref() {
         None => None,
-        Some("-") => Some(read_text(Path::new("-"))?.parse::<EnrolmentString>()?),
+        Some("-") => Some(only_string(read_strings(Path::new("-"))?)?),
         Some(string) => Some(string.parse::<EnrolmentString>()?),
     };
     let storage = match &arguments.storage {
@@ -114,8 +115,7 @@ async fn run_fleet(arguments: FleetArguments) -> Result<Summary, Failure> {
 /// Enrolment strings from the file, from the hub, or none for a fleet that is kept in --storage.
 async fn fleet_enrolments(arguments: &FleetArguments) -> Result<Vec<EnrolmentString>, Failure> {
     if let Some(file) = &arguments.enrol {
-        let parsed = EnrolmentString::parse_lines(&read_text(file)?);
-        let strings = parsed.map_err(|(line, error)| format!("{} line {line}: {error}", file.display()))?;
+        let strings = read_strings(file)?;
         return match arguments.devices.map(|devices| devices as usize) {
             None => Ok(strings),
             Some(devices) if devices <= strings.len() => Ok(strings.into_iter().take(devices).collect()),
@@ -247,16 +247,35 @@ async fn end_of_run(run_for: Option<Duration>) -> Result<(), Failure> {
     Ok(())
 }
 
-fn read_text(path: &Path) -> Result<String, Failure> {
-    let mut text = String::new();
-    let read = if path == Path::new("-") {
+/// At least one.
+fn read_strings(path: &Path) -> Result<Vec<EnrolmentString>, Failure> {
+    let name = if path == Path::new("-") { "standard input".into() } else { path.to_string_lossy() };
+    let text = read_text(path).map_err(|error| format!("{name}: {error}"))?;
+    let strings = EnrolmentString::parse_lines(&text).map_err(|(line, error)| format!("{name}, line {line}: {error}"))?;
+    if strings.is_empty() {
+        return Err(
+            format!("{name} holds no enrolment string: `hearthkey device add NAME --profile thermostat` prints one").into()
+        );
+    }
+    Ok(strings)
+}
+
+fn only_string(mut strings: Vec<EnrolmentString>) -> Result<EnrolmentString, Failure> {
+    match (strings.pop(), strings.len()) {
+        (Some(string), 0) => Ok(string),
+        (_, others) => Err(format!("{} enrolment strings are for as many devices: use hearthkey-sim fleet", others + 1).into()),
+    }
+}
+
+fn read_text(path: &Path) -> std::io::Result<Zeroizing<String>> {
+    let mut text = Zeroizing::new(String::new());
+    if path == Path::new("-") {
         if std::io::stdin().is_terminal() {
             remark("paste the enrolment string, then press Ctrl-D");
         }
-        std::io::stdin().take(MAX_ENROLMENT_FILE_BYTES).read_to_string(&mut text)
+        std::io::stdin().take(MAX_ENROLMENT_FILE_BYTES).read_to_string(&mut text)?;
     } else {
-        std::fs::File::open(path).and_then(|file| file.take(MAX_ENROLMENT_FILE_BYTES).read_to_string(&mut text))
-    };
-    read.map_err(|error| format!("{}: {error}", path.display()))?;
+        std::fs::File::open(path)?.take(MAX_ENROLMENT_FILE_BYTES).read_to_string(&mut text)?;
+    }
     Ok(text)
 }
