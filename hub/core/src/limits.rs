@@ -34,6 +34,8 @@ pub const MAX_ASSERTION_LIFETIME: Seconds = Seconds(300);
 pub const CLOCK_SKEW: Seconds = Seconds(60);
 /// Most remembered `jti`s of one client; at the bound its requests are refused with `slow_down` until the oldest ends.
 pub const MAX_USED_ASSERTIONS_PER_CLIENT: usize = 256;
+/// Most remembered `jti`s of all clients: some 16 MB, and ten times what the largest home needs.
+pub const MAX_USED_ASSERTIONS: usize = 65_536;
 /// Most keys of one client at a time: two for a rotation, two to spare.
 pub const MAX_KEYS_PER_CLIENT: usize = 4;
 /// Most secrets of one client at a time.
@@ -48,7 +50,8 @@ pub const ROTATION_GRACE: Seconds = Seconds::minutes(60);
 pub const ACCESS_TOKEN_LIFETIME: Seconds = Seconds(300);
 /// Shortest and longest life that a profile may choose for access tokens.
 pub const ACCESS_TOKEN_LIFETIME_RANGE: std::ops::RangeInclusive<u64> = 10..=86_400;
-/// Most access tokens denied one by one until they expire; at the bound the oldest client's epoch is moved instead.
+/// Most access tokens denied one by one until they expire; at the bound all tokens of the
+/// client that asks end, by its epoch.
 pub const MAX_DENIED_TOKENS: usize = 10_000;
 /// Largest command body, in bytes (docs/protocol.md).
 pub const MAX_COMMAND_BYTES: usize = 1_024;

@@ -6,7 +6,8 @@ use crate::{
     claims::{AccessTokenClaims, AssertionClaims, Confirmation},
     jwt::{InvalidJwt, PublicKey, UnverifiedJwt},
     limits::{
-        CLOCK_SKEW, MAX_ASSERTION_LIFETIME, MAX_JTI_BYTES, MAX_KEYS_PER_CLIENT, MAX_USED_ASSERTIONS_PER_CLIENT, ROTATION_GRACE,
+        CLOCK_SKEW, MAX_ASSERTION_LIFETIME, MAX_DENIED_TOKENS, MAX_JTI_BYTES, MAX_KEYS_PER_CLIENT, MAX_USED_ASSERTIONS,
+        MAX_USED_ASSERTIONS_PER_CLIENT, ROTATION_GRACE,
     },
     oauth::{ClientAuthentication, ErrorCode, OAuthError, TokenRequest},
     scope::Scope,
@@ -16,6 +17,9 @@ use crate::{
 };
 
 use super::rows::used_assertion_key;
+
+/// Most ended assertions that one request forgets: enough to make room, little enough to stay cheap.
+const MAX_FORGOTTEN_AT_ONCE: usize = 4;
 
 /// Proof that a client is who it says; made only by [`Registry::authenticate_client`].
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -120,53 +124,14 @@ impl Registry {
         if request.get("resource").is_some_and(|resource| resource != issuer) {
             return Err(OAuthError::new(ErrorCode::InvalidTarget, format!("the only resource is {issuer}")));
         }
-        let device = self.client_in_good_standing(&client.id)?;
+        let mut device = self.client_in_good_standing(&client.id)?.clone();
         let profile = self.profiles.get(&device.profile).ok_or_else(|| {
             OAuthError::new(ErrorCode::UnauthorizedClient, format!("the profile {} of this client is gone", device.profile))
         })?;
         let scope = requested_scope(request, &profile.scope())?;
         let mut draft = self.draft(context);
-        let cnf = match &client.method {
-            Method::Assertion { thumbprint, jti, remembered_until } => {
-                if !device.usable_keys(now).any(|key| key.thumbprint == *thumbprint) {
-                    return Err(OAuthError::client_authentication_failed("the key is gone"));
-                }
-                if self.used_assertions.contains_key(&(client.id.clone(), jti.clone())) {
-                    return Err(OAuthError::client_authentication_failed("the assertion was used before (replay)"));
-                }
-                let first = (client.id.clone(), Box::<str>::from(""));
-                let remembered = self.used_assertions.range(first..).take_while(|((id, _), _)| *id == client.id).count();
-                if remembered >= MAX_USED_ASSERTIONS_PER_CLIENT {
-                    return Err(OAuthError::new(ErrorCode::SlowDown, "too many token requests; use the token that you have"));
-                }
-                draft.put(Table::UsedAssertion, used_assertion_key(&client.id, jti), remembered_until);
-                if let Some((device, added_at)) = device_after_first_use(device, thumbprint, now) {
-                    draft.put(Table::Device, device.id.as_str(), &device);
-                    self.retire_secrets_before(added_at, &client.id, &mut draft);
-                    // The answer to the registration has arrived, as the key is in use: the code is spent.
-                    for (hash, record) in &self.enrolments_by_code_hash {
-                        if record.device == client.id && record.used_by.as_ref() == Some(thumbprint) {
-                            draft.delete(Table::EnrolmentCode, hash.as_bytes());
-                        }
-                    }
-                }
-                Some(Confirmation { jkt: thumbprint.clone() })
-            }
-            Method::Secret { id } => {
-                let secret = self.credentials.get(id).filter(|secret| secret.is_usable(now));
-                let secret = secret.ok_or_else(|| OAuthError::client_authentication_failed("the secret is gone"))?;
-                self.retire_secrets_before(secret.created_at, &client.id, &mut draft);
-                let retires = |key: &ClientKey| key.added_at < secret.created_at && key.retires_at.is_none();
-                if device.keys.iter().any(retires) {
-                    let mut device = device.clone();
-                    for key in device.keys.iter_mut().filter(|key| retires(key)) {
-                        key.retires_at = Some(now.plus(ROTATION_GRACE));
-                    }
-                    draft.put(Table::Device, device.id.as_str(), &device);
-                }
-                None
-            }
-        };
+        let cnf = self.use_up(client, &mut device, &mut draft)?;
+        self.put_if_changed(&device, &mut draft);
         let lifetime = profile.token_lifetime();
         let claims = AccessTokenClaims {
             iss: issuer.to_owned(),
@@ -184,11 +149,115 @@ impl Registry {
         Ok(draft.finish(IssuedToken { claims, expires_in: lifetime }))
     }
 
+    /// Ends an access token before its time, for the client that it was issued to (RFC 7009). Nothing is left to do for a token
+    /// that has ended already. At the bound on denied tokens all tokens of this client end.
+    ///
+    /// # Errors
+    /// `unauthorized_client` for a token of another client; otherwise as [`Registry::issue_token`].
+    pub fn revoke_token(
+        &self,
+        client: &AuthenticatedClient,
+        token: &AccessTokenClaims,
+        context: &Context,
+    ) -> Result<Change<()>, OAuthError> {
+        let mut device = self.client_in_good_standing(&client.id)?.clone();
+        if token.client_id != client.id {
+            return Err(OAuthError::new(ErrorCode::UnauthorizedClient, "the token was issued to another client"));
+        }
+        let mut draft = self.draft(context);
+        self.use_up(client, &mut device, &mut draft)?;
+        if self.judge(&token.authority(), context.now).is_ok() {
+            if self.denied_tokens.len() < MAX_DENIED_TOKENS {
+                draft.put(Table::DeniedToken, token.jti.as_bytes(), &token.exp);
+            } else {
+                device.epoch += 1;
+            }
+            draft.audit(&Principal::Device(client.id.clone()), "token.revoke", format!("access token {}", token.jti));
+        }
+        self.put_if_changed(&device, &mut draft);
+        Ok(draft.finish(()))
+    }
+
+    /// Lets a proof count once: remembers an assertion, notes a first use, and begins the grace period of what it replaces.
+    fn use_up(
+        &self,
+        client: &AuthenticatedClient,
+        device: &mut DeviceRecord,
+        draft: &mut Draft<'_>,
+    ) -> Result<Option<Confirmation>, OAuthError> {
+        let now = draft.context.now;
+        match &client.method {
+            Method::Assertion { thumbprint, jti, remembered_until } => {
+                if !device.usable_keys(now).any(|key| key.thumbprint == *thumbprint) {
+                    return Err(OAuthError::client_authentication_failed("the key is gone"));
+                }
+                self.remember_assertion(&client.id, jti, *remembered_until, draft)?;
+                if let Some(added_at) = note_first_use(device, thumbprint, now) {
+                    self.retire_secrets_before(added_at, &client.id, draft);
+                    // The answer to the registration has arrived, as the key is in use: the code is spent.
+                    for (hash, record) in &self.enrolments_by_code_hash {
+                        if record.device == client.id && record.used_by.as_ref() == Some(thumbprint) {
+                            draft.delete(Table::EnrolmentCode, hash.as_bytes());
+                        }
+                    }
+                }
+                Ok(Some(Confirmation { jkt: thumbprint.clone() }))
+            }
+            Method::Secret { id } => {
+                let secret = self.credentials.get(id).filter(|secret| secret.is_usable(now));
+                let secret = secret.ok_or_else(|| OAuthError::client_authentication_failed("the secret is gone"))?;
+                if secret.last_used.is_none() {
+                    self.retire_secrets_before(secret.created_at, &client.id, draft);
+                    let older = |key: &&mut ClientKey| key.added_at < secret.created_at && key.retires_at.is_none();
+                    for key in device.keys.iter_mut().filter(older) {
+                        key.retires_at = Some(now.plus(ROTATION_GRACE));
+                    }
+                }
+                if let Some(secret) = secret.after_use(draft.context) {
+                    draft.put(Table::Credential, secret.id.as_bytes(), &secret);
+                }
+                Ok(None)
+            }
+        }
+    }
+
+    fn remember_assertion(&self, id: &DeviceId, jti: &str, until: UnixTime, draft: &mut Draft<'_>) -> Result<(), OAuthError> {
+        let now = draft.context.now;
+        if self.used_assertions.contains_key(&(id.clone(), jti.into())) {
+            return Err(OAuthError::client_authentication_failed("the assertion was used before (replay)"));
+        }
+        let of_client = || {
+            let first = (id.clone(), Box::<str>::from(""));
+            self.used_assertions.range(first..).take_while(|((client, _), _)| client == id)
+        };
+        let (mut remembered, mut ended) = (0, 0);
+        for ((_, jti), until) in of_client() {
+            if *until > now {
+                remembered += 1;
+            } else if ended < MAX_FORGOTTEN_AT_ONCE {
+                // Each request makes more room than it takes, however seldom the sweep comes by.
+                draft.delete(Table::UsedAssertion, used_assertion_key(id, jti));
+                ended += 1;
+            }
+        }
+        if remembered >= MAX_USED_ASSERTIONS_PER_CLIENT || self.used_assertions.len() >= ended + MAX_USED_ASSERTIONS {
+            return Err(OAuthError::new(ErrorCode::SlowDown, "too many token requests; use the token that you have"));
+        }
+        draft.put(Table::UsedAssertion, used_assertion_key(id, jti), &until);
+        Ok(())
+    }
+
     /// A newer key or secret was used: begins the grace period of the secrets before it, where it has not begun.
     fn retire_secrets_before(&self, newer: UnixTime, id: &DeviceId, draft: &mut Draft<'_>) {
         for older in self.client_secrets(id).filter(|secret| secret.created_at < newer && secret.expires_at.is_none()) {
             let retiring = CredentialRecord { expires_at: Some(draft.context.now.plus(ROTATION_GRACE)), ..older.clone() };
             draft.put(Table::Credential, retiring.id.as_bytes(), &retiring);
+        }
+    }
+
+    fn put_if_changed(&self, device: &DeviceRecord, draft: &mut Draft<'_>) {
+        if self.devices.get(&device.id) != Some(device) {
+            draft.put(Table::Device, device.id.as_str(), device);
         }
     }
 
@@ -294,20 +363,16 @@ fn requested_scope(request: &TokenRequest, allowed: &Scope) -> Result<Scope, OAu
     }
 }
 
-/// The record after a key's first use, and when that key was added: the keys before it get their grace period. `None` if it
-/// was used before.
-fn device_after_first_use(device: &DeviceRecord, thumbprint: &str, now: UnixTime) -> Option<(DeviceRecord, UnixTime)> {
+/// Notes a key's first use: the keys before it get their grace period. Returns when it was added; `None` if it was used before.
+fn note_first_use(device: &mut DeviceRecord, thumbprint: &str, now: UnixTime) -> Option<UnixTime> {
     let used = device.keys.iter().position(|key| *key.thumbprint == *thumbprint && key.first_used_at.is_none())?;
-    let mut device = device.clone();
-    for (place, key) in device.keys.iter_mut().enumerate() {
-        if place == used {
-            key.first_used_at = Some(now);
-        } else if place < used && key.retires_at.is_none() {
-            key.retires_at = Some(now.plus(ROTATION_GRACE));
-        }
+    let (before, key) = device.keys.split_at_mut(used);
+    for older in before.iter_mut().filter(|older| older.retires_at.is_none()) {
+        older.retires_at = Some(now.plus(ROTATION_GRACE));
     }
-    let added_at = device.keys[used].added_at;
-    Some((device, added_at))
+    let key = key.first_mut()?;
+    key.first_used_at = Some(now);
+    Some(key.added_at)
 }
 
 /// The keys that an assertion is verified with. Where they end nobody's takes their place, so that an unknown client, an

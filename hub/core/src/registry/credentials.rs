@@ -159,6 +159,16 @@ pub enum CredentialRefused {
 const LOCAL_CONTEXT: &str = "local owner context";
 
 impl CredentialRecord {
+    /// The record after a use at `context`; `None` if that use is known exactly enough.
+    pub(super) fn after_use(&self, context: &Context) -> Option<Self> {
+        let known = |last: &LastUsed| last.source == context.source && context.now.since(last.at) < LAST_USED_RESOLUTION;
+        if self.last_used.as_ref().is_some_and(known) {
+            return None;
+        }
+        let last_used = LastUsed { at: context.now, source: context.source.clone() };
+        Some(Self { last_used: Some(last_used), ..self.clone() })
+    }
+
     /// A credential that allows nothing yet and has no end.
     pub(super) fn new(
         kind: CredentialKind,
@@ -426,15 +436,7 @@ impl Registry {
     #[must_use]
     pub fn note_use(&self, id: &str, context: &Context) -> Option<Change<()>> {
         let record = self.credentials.get(id)?;
-        let known = record
-            .last_used
-            .as_ref()
-            .is_some_and(|last| last.source == context.source && context.now.since(last.at) < LAST_USED_RESOLUTION);
-        if known {
-            return None;
-        }
-        let last_used = LastUsed { at: context.now, source: context.source.clone() };
-        let record = CredentialRecord { last_used: Some(last_used), ..record.clone() };
+        let record = record.after_use(context)?;
         let mut draft = self.draft(context);
         draft.put(Table::Credential, record.id.as_bytes(), &record);
         Some(draft.finish(()))

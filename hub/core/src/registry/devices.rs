@@ -248,11 +248,9 @@ impl Registry {
         }
         let mut draft = self.draft(context);
         draft.audit(permit.actor(), "device.rotate", device.target());
-        // An older code that nobody used is void: one open door at a time.
-        for (hash, record) in &self.enrolments_by_code_hash {
-            if record.device == *id && record.used_by.is_none() {
-                draft.delete(Table::EnrolmentCode, hash.as_bytes());
-            }
+        // One open door at a time: whoever holds an older code, used or not, is told the new one.
+        for (hash, _) in self.enrolments_by_code_hash.iter().filter(|(_, record)| record.device == *id) {
+            draft.delete(Table::EnrolmentCode, hash.as_bytes());
         }
         Ok(self.enrol(permit, device, enrolment, draft))
     }

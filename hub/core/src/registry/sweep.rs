@@ -10,6 +10,8 @@ use crate::{
 /// Most things that one sweep ends, so that it never holds up other decisions for long and always fits into one batch of the
 /// store (512 writes, 1 MiB): each is a row and an audit entry at most.
 const MAX_SWEPT: usize = 120;
+/// Most used assertions that one sweep forgets besides, one write each.
+const MAX_FORGOTTEN: usize = 250;
 /// Most audit entries that leave in one batch, one write each.
 const MAX_TRIMMED: usize = 256;
 
@@ -18,11 +20,10 @@ impl Registry {
     pub fn sweep(&self, context: &Context) -> Change<()> {
         let now = context.now;
         let mut draft = self.draft(context);
-        let mut room = MAX_SWEPT;
-        for ((client, jti), _) in self.used_assertions.iter().filter(|(_, until)| **until <= now).take(room) {
+        for ((client, jti), _) in self.used_assertions.iter().filter(|(_, until)| **until <= now).take(MAX_FORGOTTEN) {
             draft.delete(Table::UsedAssertion, rows::used_assertion_key(client, jti));
-            room -= 1;
         }
+        let mut room = MAX_SWEPT;
         for (jti, _) in self.denied_tokens.iter().filter(|(_, until)| **until <= now).take(room) {
             draft.delete(Table::DeniedToken, jti.as_bytes());
             room -= 1;

@@ -4,8 +4,9 @@ use super::*;
 use crate::{
     limits::{
         MAX_CHILDREN, MAX_DEVICES, MAX_FILTERS_PER_PROFILE, MAX_PERMISSIONS_PER_PROFILE, MAX_PROFILE_BYTES, MAX_PROFILES,
-        MAX_SCOPE_BYTES_PER_PROFILE, MAX_SECRETS_PER_CLIENT,
+        MAX_SCOPE_BYTES_PER_PROFILE, MAX_SECRETS_PER_CLIENT, MAX_USED_ASSERTIONS, MAX_USED_ASSERTIONS_PER_CLIENT,
     },
+    oauth::ErrorCode,
     profile::InvalidProfile,
 };
 
@@ -133,4 +134,46 @@ fn a_token_response_fits_into_the_buffer_of_a_device_whatever_the_profile() {
     });
     let bytes = response.to_string().len();
     assert!(bytes <= RESPONSE_BYTES, "{bytes} bytes");
+}
+
+#[test]
+fn a_client_that_asks_without_end_is_slowed_down_alone_and_served_again_later() {
+    let mut world = World::with_devices(&["lamp", "oven"]);
+    for _ in 0..MAX_USED_ASSERTIONS_PER_CLIENT {
+        world.token("lamp").expect("within its bound");
+    }
+    assert_eq!(world.token("lamp").expect_err("beyond").code, ErrorCode::SlowDown);
+    assert!(world.token("oven").is_ok(), "others are not touched");
+    world.wait(120);
+    for _ in 0..2 * MAX_USED_ASSERTIONS_PER_CLIENT {
+        world.wait(1);
+        world.token("lamp").expect("a token a second is no flood, swept or not");
+    }
+    assert!(world.registry.used_assertions.len() <= MAX_USED_ASSERTIONS_PER_CLIENT + 1);
+}
+
+#[test]
+fn the_memory_of_assertions_is_bounded_whatever_the_number_of_clients() {
+    let mut world = World::with_devices(&["lamp"]);
+    let until = world.now.plus(Seconds(420));
+    for number in 0..MAX_USED_ASSERTIONS {
+        let client = name(&format!("d-{}", number / MAX_USED_ASSERTIONS_PER_CLIENT));
+        world.registry.used_assertions.insert((client, number.to_string().into()), until);
+    }
+    assert_eq!(world.token("lamp").expect_err("full").code, ErrorCode::SlowDown);
+    world.registry.used_assertions.clear();
+    assert!(world.token("lamp").is_ok());
+}
+
+#[test]
+fn a_device_has_one_open_code_at_a_time() {
+    let mut world = World::new();
+    world.add("lamp", "thermostat").expect("a free name");
+    for round in 0..20 {
+        let code = world.rotate_by_code("lamp").expect("known");
+        if round % 2 == 0 {
+            world.register(&code, &key(&format!("lamp-{round}"))).expect("the code is good");
+        }
+        assert_eq!(world.registry.enrolments_by_code_hash.len(), 1);
+    }
 }

@@ -1,5 +1,6 @@
 use super::*;
 use crate::{
+    limits::MAX_DENIED_TOKENS,
     profile::CommandName,
     topic::{SubscriptionFilter, TopicFilter, TopicName},
 };
@@ -116,12 +117,51 @@ fn a_gateway_acts_for_its_children_and_for_a_revoked_child_no_longer() {
 }
 
 #[test]
-fn a_denied_token_ends_and_the_clients_other_tokens_do_not() {
+fn a_client_revokes_its_own_token_and_keeps_the_others() {
     let mut world = World::with_devices(&["lamp"]);
     let (first, second) = (world.token("lamp").expect("proved"), world.token("lamp").expect("proved"));
-    world.put(Table::DeniedToken, first.claims.jti.as_bytes(), &first.claims.exp);
+    world.revoke_token_by("lamp", &key("lamp"), &first).expect("its own");
     assert_eq!(world.judge(&first).map(drop), Err(EndReason::Revoked));
     assert!(world.judge(&second).is_ok());
+    world.wait(300);
+    world.sweep();
+    assert!(world.registry.denied_tokens.is_empty(), "it is forgotten when it would have ended");
+    assert_eq!(world.judge(&first).map(drop), Err(EndReason::Expired { at: first.claims.exp }));
+}
+
+#[test]
+fn a_client_revokes_no_other_clients_token() {
+    let mut world = World::with_devices(&["lamp", "thief"]);
+    let token = world.token("lamp").expect("proved");
+    let refused = world.revoke_token_by("thief", &key("thief"), &token).expect_err("not its own");
+    assert_eq!(refused.to_string(), "unauthorized_client: the token was issued to another client");
+    assert!(world.judge(&token).is_ok());
+}
+
+#[test]
+fn revoking_a_token_that_has_ended_writes_no_denial() {
+    let mut world = World::with_devices(&["lamp"]);
+    let token = world.token("lamp").expect("proved");
+    world.wait(300);
+    world.revoke_token_by("lamp", &key("lamp"), &token).expect("its own");
+    assert!(world.registry.denied_tokens.is_empty());
+}
+
+#[test]
+fn where_no_further_denial_fits_all_tokens_of_the_client_end() {
+    let mut world = World::with_devices(&["lamp", "oven"]);
+    let until = world.now.plus(Seconds(300));
+    for number in 0..MAX_DENIED_TOKENS {
+        world.put(Table::DeniedToken, format!("other-{number}").as_bytes(), &until);
+    }
+    let tokens = ["lamp", "lamp", "oven"].map(|device| world.token(device).expect("proved"));
+    world.revoke_token_by("lamp", &key("lamp"), &tokens[0]).expect("its own");
+    assert_eq!(world.registry.denied_tokens.len(), MAX_DENIED_TOKENS);
+    assert_eq!(world.judge(&tokens[0]).map(drop), Err(EndReason::Revoked));
+    assert_eq!(world.judge(&tokens[1]).map(drop), Err(EndReason::Revoked));
+    assert!(world.judge(&tokens[2]).is_ok(), "others are not touched");
+    let fresh = world.token("lamp").expect("proved");
+    assert!(world.judge(&fresh).is_ok());
 }
 
 #[test]

@@ -264,6 +264,18 @@ impl World {
         self.post_as(ClientAuthentication::Secret { client_id: device, client_secret: secret }, GRANT)
     }
 
+    /// Asks for the end of a token as RFC 7009 has it.
+    pub(super) fn revoke_token_by(&mut self, device: &str, key: &SigningKey, token: &IssuedToken) -> Result<(), OAuthError> {
+        let assertion = self.assertion(device, key).sign(key);
+        let authentication = ClientAuthentication::Assertion { client_id: None, assertion: &assertion };
+        let client = self.registry.authenticate_client(&authentication, &audiences(), &self.pepper, self.now)?;
+        let change = self.registry.revoke_token(&client, &token.claims, &self.context())?;
+        self.commit(change);
+        let replayed = self.registry.revoke_token(&client, &token.claims, &self.context());
+        assert!(replayed.is_err(), "an assertion counts once, here as well");
+        Ok(())
+    }
+
     /// What a token amounts to now.
     pub(super) fn judge(&self, token: &IssuedToken) -> Result<Standing, EndReason> {
         self.registry.judge(&token.authority(), self.now)
