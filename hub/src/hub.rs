@@ -549,27 +549,39 @@ impl Hub {
                 continue;
             }
             let context = hub.context(None, "");
+            let mut more = false;
             if hub.view(|registry| !registry.sweep(&context).writes.is_empty()) {
                 let swept = hub.decide(|registry| Ok::<_, ()>(registry.sweep(&context))).await;
+                more = swept.is_ok();
                 if let Err(error) = swept {
                     tracing::warn!(why = ?error, "what has ended could not be removed");
                 }
             }
-            hub.trim_audit().await;
+            more |= hub.trim_audit().await;
             drop(hub);
-            tokio::time::sleep(SWEEP_EVERY).await;
+            // One batch at a time, so that others are served in between; but all that there is.
+            if !more {
+                tokio::time::sleep(SWEEP_EVERY).await;
+            }
         }
     }
 
-    async fn trim_audit(&self) {
+    /// Lets a batch of surplus audit entries go; whether there was one.
+    async fn trim_audit(&self) -> bool {
         let (surplus, anchor) = self.view(|registry| (registry.surplus_audit_records(), registry.audit_anchor().seq));
         let limit = usize::try_from(surplus).unwrap_or(usize::MAX).min(TRIMMED_AT_ONCE);
         if limit == 0 {
-            return;
+            return false;
         }
         match self.audit_rows(anchor, limit) {
-            Ok(rows) => drop(self.decide(|registry| Ok::<_, ()>(registry.trim_audit(&rows))).await),
-            Err(error) => tracing::warn!(%error, "old audit entries could not be read"),
+            Ok(rows) => {
+                let trimmed = self.decide(|registry| Ok::<_, ()>(registry.trim_audit(&rows))).await;
+                trimmed.is_ok() && self.view(|registry| registry.audit_anchor().seq > anchor)
+            }
+            Err(error) => {
+                tracing::warn!(%error, "old audit entries could not be read");
+                false
+            }
         }
     }
 
