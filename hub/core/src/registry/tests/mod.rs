@@ -2,10 +2,12 @@
 
 mod bounds;
 mod commands;
+mod crashes;
 mod credentials;
 mod enrolment;
 mod forgeries;
 mod judging;
+mod model;
 mod rotation;
 mod sweeping;
 mod tokens;
@@ -45,6 +47,8 @@ pub(in crate::registry) struct World {
     pub(super) pepper: Pepper,
     owner: Authority,
     serial: u64,
+    /// What a story keeps for a later step.
+    notes: BTreeMap<&'static str, String>,
 }
 
 /// A JWT in the making: everything about it can be altered before, and after, it is signed.
@@ -67,6 +71,7 @@ impl World {
             owner: Authority { principal: Principal::User(name("owner")), proof: Proof::Credential(id.clone()) },
             pepper,
             serial: 0,
+            notes: BTreeMap::new(),
         };
         let hash = world.pepper.hash(secret.expose().as_bytes());
         let change = world.registry.found(name("owner"), (id, hash), &world.context());
@@ -299,7 +304,7 @@ impl Drop for World {
     fn drop(&mut self) {
         if !std::thread::panicking() {
             self.audit();
-            assert_eq!(restarted(&self.rows), self.registry);
+            assert!(restarted(&self.rows) == self.registry, "a restart finds another registry");
         }
     }
 }
