@@ -2,7 +2,7 @@
 
 use super::{
     Change, Context, DeviceStatus, Draft, ManageCredentials, ManageOwnCredentials, ManageProfiles, Permission, Registry, Role,
-    UserPermit, UserRecord,
+    UserPermit, UserRecord, judge::about_devices,
 };
 use crate::{
     DeviceId, Seconds, UnixTime,
@@ -259,11 +259,12 @@ impl Registry {
         context: &Context,
     ) -> Result<Change<CredentialRecord>, CredentialRefused> {
         let Principal::User(_) = permit.actor() else { return Err(CredentialRefused::NotAPerson) };
-        let scope = new.scope.unwrap_or_else(|| permit.allowed().clone());
-        if !scope.is_subset_of(permit.allowed()) {
-            return Err(CredentialRefused::BeyondOwnRights { allowed: permit.allowed().clone() });
-        }
         let devices = new.devices.or_else(|| permit.limited_to().map(<[DeviceId]>::to_vec));
+        let allowed = if devices.is_some() { about_devices(permit.allowed()) } else { permit.allowed().clone() };
+        let scope = new.scope.unwrap_or_else(|| allowed.clone());
+        if !scope.is_subset_of(&allowed) {
+            return Err(CredentialRefused::BeyondOwnRights { allowed });
+        }
         if let Some(devices) = &devices {
             if let Some(foreign) = devices.iter().find(|device| !permit.covers(device)) {
                 return Err(CredentialRefused::OutOfReach(foreign.clone()));
@@ -312,12 +313,26 @@ impl Registry {
         if !old.scope.is_subset_of(permit.allowed()) {
             return Err(CredentialRefused::BeyondOwnRights { allowed: permit.allowed().clone() });
         }
+        if permit.limited_to().is_some() {
+            let devices = old.devices.as_deref().ok_or_else(|| CredentialRefused::Unknown(id.into()))?;
+            if let Some(foreign) = devices.iter().find(|device| !permit.covers(device)) {
+                return Err(CredentialRefused::OutOfReach(foreign.clone()));
+            }
+        }
         let lifetime = old.expires_at.map(|expires_at| expires_at.since(old.created_at));
         let credential = old.successor(fresh, lifetime.map(|lifetime| context.now.plus(lifetime)), context.now);
         let mut draft = self.draft(context);
         let replaced = CredentialRecord { replaced_at: Some(context.now), ..old.clone() };
         draft.put(Table::Credential, replaced.id.as_bytes(), &replaced);
         draft.put_credential(permit.actor(), "credential.rotate", &credential);
+        // Each replaced token is kept to notice its re-use, but not without end: the oldest make room.
+        let held = self.credentials.values().filter(|record| record.subject == *permit.actor());
+        let mut earlier: Vec<_> = held.clone().filter(|record| record.replaced_at.is_some()).collect();
+        earlier.sort_by_key(|record| record.replaced_at);
+        let surplus = (held.count() + 1).saturating_sub(MAX_PERSONAL_ACCESS_TOKENS_PER_USER);
+        for forgotten in earlier.iter().take(surplus) {
+            draft.delete(Table::Credential, forgotten.id.as_bytes());
+        }
         Ok(draft.finish(credential))
     }
 

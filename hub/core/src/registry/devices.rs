@@ -279,7 +279,8 @@ impl Registry {
         context: &Context,
     ) -> Result<Change<DeviceRecord>, DeviceRefused> {
         let device = self.device_in_reach(permit, id)?;
-        let enrolled = !device.keys.is_empty() || self.client_secrets(id).next().is_some();
+        let subject = Principal::Device(id.clone());
+        let enrolled = !device.keys.is_empty() || self.credentials.values().any(|record| record.subject == subject);
         let status = if enrolled { DeviceStatus::Active } else { DeviceStatus::Pending };
         self.set_status(permit, id, "device.enable", status, context)
     }

@@ -99,6 +99,10 @@ const USER_PERMISSIONS: [(&str, Role); 11] = [
 /// Publishing by MQTT to whatever is not the hub's.
 const PUBLISH_BY_MQTT: &str = "mqtt:publish";
 
+/// What a token that is limited to some devices can still allow: with the rest it could reach the others.
+const ABOUT_DEVICES: [&str; 5] =
+    [ReadDevices::NAME, ReadTelemetry::NAME, SendCommands::NAME, ManageDevices::NAME, ManageOwnCredentials::NAME];
+
 /// What integrations and services may never be given: keys do not make keys.
 const FOR_PEOPLE_ONLY: [&str; 4] = [ManageUsers::NAME, ManageCredentials::NAME, ManageOwnCredentials::NAME, ManageProfiles::NAME];
 
@@ -190,7 +194,9 @@ impl Registry {
             }
             (Principal::User(_), Proof::Credential(id)) => {
                 let credential = self.credentials.get(id)?;
-                Some((self.user_scope(credential), credential.devices.clone()))
+                let scope = self.user_scope(credential);
+                let allowed = if credential.devices.is_some() { about_devices(&scope) } else { scope };
+                Some((allowed, credential.devices.clone()))
             }
             (Principal::Integration(_), Proof::Credential(id)) => {
                 let credential = self.credentials.get(id)?;
@@ -314,6 +320,11 @@ pub enum Question {
     Subscribe(TopicFilter),
     /// Does the device take this command?
     Command(CommandName),
+}
+
+/// The part of a scope that a token can have which is limited to some devices.
+pub(super) fn about_devices(scope: &Scope) -> Scope {
+    scope.iter().filter(|permission| ABOUT_DEVICES.contains(&permission.as_str())).cloned().collect()
 }
 
 fn api_permissions(profile: &Profile, scope: &Scope) -> Scope {

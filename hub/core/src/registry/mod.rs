@@ -75,7 +75,7 @@ pub struct UserRecord {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Role {
-    /// Sees and sends commands.
+    /// Sees devices and what they publish.
     Viewer,
     /// Sees and sends commands.
     Member,

@@ -29,6 +29,9 @@ pub enum UserRefused {
     /// More than there may be.
     #[error("a home has at most {MAX_USERS} users")]
     TooMany,
+    /// Who holds a part of a person's rights does not get the whole by a new password.
+    #[error("this token may less than {0} may; log in, or ask with a token that has all rights, to change the password")]
+    NarrowToken(UserName),
     /// Passwords are for people.
     #[error("only people have passwords")]
     NotAPerson,
@@ -100,7 +103,7 @@ impl Registry {
         Ok(self.put_user(permit.actor(), "user.role", UserRecord { role, ..user.clone() }, context))
     }
 
-    /// Changes one's own password.
+    /// Changes one's own password, with a credential that has all rights of its user.
     ///
     /// # Errors
     /// [`UserRefused`].
@@ -112,6 +115,9 @@ impl Registry {
     ) -> Result<Change<UserRecord>, UserRefused> {
         let Principal::User(name) = permit.actor() else { return Err(UserRefused::NotAPerson) };
         let user = UserRecord { password: Some(password), ..self.known_user(name)?.clone() };
+        if permit.limited_to().is_some() || !user.role.scope().is_subset_of(permit.allowed()) {
+            return Err(UserRefused::NarrowToken(name.clone()));
+        }
         Ok(self.put_user(permit.actor(), "user.password", user, context))
     }
 

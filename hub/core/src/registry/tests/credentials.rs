@@ -2,8 +2,13 @@
 
 use super::*;
 use crate::{
+    limits::{
+        MAX_CREDENTIAL_NAME, MAX_CREDENTIALS, MAX_DEVICES_PER_TOKEN, MAX_KEYS_PER_HOLDER, MAX_NETWORKS_PER_KEY,
+        MAX_PERSONAL_ACCESS_TOKENS_PER_USER, MAX_USERS,
+    },
     registry::{
         CredentialRefused, KeyHolder, ManageCredentials, ManageOwnCredentials, ManageUsers, NewApiKey, NewPersonalAccessToken,
+        PasswordHash, UserRefused,
     },
     secret::SecretHash,
     session::CredentialId,
@@ -205,4 +210,143 @@ fn the_last_use_is_known_without_a_write_for_each() {
     assert!(world.registry.note_use(&id, &elsewhere).is_some());
     let later = Context { now: context.now.plus(crate::limits::LAST_USED_RESOLUTION), ..context };
     assert!(world.registry.note_use(&id, &later).is_some());
+}
+
+#[test]
+fn a_token_limited_to_devices_cannot_widen_itself_by_way_of_users_profiles_keys_or_another_token() {
+    let mut world = World::new();
+    let owner = world.user_token("olga", Role::Owner);
+    world.add("lamp", "switch").expect("new");
+    let (unlimited, _) = world.create_pat(&owner, pat(None, 30)).expect("legal");
+    let limited = NewPersonalAccessToken { devices: Some(vec![name("lamp")]), ..pat(None, 30) };
+    let (own, token) = world.create_pat(&owner, limited).expect("legal");
+    assert!(world.may::<ManageDevices>(&token) && world.may::<SendCommands>(&token) && world.may::<ReadTelemetry>(&token));
+    assert!(!world.may::<ManageUsers>(&token) && !world.may::<ManageCredentials>(&token));
+    assert!(!world.may::<ManageProfiles>(&token) && !world.may::<ReadAudit>(&token));
+    let permit = world.permit::<ManageOwnCredentials>(&token);
+    let (fresh, _) = world.fresh_credential(CredentialKind::PersonalAccessToken);
+    let context = world.context();
+    let widened = world.registry.rotate_personal_access_token(&permit, &unlimited, fresh.clone(), &context);
+    assert!(widened.is_err());
+    assert!(world.registry.rotate_personal_access_token(&permit, &own, fresh, &context).is_ok(), "its own it may");
+    let password = || PasswordHash::new("$argon2id$…".to_owned());
+    let refused = world.registry.set_own_password(&permit, password(), &context);
+    assert_eq!(refused.map(drop), Err(UserRefused::NarrowToken(name("olga"))));
+    assert!(world.registry.set_own_password(&world.permit(&owner), password(), &context).is_ok());
+}
+
+#[test]
+fn a_token_with_a_part_of_a_persons_rights_cannot_set_the_persons_password() {
+    let mut world = World::new();
+    let owner = world.user_token("olga", Role::Owner);
+    let (_, narrow) = world.create_pat(&owner, pat(Some("credentials:own"), 30)).expect("a subset");
+    let refused =
+        world.registry.set_own_password(&world.permit(&narrow), PasswordHash::new("$argon2id$…".to_owned()), &world.context());
+    assert_eq!(refused.map(drop), Err(UserRefused::NarrowToken(name("olga"))));
+}
+
+#[test]
+fn rotating_without_end_keeps_so_many_tokens_and_no_more() {
+    let mut world = World::new();
+    let ann = world.user_token("ann", Role::Member);
+    let (mut id, _) = world.create_pat(&ann, pat(None, 30)).expect("legal");
+    for _ in 0..2 * MAX_PERSONAL_ACCESS_TOKENS_PER_USER {
+        world.wait(1);
+        let (fresh, _) = world.fresh_credential(CredentialKind::PersonalAccessToken);
+        let permit = world.permit::<ManageOwnCredentials>(&ann);
+        let change = world.registry.rotate_personal_access_token(&permit, &id, fresh, &world.context()).expect("its own");
+        id = world.commit(change).id;
+        let held = world.registry.credentials_seen_by(&world.permit(&ann)).count();
+        assert!(held <= MAX_PERSONAL_ACCESS_TOKENS_PER_USER, "{held}");
+    }
+}
+
+#[test]
+fn people_tokens_and_keys_have_bounds_and_the_largest_fit_into_a_row() {
+    let mut world = World::new();
+    let owner = world.user_token("olga", Role::Owner);
+    let context = world.context();
+    let devices: Vec<DeviceId> =
+        (0..=MAX_DEVICES_PER_TOKEN).map(|number| name(&format!("{}{number:04}", "x".repeat(28)))).collect();
+    for device in &devices {
+        world.add(device.as_str(), "switch").expect("new");
+    }
+    let about = |count: usize| NewPersonalAccessToken {
+        name: "\"".repeat(MAX_CREDENTIAL_NAME),
+        devices: Some(devices[..count].to_vec()),
+        ..pat(None, 30)
+    };
+    assert!(world.create_pat(&owner, about(MAX_DEVICES_PER_TOKEN)).is_ok());
+    assert!(matches!(world.create_pat(&owner, about(MAX_DEVICES_PER_TOKEN + 1)), Err(CredentialRefused::TooMany(_))));
+    for bad in ["", " ", "a\nb", &"x".repeat(MAX_CREDENTIAL_NAME + 1)] {
+        let named = NewPersonalAccessToken { name: bad.to_owned(), ..pat(None, 30) };
+        assert_eq!(world.create_pat(&owner, named).map(drop), Err(CredentialRefused::Name), "{bad:?}");
+    }
+    let held = world
+        .registry
+        .credentials_seen_by(&world.permit(&owner))
+        .filter(|record| record.subject == Principal::User(name("olga")))
+        .count();
+    for _ in held..MAX_PERSONAL_ACCESS_TOKENS_PER_USER {
+        world.create_pat(&owner, pat(None, 30)).expect("room");
+    }
+    assert!(matches!(world.create_pat(&owner, pat(None, 30)), Err(CredentialRefused::TooMany(_))));
+
+    let key = |networks: usize| NewApiKey {
+        name: "\"".repeat(MAX_CREDENTIAL_NAME),
+        holder: KeyHolder::Integration { name: name("ha"), profile: name("home-assistant"), scope: None },
+        lifetime: None,
+        networks: vec!["fd00:aaaa:bbbb:cccc:dddd:eeee:ffff:0123/128".parse().expect("legal"); networks],
+    };
+    let permit = world.permit::<ManageCredentials>(&owner);
+    let (fresh, _) = world.fresh_credential(CredentialKind::ApiKey);
+    let refused = world.registry.create_api_key(&permit, key(MAX_NETWORKS_PER_KEY + 1), fresh, &context);
+    assert!(matches!(refused, Err(CredentialRefused::TooMany(_))));
+    for _ in 0..MAX_KEYS_PER_HOLDER {
+        let (fresh, _) = world.fresh_credential(CredentialKind::ApiKey);
+        let change = world.registry.create_api_key(&permit, key(MAX_NETWORKS_PER_KEY), fresh, &context).expect("room");
+        world.commit(change);
+    }
+    let (fresh, _) = world.fresh_credential(CredentialKind::ApiKey);
+    assert!(matches!(world.registry.create_api_key(&permit, key(0), fresh, &context), Err(CredentialRefused::TooMany(_))));
+
+    let permit = world.permit::<ManageUsers>(&owner);
+    for number in world.registry.users().count()..MAX_USERS {
+        let change = world.registry.add_user(&permit, name(&format!("u-{number}")), Role::Viewer, None, &context).expect("room");
+        world.commit(change);
+    }
+    assert_eq!(
+        world.registry.add_user(&permit, name("one-more"), Role::Viewer, None, &context).map(drop),
+        Err(UserRefused::TooMany)
+    );
+}
+
+#[test]
+fn a_hub_keeps_so_many_credentials_and_no_more() {
+    let mut world = World::new();
+    let owner = world.user_token("olga", Role::Owner);
+    let record = world.registry.credentials.values().next().expect("the owner's").clone();
+    for number in world.registry.credentials.len()..MAX_CREDENTIALS {
+        let id: CredentialId = format!("x{number:011}").into();
+        let subject = Principal::User(name(&format!("u-{}", number % MAX_USERS)));
+        let record = CredentialRecord { id: id.clone(), subject, ..record.clone() };
+        world.put(Table::Credential, id.as_bytes(), &record);
+    }
+    assert!(matches!(world.create_pat(&owner, pat(None, 30)), Err(CredentialRefused::TooMany(_))));
+}
+
+#[test]
+fn a_legacy_device_that_was_paused_is_active_again_afterwards() {
+    let mut world = World::new();
+    let owner = world.user_token("olga", Role::Owner);
+    world.add("plug", "tasmota").expect("new");
+    let new =
+        NewApiKey { name: "plug".to_owned(), holder: KeyHolder::Device(name("plug")), lifetime: None, networks: Vec::new() };
+    let (fresh, _) = world.fresh_credential(CredentialKind::ApiKey);
+    let change = world.registry.create_api_key(&world.permit(&owner), new, fresh, &world.context()).expect("legal");
+    world.commit(change);
+    assert_eq!(world.device("plug").status, DeviceStatus::Active);
+    world.disable("plug");
+    world.enable("plug");
+    assert_eq!(world.device("plug").status, DeviceStatus::Active);
 }
