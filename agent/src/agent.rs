@@ -51,9 +51,7 @@ impl Agent {
     /// An agent that knows the date from enrolment, which saves the first connection a round trip.
     #[must_use]
     pub fn with_clock(identity: Identity, config: Config, clock: Clock) -> Self {
-        Self {
-            device: Device::new(identity, config, clock),
-        }
+        Self { device: Device::new(identity, config, clock) }
     }
 
     /// Who the device is.
@@ -86,10 +84,7 @@ impl Agent {
                 Next::ConnectAfter(delay) => Some(delay),
                 Next::StopRevoked | Next::StopLeft => None,
             };
-            application.event(Event::Disconnected {
-                ending: &ending,
-                retry_in,
-            });
+            application.event(Event::Disconnected { ending: &ending, retry_in });
             if let Some(delay) = retry_in {
                 due = now.after(delay);
                 continue;
@@ -108,32 +103,18 @@ impl Agent {
         self.device.random = Drbg::from_seed(&seed, "hearthkey connection");
     }
 
-    fn load_sequence<P: Platform, A: Application>(
-        &mut self,
-        platform: &mut P,
-        application: &mut A,
-    ) {
+    fn load_sequence<P: Platform, A: Application>(&mut self, platform: &mut P, application: &mut A) {
         let mut bytes = [0; 8];
         match platform.load(Record::CommandSequence, &mut bytes) {
-            Ok(Some(8)) => {
-                self.device.gate = crate::command::CommandGate::new(u64::from_be_bytes(bytes))
-            }
+            Ok(Some(8)) => self.device.gate = crate::command::CommandGate::new(u64::from_be_bytes(bytes)),
             Ok(None) => {}
             Ok(Some(_)) | Err(_) => application.event(Event::StorageFailed),
         }
     }
 
-    fn store_sequence<P: Platform, A: Application>(
-        &mut self,
-        platform: &mut P,
-        application: &mut A,
-        sequence: Option<u64>,
-    ) {
+    fn store_sequence<P: Platform, A: Application>(&mut self, platform: &mut P, application: &mut A, sequence: Option<u64>) {
         let Some(sequence) = sequence else { return };
-        if platform
-            .store(Record::CommandSequence, &sequence.to_be_bytes())
-            .is_err()
-        {
+        if platform.store(Record::CommandSequence, &sequence.to_be_bytes()).is_err() {
             application.event(Event::StorageFailed);
         }
         // Stored or not: a medium that fails is not worn out by trying at every turn.
@@ -168,28 +149,16 @@ impl Agent {
         workspace: &mut Workspace,
     ) -> Ending {
         let Self { device } = self;
-        let (host, port) = (
-            device.identity.hub.host.clone(),
-            device.identity.hub.mqtt_port,
-        );
+        let (host, port) = (device.identity.hub.host.clone(), device.identity.hub.mqtt_port);
         application.event(Event::Connecting { host: &host, port });
         let deadline = platform.now().after(PATIENCE);
-        let mut transport = match select(
-            platform.connect(&host, port),
-            platform.sleep_until(deadline),
-        )
-        .await
-        {
+        let mut transport = match select(platform.connect(&host, port), platform.sleep_until(deadline)).await {
             Either::First(Ok(transport)) => transport,
             Either::First(Err(error)) => return Ending::ConnectFailed(error),
             Either::Second(()) => return Ending::TimedOut(Awaited::Connection),
         };
         let (reader, writer) = transport.split();
-        let Workspace {
-            tls,
-            incoming,
-            outgoing,
-        } = workspace;
+        let Workspace { tls, incoming, outgoing } = workspace;
         let date = device.clock.at(platform.now()).unix;
         let anchor = TrustAnchor::Known(&device.identity.home_ca);
         let handshake = tls::authenticated(reader, writer, tls, anchor, date, &mut device.random);
@@ -200,15 +169,12 @@ impl Agent {
             Either::Second(()) => return Ending::TimedOut(Awaited::Handshake),
         };
         self.device.begin(platform.now());
-        let conversation =
-            self.converse(platform, application, &mut connection, incoming, outgoing);
+        let conversation = self.converse(platform, application, &mut connection, incoming, outgoing);
         let Err(ending) = conversation.await;
         if let Ending::BadPacket(error) = ending {
             let mut bytes = [0; 8];
             let mut out = Buffer::new(&mut bytes);
-            if codec::write_disconnect(&mut out, error.reason_code()).is_ok()
-                && connection.has_room_for(out.len())
-            {
+            if codec::write_disconnect(&mut out, error.reason_code()).is_ok() && connection.has_room_for(out.len()) {
                 // It ends either way.
                 let _ = connection.write(out.written()).await;
             }
@@ -267,21 +233,10 @@ impl Agent {
                 Turn::Idle | Turn::Stop(_) => None,
             };
             let stalled = stalled_since.map(|since| since.after(STALLED));
-            let until = [self.device.deadline(), asked, stalled]
-                .into_iter()
-                .flatten()
-                .min();
-            let until = until
-                .unwrap_or(now.after(STALLED))
-                .max(now.after(SHORTEST_WAIT));
+            let until = [self.device.deadline(), asked, stalled].into_iter().flatten().min();
+            let until = until.unwrap_or(now.after(STALLED)).max(now.after(SHORTEST_WAIT));
             let space = incoming.get_mut(received..).unwrap_or_default();
-            match select3(
-                connection.read(space),
-                platform.sleep_until(until),
-                application.wake(),
-            )
-            .await
-            {
+            match select3(connection.read(space), platform.sleep_until(until), application.wake()).await {
                 Either3::First(count) => received += count.map_err(Ending::Tls)?,
                 Either3::Second(()) | Either3::Third(()) => continue,
             }
@@ -293,10 +248,7 @@ impl Agent {
                 incoming.copy_within(length..received, 0);
                 received -= length;
                 // What was behind the rest held a token, perhaps.
-                incoming
-                    .get_mut(received..received + length)
-                    .unwrap_or_default()
-                    .zeroize();
+                incoming.get_mut(received..received + length).unwrap_or_default().zeroize();
             }
         }
     }

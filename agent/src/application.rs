@@ -137,12 +137,7 @@ impl Outbox<'_> {
     ///
     /// # Errors
     /// [`NotQueued`]; nothing was sent.
-    pub fn telemetry(
-        &mut self,
-        channel: &str,
-        payload: &[u8],
-        qos: Qos,
-    ) -> Result<PublishId, NotQueued> {
+    pub fn telemetry(&mut self, channel: &str, payload: &[u8], qos: Qos) -> Result<PublishId, NotQueued> {
         self.publish_below(format_args!("tele/{channel}"), payload, qos, false)
     }
 
@@ -151,12 +146,7 @@ impl Outbox<'_> {
     /// # Errors
     /// [`NotQueued`]; nothing was sent.
     pub fn event(&mut self, kind: &str, payload: &[u8]) -> Result<PublishId, NotQueued> {
-        self.publish_below(
-            format_args!("event/{kind}"),
-            payload,
-            Qos::AtLeastOnce,
-            false,
-        )
+        self.publish_below(format_args!("event/{kind}"), payload, Qos::AtLeastOnce, false)
     }
 
     /// Publishes the latest values to `dev/<id>/state`, retained, QoS 1.
@@ -172,27 +162,15 @@ impl Outbox<'_> {
     /// # Errors
     /// [`NotQueued`]; nothing was sent.
     pub fn twin_reported(&mut self, payload: &[u8]) -> Result<PublishId, NotQueued> {
-        self.publish_below(
-            format_args!("twin/reported"),
-            payload,
-            Qos::AtLeastOnce,
-            false,
-        )
+        self.publish_below(format_args!("twin/reported"), payload, Qos::AtLeastOnce, false)
     }
 
     /// Publishes to any topic; the hub decides whether the device may.
     ///
     /// # Errors
     /// [`NotQueued`]; nothing was sent.
-    pub fn publish(
-        &mut self,
-        topic: &str,
-        payload: &[u8],
-        qos: Qos,
-        retain: bool,
-    ) -> Result<PublishId, NotQueued> {
-        self.session
-            .enqueue(topic, payload, qos, retain, Class::Application)
+    pub fn publish(&mut self, topic: &str, payload: &[u8], qos: Qos, retain: bool) -> Result<PublishId, NotQueued> {
+        self.session.enqueue(topic, payload, qos, retain, Class::Application)
     }
 
     /// Says what became of the command that [`Application::command`] only began.
@@ -214,8 +192,7 @@ impl Outbox<'_> {
     ) -> Result<PublishId, NotQueued> {
         let mut topic = String::<MAX_TOPIC>::new();
         write!(topic, "dev/{}/{rest}", self.client_id).map_err(|_| NotQueued::Topic)?;
-        self.session
-            .enqueue(&topic, payload, qos, retain, Class::Application)
+        self.session.enqueue(&topic, payload, qos, retain, Class::Application)
     }
 }
 
@@ -299,7 +276,4 @@ pub enum Event<'a> {
     StorageFailed,
 }
 
-const _: () = assert!(
-    MAX_PAYLOAD <= crate::mqtt::MAX_OUTGOING_PACKET - MAX_TOPIC - 16,
-    "a publish fits a packet"
-);
+const _: () = assert!(MAX_PAYLOAD <= crate::mqtt::MAX_OUTGOING_PACKET - MAX_TOPIC - 16, "a publish fits a packet");

@@ -25,10 +25,7 @@ impl<'a> Buffer<'a> {
     /// [`BufferFull`] if they do not fit.
     pub fn push(&mut self, bytes: &[u8]) -> Result<(), BufferFull> {
         let end = self.length.checked_add(bytes.len()).ok_or(BufferFull)?;
-        self.bytes
-            .get_mut(self.length..end)
-            .ok_or(BufferFull)?
-            .copy_from_slice(bytes);
+        self.bytes.get_mut(self.length..end).ok_or(BufferFull)?.copy_from_slice(bytes);
         self.length = end;
         Ok(())
     }
@@ -39,19 +36,13 @@ impl<'a> Buffer<'a> {
     /// [`BufferFull`] if the text does not fit.
     pub fn push_base64url(&mut self, bytes: &[u8]) -> Result<(), BufferFull> {
         let free = self.bytes.get_mut(self.length..).ok_or(BufferFull)?;
-        self.length += Base64UrlUnpadded::encode(bytes, free)
-            .map_err(|_| BufferFull)?
-            .len();
+        self.length += Base64UrlUnpadded::encode(bytes, free).map_err(|_| BufferFull)?.len();
         Ok(())
     }
 
     /// Moves what was written since `start` by `by` bytes to the right and returns the gap.
     pub(crate) fn open_gap(&mut self, start: usize, by: usize) -> Result<&mut [u8], BufferFull> {
-        let end = self
-            .length
-            .checked_add(by)
-            .filter(|end| *end <= self.bytes.len())
-            .ok_or(BufferFull)?;
+        let end = self.length.checked_add(by).filter(|end| *end <= self.bytes.len()).ok_or(BufferFull)?;
         if start > self.length {
             return Err(BufferFull);
         }
@@ -86,8 +77,7 @@ impl<'a> Buffer<'a> {
 
 impl core::fmt::Write for Buffer<'_> {
     fn write_str(&mut self, text: &str) -> core::fmt::Result {
-        self.push(text.as_bytes())
-            .map_err(|BufferFull| core::fmt::Error)
+        self.push(text.as_bytes()).map_err(|BufferFull| core::fmt::Error)
     }
 }
 

@@ -123,11 +123,7 @@ impl CommandGate {
     /// A gate that refuses sequences up to `stored`.
     #[must_use]
     pub const fn new(stored: u64) -> Self {
-        Self {
-            highest: stored,
-            stored,
-            seen: Deque::new(),
-        }
+        Self { highest: stored, stored, seen: Deque::new() }
     }
 
     /// Judges a message under `cmd/<name>`, received at `now`. `is_busy` if a command is still being carried out.
@@ -141,16 +137,8 @@ impl CommandGate {
         now: Instant,
         is_busy: bool,
     ) -> Result<Command<'a>, Refused<'a>> {
-        let command = read(name, publish, now).ok_or(Refused {
-            id: None,
-            refusal: CommandRefusal::Malformed,
-        })?;
-        let refuse = |refusal| {
-            Err(Refused {
-                id: Some(command.id),
-                refusal,
-            })
-        };
+        let command = read(name, publish, now).ok_or(Refused { id: None, refusal: CommandRefusal::Malformed })?;
+        let refuse = |refusal| Err(Refused { id: Some(command.id), refusal });
         if publish.retain {
             return refuse(CommandRefusal::Retained);
         }
@@ -201,10 +189,7 @@ fn read<'a>(name: &'a str, publish: &Publish<'a>, now: Instant) -> Option<Comman
         return None;
     }
     let body = Object::parse(publish.payload).ok()?;
-    let id = body
-        .get("id")?
-        .as_str()
-        .filter(|id| is_level(id, MAX_COMMAND_ID))?;
+    let id = body.get("id")?.as_str().filter(|id| is_level(id, MAX_COMMAND_ID))?;
     let sequence = body.get("seq")?.as_u64()?;
     let ttl = u32::try_from(body.get("ttl_s")?.as_u64()?).ok()?;
     // The hub counts the message expiry down while the message waits: what is left of it is what counts.
@@ -214,14 +199,7 @@ fn read<'a>(name: &'a str, publish: &Publish<'a>, now: Instant) -> Option<Comman
         None => "",
     };
     let deadline = now.after(Duration::from_secs(u64::from(ttl)));
-    Some(Command {
-        id,
-        name,
-        sequence,
-        by,
-        args: body.get("args"),
-        deadline,
-    })
+    Some(Command { id, name, sequence, by, args: body.get("args"), deadline })
 }
 
 /// Fit for one topic level and for JSON without escapes.
@@ -248,30 +226,16 @@ mod tests {
     }
 
     fn refusal(gate: &mut CommandGate, publish: &Publish<'_>) -> CommandRefusal {
-        gate.admit("set", publish, NOW, false)
-            .expect_err("refused")
-            .refusal
+        gate.admit("set", publish, NOW, false).expect_err("refused").refusal
     }
 
     #[test]
     fn a_live_command_in_sequence_passes_with_its_arguments() {
         let mut gate = CommandGate::new(11);
-        let publish =
-            message(r#"{"id":"c-1","seq":12,"ttl_s":30,"by":"owner","args":{"target_c":21}}"#);
+        let publish = message(r#"{"id":"c-1","seq":12,"ttl_s":30,"by":"owner","args":{"target_c":21}}"#);
         let command = gate.admit("set", &publish, NOW, false).expect("passes");
-        assert_eq!(
-            (
-                command.id(),
-                command.name(),
-                command.sequence(),
-                command.by()
-            ),
-            ("c-1", "set", 12, "owner")
-        );
-        assert_eq!(
-            command.args().map(|args| args.as_raw()),
-            Some(r#"{"target_c":21}"#)
-        );
+        assert_eq!((command.id(), command.name(), command.sequence(), command.by()), ("c-1", "set", 12, "owner"));
+        assert_eq!(command.args().map(|args| args.as_raw()), Some(r#"{"target_c":21}"#));
         assert_eq!(command.deadline(), Instant::from_millis(40_000));
     }
 
@@ -288,36 +252,13 @@ mod tests {
     #[test]
     fn a_repeated_or_stale_command_is_refused_even_after_it_was_refused_for_another_reason() {
         let mut gate = CommandGate::new(11);
-        assert_eq!(
-            refusal(&mut gate, &message(r#"{"id":"c-0","seq":11,"ttl_s":30}"#)),
-            CommandRefusal::Stale
-        );
-        assert_eq!(
-            refusal(&mut gate, &message(r#"{"id":"c-1","seq":12,"ttl_s":0}"#)),
-            CommandRefusal::Expired
-        );
-        assert_eq!(
-            refusal(&mut gate, &message(r#"{"id":"c-1","seq":13,"ttl_s":30}"#)),
-            CommandRefusal::Repeated
-        );
-        assert_eq!(
-            refusal(&mut gate, &message(r#"{"id":"c-2","seq":12,"ttl_s":30}"#)),
-            CommandRefusal::Stale
-        );
-        let busy = gate.admit(
-            "set",
-            &message(r#"{"id":"c-3","seq":13,"ttl_s":30}"#),
-            NOW,
-            true,
-        );
-        assert_eq!(
-            busy.map_err(|refused| refused.refusal),
-            Err(CommandRefusal::Busy)
-        );
-        assert_eq!(
-            refusal(&mut gate, &message(r#"{"id":"c-4","seq":13,"ttl_s":30}"#)),
-            CommandRefusal::Stale
-        );
+        assert_eq!(refusal(&mut gate, &message(r#"{"id":"c-0","seq":11,"ttl_s":30}"#)), CommandRefusal::Stale);
+        assert_eq!(refusal(&mut gate, &message(r#"{"id":"c-1","seq":12,"ttl_s":0}"#)), CommandRefusal::Expired);
+        assert_eq!(refusal(&mut gate, &message(r#"{"id":"c-1","seq":13,"ttl_s":30}"#)), CommandRefusal::Repeated);
+        assert_eq!(refusal(&mut gate, &message(r#"{"id":"c-2","seq":12,"ttl_s":30}"#)), CommandRefusal::Stale);
+        let busy = gate.admit("set", &message(r#"{"id":"c-3","seq":13,"ttl_s":30}"#), NOW, true);
+        assert_eq!(busy.map_err(|refused| refused.refusal), Err(CommandRefusal::Busy));
+        assert_eq!(refusal(&mut gate, &message(r#"{"id":"c-4","seq":13,"ttl_s":30}"#)), CommandRefusal::Stale);
     }
 
     #[test]
@@ -349,11 +290,7 @@ mod tests {
             r#"{"id":"c","seq":1,"ttl_s":4294967296}"#,
             r#"{"id":"+","seq":1,"ttl_s":1}"#,
         ] {
-            assert_eq!(
-                refusal(&mut gate, &message(wrong)),
-                CommandRefusal::Malformed,
-                "{wrong}"
-            );
+            assert_eq!(refusal(&mut gate, &message(wrong)), CommandRefusal::Malformed, "{wrong}");
         }
     }
 
@@ -363,8 +300,7 @@ mod tests {
         let mut writes = 0;
         for sequence in 1..=64 {
             let body = std::format!(r#"{{"id":"c-{sequence}","seq":{sequence},"ttl_s":30}}"#);
-            gate.admit("set", &message(&body), NOW, false)
-                .expect("passes");
+            gate.admit("set", &message(&body), NOW, false).expect("passes");
             if let Some(highest) = gate.sequence_to_store() {
                 gate.stored(highest);
                 writes += 1;

@@ -40,11 +40,7 @@ pub struct Config {
 
 impl Config {
     /// Keep alive 60 s, session expiry 1 hour, the default back-off.
-    pub const DEFAULT: Self = Self {
-        keep_alive: 60,
-        session_expiry: 3_600,
-        backoff: Backoff::DEFAULT,
-    };
+    pub const DEFAULT: Self = Self { keep_alive: 60, session_expiry: 3_600, backoff: Backoff::DEFAULT };
 }
 
 impl Default for Config {
@@ -149,10 +145,7 @@ impl Device {
     /// A connection to the hub is open and authenticated: CONNECT comes next.
     pub(crate) fn begin(&mut self, now: Instant) {
         self.lasted = None;
-        self.phase = Phase::Authenticating {
-            step: Step::SendConnect,
-            deadline: now.after(PATIENCE),
-        };
+        self.phase = Phase::Authenticating { step: Step::SendConnect, deadline: now.after(PATIENCE) };
     }
 
     /// The connection is over: decides what follows.
@@ -162,30 +155,15 @@ impl Device {
         }
         self.phase = Phase::Offline;
         self.session.disconnected();
-        if matches!(
-            ending,
-            Ending::Refused {
-                reason_code: ReasonCode::NOT_AUTHORIZED,
-                ..
-            }
-        ) {
+        if matches!(ending, Ending::Refused { reason_code: ReasonCode::NOT_AUTHORIZED, .. }) {
             // Perhaps our date or the issuer's name is wrong: have the hub say both before the next assertion.
             self.clock.forget();
         }
-        self.lifecycle.after(
-            ending,
-            self.lasted.take(),
-            &self.config.backoff,
-            &mut self.random,
-        )
+        self.lifecycle.after(ending, self.lasted.take(), &self.config.backoff, &mut self.random)
     }
 
     /// Asks the application what it wants, and carries out what it finished.
-    pub(crate) fn poll_application<A: Application>(
-        &mut self,
-        application: &mut A,
-        now: Instant,
-    ) -> Turn {
+    pub(crate) fn poll_application<A: Application>(&mut self, application: &mut A, now: Instant) -> Turn {
         let moment = self.clock.at(now);
         let turn = application.poll(moment, &mut self.outbox());
         self.settle_finished_command(application);
@@ -209,10 +187,7 @@ impl Device {
         };
         if online.leaving.is_none() {
             online.leaving = Some(match farewell {
-                Farewell::Clean => Leaving::Clean {
-                    offline: None,
-                    deadline: now.after(FAREWELL_PATIENCE),
-                },
+                Farewell::Clean => Leaving::Clean { offline: None, deadline: now.after(FAREWELL_PATIENCE) },
                 Farewell::WithWill => Leaving::WithWill,
             });
         }
@@ -222,10 +197,7 @@ impl Device {
     /// The farewell that was sent, if it was.
     pub(crate) fn said_farewell(&self) -> Option<Farewell> {
         match &self.phase {
-            Phase::Online(Online {
-                leaving: Some(Leaving::Said(farewell)),
-                ..
-            }) => Some(*farewell),
+            Phase::Online(Online { leaving: Some(Leaving::Said(farewell)), .. }) => Some(*farewell),
             _ => None,
         }
     }
@@ -244,11 +216,7 @@ impl Device {
                     Some(Leaving::Clean { deadline, .. }) => Some(deadline),
                     _ => None,
                 };
-                [self.session.deadline(), farewell]
-                    .into_iter()
-                    .flatten()
-                    .fold(renewal, Instant::min)
-                    .into()
+                [self.session.deadline(), farewell].into_iter().flatten().fold(renewal, Instant::min).into()
             }
         }
     }
@@ -256,16 +224,11 @@ impl Device {
     /// Ends what the hub left unanswered for too long.
     pub(crate) fn tick(&self, now: Instant) -> Result<(), Ending> {
         match &self.phase {
-            Phase::Authenticating { deadline, .. } if now >= *deadline => {
-                Err(Ending::TimedOut(Awaited::ConnAck))
+            Phase::Authenticating { deadline, .. } if now >= *deadline => Err(Ending::TimedOut(Awaited::ConnAck)),
+            Phase::Online(Online { renewal: Renewal::Awaited { deadline }, .. }) if now >= *deadline => {
+                Err(Ending::TimedOut(Awaited::Renewal))
             }
-            Phase::Online(Online {
-                renewal: Renewal::Awaited { deadline },
-                ..
-            }) if now >= *deadline => Err(Ending::TimedOut(Awaited::Renewal)),
-            Phase::Online(_) if self.session.is_dead(now) => {
-                Err(Ending::TimedOut(Awaited::PingResp))
-            }
+            Phase::Online(_) if self.session.is_dead(now) => Err(Ending::TimedOut(Awaited::PingResp)),
             Phase::Offline | Phase::Authenticating { .. } | Phase::Online(_) => Ok(()),
         }
     }
@@ -278,18 +241,10 @@ impl Device {
         out: &mut Buffer<'_>,
     ) -> Result<bool, Ending> {
         match &mut self.phase {
-            Phase::Offline
-            | Phase::Authenticating {
-                step: Step::AwaitAnswer,
-                ..
-            } => Ok(false),
+            Phase::Offline | Phase::Authenticating { step: Step::AwaitAnswer, .. } => Ok(false),
             Phase::Authenticating { step, .. } => {
                 let sending = core::mem::replace(step, Step::AwaitAnswer);
-                if sending == Step::SendConnect {
-                    self.write_connect(now, out)
-                } else {
-                    self.write_auth(now, false, out)
-                }?;
+                if sending == Step::SendConnect { self.write_connect(now, out) } else { self.write_auth(now, false, out) }?;
                 Ok(true)
             }
             Phase::Online(_) => self.next_packet_online(now, application, out),
@@ -300,14 +255,8 @@ impl Device {
         let mut request = Zeroizing::new([0; MAX_TOKEN_REQUEST]);
         let mut form = Buffer::new(&mut *request);
         if let Some(date) = self.clock.at(now).unix {
-            oauth::write_token_request(
-                &mut form,
-                &self.identity,
-                &self.audience,
-                date,
-                &mut self.random,
-            )
-            .map_err(Ending::Assertion)?;
+            oauth::write_token_request(&mut form, &self.identity, &self.audience, date, &mut self.random)
+                .map_err(Ending::Assertion)?;
         }
         let status = topic(&self.identity, "status");
         let connect = Connect {
@@ -324,29 +273,14 @@ impl Device {
         connect.write(out).map_err(too_large)
     }
 
-    fn write_auth(
-        &mut self,
-        now: Instant,
-        is_renewal: bool,
-        out: &mut Buffer<'_>,
-    ) -> Result<(), Ending> {
+    fn write_auth(&mut self, now: Instant, is_renewal: bool, out: &mut Buffer<'_>) -> Result<(), Ending> {
         // A date is always known here: the challenge or the CONNACK told it.
         let date = self.clock.at(now).unix.ok_or(Ending::BadAuthentication)?;
         let mut request = Zeroizing::new([0; MAX_TOKEN_REQUEST]);
         let mut form = Buffer::new(&mut *request);
-        oauth::write_token_request(
-            &mut form,
-            &self.identity,
-            &self.audience,
-            date,
-            &mut self.random,
-        )
-        .map_err(Ending::Assertion)?;
-        let reason = if is_renewal {
-            ReasonCode::REAUTHENTICATE
-        } else {
-            ReasonCode::CONTINUE_AUTHENTICATION
-        };
+        oauth::write_token_request(&mut form, &self.identity, &self.audience, date, &mut self.random)
+            .map_err(Ending::Assertion)?;
+        let reason = if is_renewal { ReasonCode::REAUTHENTICATE } else { ReasonCode::CONTINUE_AUTHENTICATION };
         codec::write_auth(out, reason, METHOD, form.written()).map_err(too_large)
     }
 
@@ -365,20 +299,14 @@ impl Device {
         };
         if online.subscribe == Subscribe::ToSend {
             let packet_id = self.session.new_packet_id();
-            let filters = [
-                topic(&self.identity, "cmd/+"),
-                topic(&self.identity, "twin/desired"),
-            ];
-            codec::write_subscribe(out, packet_id, &[&filters[0], &filters[1]])
-                .map_err(too_large)?;
+            let filters = [topic(&self.identity, "cmd/+"), topic(&self.identity, "twin/desired")];
+            codec::write_subscribe(out, packet_id, &[&filters[0], &filters[1]]).map_err(too_large)?;
             online.subscribe = Subscribe::Awaited { packet_id };
             self.session.sent(now);
             return Ok(true);
         }
         if matches!(online.renewal, Renewal::Due(at) if now >= at) {
-            online.renewal = Renewal::Awaited {
-                deadline: now.after(PATIENCE),
-            };
+            online.renewal = Renewal::Awaited { deadline: now.after(PATIENCE) };
             self.write_auth(now, true, out)?;
             self.session.sent(now);
             return Ok(true);
@@ -399,10 +327,7 @@ impl Device {
         };
         if online.announce_status {
             let status = topic(&self.identity, "status");
-            online.announce_status = self
-                .session
-                .enqueue(&status, b"online", Qos::AtLeastOnce, true, Class::Agent)
-                .is_err();
+            online.announce_status = self.session.enqueue(&status, b"online", Qos::AtLeastOnce, true, Class::Agent).is_err();
         }
         if online.announce_about && self.session.free_places() > RESERVED {
             online.announce_about = false;
@@ -411,13 +336,7 @@ impl Device {
             if application.about(&mut about).is_ok() && !about.is_empty() {
                 let place = topic(&self.identity, "about");
                 // There is room, and the topic and length are legal.
-                let _ = self.session.enqueue(
-                    &place,
-                    about.written(),
-                    Qos::AtLeastOnce,
-                    true,
-                    Class::Agent,
-                );
+                let _ = self.session.enqueue(&place, about.written(), Qos::AtLeastOnce, true, Class::Agent);
             }
         }
     }
@@ -429,32 +348,18 @@ impl Device {
         let (reason, farewell) = match online.leaving {
             None | Some(Leaving::Said(_)) => return Ok(false),
             Some(Leaving::WithWill) => (ReasonCode::DISCONNECT_WITH_WILL, Farewell::WithWill),
-            Some(Leaving::Clean {
-                offline: None,
-                deadline,
-            }) if now < deadline => {
+            Some(Leaving::Clean { offline: None, deadline }) if now < deadline => {
                 let status = topic(&self.identity, "status");
-                if let Ok(id) =
-                    self.session
-                        .enqueue(&status, b"offline", Qos::AtLeastOnce, true, Class::Agent)
-                {
-                    online.leaving = Some(Leaving::Clean {
-                        offline: Some(id),
-                        deadline,
-                    });
+                if let Ok(id) = self.session.enqueue(&status, b"offline", Qos::AtLeastOnce, true, Class::Agent) {
+                    online.leaving = Some(Leaving::Clean { offline: Some(id), deadline });
                 }
                 return Ok(false);
             }
-            Some(Leaving::Clean {
-                offline: Some(id),
-                deadline,
-            }) if now < deadline && !self.session.is_settled(id) => {
+            Some(Leaving::Clean { offline: Some(id), deadline }) if now < deadline && !self.session.is_settled(id) => {
                 return Ok(false);
             }
             // Acknowledged; or nobody acknowledges, and the will must speak for us.
-            Some(Leaving::Clean { deadline, .. }) if now < deadline => {
-                (ReasonCode::SUCCESS, Farewell::Clean)
-            }
+            Some(Leaving::Clean { deadline, .. }) if now < deadline => (ReasonCode::SUCCESS, Farewell::Clean),
             Some(Leaving::Clean { .. }) => (ReasonCode::DISCONNECT_WITH_WILL, Farewell::Clean),
         };
         codec::write_disconnect(out, reason).map_err(too_large)?;
@@ -472,17 +377,11 @@ impl Device {
         self.session.received(now);
         let is_online = matches!(self.phase, Phase::Online(_));
         match packet {
-            Packet::ConnAck(connack) if !is_online => {
-                self.receive_connack(connack, now, application)
-            }
+            Packet::ConnAck(connack) if !is_online => self.receive_connack(connack, now, application),
             Packet::Auth(auth) if is_online => self.receive_renewal(auth, now, application),
             Packet::Auth(auth) => self.receive_challenge(auth, now, application),
-            Packet::Disconnect(said) => {
-                Err(Ending::disconnected(said.reason_code, said.reason_string))
-            }
-            Packet::Publish(publish) if is_online => {
-                self.receive_publish(publish, now, application)
-            }
+            Packet::Disconnect(said) => Err(Ending::disconnected(said.reason_code, said.reason_string)),
+            Packet::Publish(publish) if is_online => self.receive_publish(publish, now, application),
             Packet::PubAck(puback) if is_online => {
                 if let Some(settled) = self.session.receive_puback(puback) {
                     tell_settled(application, &settled, puback.reason_string);
@@ -491,13 +390,9 @@ impl Device {
             }
             Packet::SubAck(suback) if is_online => self.receive_suback(suback, application),
             Packet::PingResp if is_online => Ok(()),
-            Packet::ConnAck(_)
-            | Packet::Publish(_)
-            | Packet::PubAck(_)
-            | Packet::SubAck(_)
-            | Packet::PingResp => Err(Ending::BadPacket(DecodeError::Protocol(
-                "packet out of order",
-            ))),
+            Packet::ConnAck(_) | Packet::Publish(_) | Packet::PubAck(_) | Packet::SubAck(_) | Packet::PingResp => {
+                Err(Ending::BadPacket(DecodeError::Protocol("packet out of order")))
+            }
         }
     }
 
@@ -517,12 +412,10 @@ impl Device {
         if connack.reason_code != ReasonCode::SUCCESS {
             return Err(Ending::refused(connack.reason_code, connack.reason_string));
         }
-        if connack.authentication_method != METHOD || (self.clean_start && connack.session_present)
-        {
+        if connack.authentication_method != METHOD || (self.clean_start && connack.session_present) {
             return Err(Ending::BadAuthentication);
         }
-        let grant = Grant::from_token_response(connack.authentication_data)
-            .map_err(|_| Ending::BadAuthentication)?;
+        let grant = Grant::from_token_response(connack.authentication_data).map_err(|_| Ending::BadAuthentication)?;
         self.learn(connack.date, now, application);
         self.session.connected(connack, self.config.keep_alive, now);
         self.clean_start = false;
@@ -535,39 +428,22 @@ impl Device {
             leaving: None,
         });
         let session_present = connack.session_present;
-        application.event(Event::Connected {
-            session_present,
-            expires_in: grant.lifetime,
-            scope: &grant.scope,
-        });
+        application.event(Event::Connected { session_present, expires_in: grant.lifetime, scope: &grant.scope });
         Ok(())
     }
 
     /// The hub says issuer and date, and waits for the token request (docs/protocol.md, step 2).
-    fn receive_challenge<A: Application>(
-        &mut self,
-        auth: &Auth<'_>,
-        now: Instant,
-        application: &mut A,
-    ) -> Result<(), Ending> {
+    fn receive_challenge<A: Application>(&mut self, auth: &Auth<'_>, now: Instant, application: &mut A) -> Result<(), Ending> {
         let Phase::Authenticating { step, .. } = &mut self.phase else {
             return Err(Ending::BadAuthentication);
         };
-        if *step != Step::AwaitAnswer
-            || auth.reason_code != ReasonCode::CONTINUE_AUTHENTICATION
-            || auth.method != METHOD
-        {
+        if *step != Step::AwaitAnswer || auth.reason_code != ReasonCode::CONTINUE_AUTHENTICATION || auth.method != METHOD {
             return Err(Ending::BadAuthentication);
         }
         let challenge = Object::parse(auth.data).map_err(|_| Ending::BadAuthentication)?;
-        let date = challenge
-            .get("date")
-            .and_then(|date| date.as_u64())
-            .ok_or(Ending::BadAuthentication)?;
+        let date = challenge.get("date").and_then(|date| date.as_u64()).ok_or(Ending::BadAuthentication)?;
         if let Some(issuer) = challenge.get("issuer").and_then(|issuer| issuer.as_str()) {
-            let issuer = String::try_from(issuer)
-                .ok()
-                .filter(|issuer: &String<MAX_ISSUER>| is_issuer(issuer));
+            let issuer = String::try_from(issuer).ok().filter(|issuer: &String<MAX_ISSUER>| is_issuer(issuer));
             self.audience = issuer.ok_or(Ending::BadAuthentication)?;
         }
         *step = Step::SendAuth;
@@ -575,12 +451,7 @@ impl Device {
         Ok(())
     }
 
-    fn receive_renewal<A: Application>(
-        &mut self,
-        auth: &Auth<'_>,
-        now: Instant,
-        application: &mut A,
-    ) -> Result<(), Ending> {
+    fn receive_renewal<A: Application>(&mut self, auth: &Auth<'_>, now: Instant, application: &mut A) -> Result<(), Ending> {
         let Phase::Online(online) = &mut self.phase else {
             return Err(Ending::BadAuthentication);
         };
@@ -591,39 +462,22 @@ impl Device {
         let grant = Grant::from_token_response(auth.data).map_err(|_| Ending::BadAuthentication)?;
         online.renewal = Renewal::Due(grant.renew_at(now, &mut self.random));
         self.learn(auth.date, now, application);
-        application.event(Event::Renewed {
-            expires_in: grant.lifetime,
-            scope: &grant.scope,
-        });
+        application.event(Event::Renewed { expires_in: grant.lifetime, scope: &grant.scope });
         Ok(())
     }
 
-    fn receive_suback<A: Application>(
-        &mut self,
-        suback: &SubAck<'_>,
-        application: &mut A,
-    ) -> Result<(), Ending> {
+    fn receive_suback<A: Application>(&mut self, suback: &SubAck<'_>, application: &mut A) -> Result<(), Ending> {
         let Phase::Online(online) = &mut self.phase else {
             return Ok(());
         };
-        if online.subscribe
-            != (Subscribe::Awaited {
-                packet_id: suback.packet_id,
-            })
-            || suback.reason_codes.len() != 2
-        {
-            return Err(Ending::BadPacket(DecodeError::Protocol(
-                "SUBACK that answers no SUBSCRIBE",
-            )));
+        if online.subscribe != (Subscribe::Awaited { packet_id: suback.packet_id }) || suback.reason_codes.len() != 2 {
+            return Err(Ending::BadPacket(DecodeError::Protocol("SUBACK that answers no SUBSCRIBE")));
         }
         online.subscribe = Subscribe::Done;
         for (&code, filter) in suback.reason_codes.iter().zip(["cmd/+", "twin/desired"]) {
             if ReasonCode(code).is_failure() {
                 let filter = topic(&self.identity, filter);
-                application.event(Event::SubscriptionRefused {
-                    filter: &filter,
-                    reason_code: ReasonCode(code),
-                });
+                application.event(Event::SubscriptionRefused { filter: &filter, reason_code: ReasonCode(code) });
             }
         }
         Ok(())
@@ -635,10 +489,7 @@ impl Device {
         now: Instant,
         application: &mut A,
     ) -> Result<(), Ending> {
-        let own = publish
-            .topic
-            .strip_prefix("dev/")
-            .and_then(|rest| rest.strip_prefix(self.identity.client_id.as_str()));
+        let own = publish.topic.strip_prefix("dev/").and_then(|rest| rest.strip_prefix(self.identity.client_id.as_str()));
         let below = own.and_then(|rest| rest.strip_prefix('/'));
         let reason = match below.map(|below| (below.strip_prefix("cmd/"), below)) {
             Some((Some(name), _)) => self.receive_command(name, publish, now, application),
@@ -655,11 +506,10 @@ impl Device {
             Some((None, _)) | None => ReasonCode::TOPIC_NAME_INVALID,
         };
         match publish.packet_id {
-            Some(packet_id) => self.session.acknowledge(packet_id, reason).map_err(|_| {
-                Ending::BadPacket(DecodeError::Protocol(
-                    "more publishes than our Receive Maximum",
-                ))
-            }),
+            Some(packet_id) => self
+                .session
+                .acknowledge(packet_id, reason)
+                .map_err(|_| Ending::BadPacket(DecodeError::Protocol("more publishes than our Receive Maximum"))),
             None => Ok(()),
         }
     }
@@ -676,16 +526,10 @@ impl Device {
         if self.session.free_places() < RESERVED {
             return ReasonCode::QUOTA_EXCEEDED;
         }
-        let command = match self
-            .gate
-            .admit(name, publish, now, self.executing.is_some())
-        {
+        let command = match self.gate.admit(name, publish, now, self.executing.is_some()) {
             Ok(command) => command,
             Err(refused) => {
-                application.event(Event::CommandRefused {
-                    id: refused.id,
-                    refusal: refused.refusal,
-                });
+                application.event(Event::CommandRefused { id: refused.id, refusal: refused.refusal });
                 return match (refused.id, refused.refusal) {
                     (None, _) => ReasonCode::PAYLOAD_FORMAT_INVALID,
                     // The first delivery was answered, or will be.
@@ -720,10 +564,7 @@ impl Device {
                 Outcome::Failed(reason) => self.answer(&id, "failed", reason),
                 Outcome::Rejected(reason) => self.answer(&id, "rejected", reason),
             }
-            application.event(Event::CommandFinished {
-                id: &id,
-                outcome: &outcome,
-            });
+            application.event(Event::CommandFinished { id: &id, outcome: &outcome });
         }
     }
 
@@ -735,13 +576,7 @@ impl Device {
             return; // Ids and reasons are bounded so that both fit.
         }
         // Places are counted before a command is taken.
-        let _ = self.session.enqueue(
-            &place,
-            payload.written(),
-            Qos::AtLeastOnce,
-            false,
-            Class::Agent,
-        );
+        let _ = self.session.enqueue(&place, payload.written(), Qos::AtLeastOnce, false, Class::Agent);
     }
 }
 
@@ -766,18 +601,9 @@ fn too_large(BufferFull: BufferFull) -> Ending {
 }
 
 fn tell_settled<A: Application>(application: &mut A, settled: &Settled, reason: &str) {
-    let Settled {
-        id,
-        topic,
-        reason_code,
-    } = settled;
+    let Settled { id, topic, reason_code } = settled;
     if reason_code.is_failure() {
-        application.event(Event::Refused {
-            id: *id,
-            topic,
-            reason_code: *reason_code,
-            reason,
-        });
+        application.event(Event::Refused { id: *id, topic, reason_code: *reason_code, reason });
     } else {
         application.event(Event::Acknowledged { id: *id, topic });
     }

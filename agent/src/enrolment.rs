@@ -32,10 +32,7 @@ pub struct Enrolment {
 
 impl core::fmt::Debug for Enrolment {
     fn fmt(&self, formatter: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
-        formatter
-            .debug_struct("Enrolment")
-            .field("hub", &self.hub)
-            .finish_non_exhaustive()
+        formatter.debug_struct("Enrolment").field("hub", &self.hub).finish_non_exhaustive()
     }
 }
 
@@ -54,7 +51,9 @@ impl core::fmt::Display for EnrolmentStringError {
     fn fmt(&self, formatter: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
         formatter.write_str(match self {
             Self::Prefix => "an enrolment string begins with hk1.; copy the whole line that `hearthkey device add` printed",
-            Self::Encoding => "the enrolment string is damaged or cut off; copy the whole line that `hearthkey device add` printed",
+            Self::Encoding => {
+                "the enrolment string is damaged or cut off; copy the whole line that `hearthkey device add` printed"
+            }
             Self::Host => "the enrolment string names no hub address; create a new one with `hearthkey device add`",
         })
     }
@@ -69,16 +68,10 @@ impl Enrolment {
     /// # Errors
     /// [`EnrolmentStringError`].
     pub fn parse(text: &str) -> Result<Self, EnrolmentStringError> {
-        let encoded = text
-            .trim()
-            .strip_prefix("hk1.")
-            .ok_or(EnrolmentStringError::Prefix)?;
+        let encoded = text.trim().strip_prefix("hk1.").ok_or(EnrolmentStringError::Prefix)?;
         let mut bytes = Zeroizing::new([0; 116]);
-        let bytes = Base64UrlUnpadded::decode(encoded, &mut *bytes)
-            .map_err(|_| EnrolmentStringError::Encoding)?;
-        let (fixed, host) = bytes
-            .split_at_checked(52)
-            .ok_or(EnrolmentStringError::Encoding)?;
+        let bytes = Base64UrlUnpadded::decode(encoded, &mut *bytes).map_err(|_| EnrolmentStringError::Encoding)?;
+        let (fixed, host) = bytes.split_at_checked(52).ok_or(EnrolmentStringError::Encoding)?;
         let host = core::str::from_utf8(host)
             .ok()
             .filter(|host| !host.is_empty() && host.bytes().all(|byte| byte.is_ascii_graphic()))
@@ -163,24 +156,19 @@ impl core::fmt::Display for EnrolError {
     fn fmt(&self, formatter: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
         match self {
             Self::String(error) => error.fmt(formatter),
-            Self::AlreadyEnrolled => formatter
-                .write_str("this device is enrolled already; erase its identity to enrol it anew"),
+            Self::AlreadyEnrolled => formatter.write_str("this device is enrolled already; erase its identity to enrol it anew"),
             Self::Identity(error) => {
                 write!(formatter, "the identity record cannot be used: {error:?}")
             }
-            Self::Software => formatter
-                .write_str("software id and version must be short printable ASCII without quotes"),
-            Self::Connect(error) => write!(
-                formatter,
-                "no connection to the hub: {error:?}; is it running, and reachable from here?"
-            ),
-            Self::Tls(error) => write!(
-                formatter,
-                "the server is not the hub of this enrolment string, or the connection broke: {error:?}"
-            ),
+            Self::Software => formatter.write_str("software id and version must be short printable ASCII without quotes"),
+            Self::Connect(error) => {
+                write!(formatter, "no connection to the hub: {error:?}; is it running, and reachable from here?")
+            }
+            Self::Tls(error) => {
+                write!(formatter, "the server is not the hub of this enrolment string, or the connection broke: {error:?}")
+            }
             Self::Http(error) => write!(formatter, "the answer is not one of a hub: {error:?}"),
-            Self::TimedOut => formatter
-                .write_str("the hub did not answer within 60 s; try again with the same string"),
+            Self::TimedOut => formatter.write_str("the hub did not answer within 60 s; try again with the same string"),
             Self::Refused(refusal) => write!(
                 formatter,
                 "the hub refused the enrolment ({}): {}: {}; create a new string with `hearthkey device add`",
@@ -242,15 +230,7 @@ pub async fn enrol<P: Platform>(
     let attempt = async {
         let connecting = platform.connect(&enrolment.hub.host, enrolment.hub.https_port);
         let mut transport = connecting.await.map_err(EnrolError::Connect)?;
-        exchange(
-            &mut transport,
-            enrolment,
-            software,
-            &key,
-            workspace,
-            &mut random,
-        )
-        .await
+        exchange(&mut transport, enrolment, software, &key, workspace, &mut random).await
     };
     let (home_ca, length) = match select(attempt, patience).await {
         Either::First(exchanged) => exchanged?,
@@ -260,9 +240,7 @@ pub async fn enrol<P: Platform>(
     let mut clock = Clock::unset();
     let capacity = workspace.incoming.len();
     let received = workspace.incoming.get(..length).unwrap_or_default();
-    let response = http::read_response(received, capacity)
-        .map_err(EnrolError::Http)?
-        .ok_or(EnrolError::TimedOut)?;
+    let response = http::read_response(received, capacity).map_err(EnrolError::Http)?.ok_or(EnrolError::TimedOut)?;
     if let Some(date) = response.date {
         clock.learn(platform.now(), date);
     }
@@ -270,13 +248,7 @@ pub async fn enrol<P: Platform>(
         return Err(EnrolError::Refused(refusal(response.status, response.body)));
     }
     let (client_id, issuer) = registration(response.body).ok_or(EnrolError::BadRegistration)?;
-    let enrolled = Stored::Enrolled(Identity {
-        key,
-        client_id,
-        issuer,
-        hub: enrolment.hub.clone(),
-        home_ca,
-    });
+    let enrolled = Stored::Enrolled(Identity { key, client_id, issuer, hub: enrolment.hub.clone(), home_ca });
     enrolled.store(platform)?;
     workspace.incoming.zeroize();
     match enrolled {
@@ -295,12 +267,7 @@ async fn exchange<T: Transport>(
     random: &mut Drbg,
 ) -> Result<(HomeCa, usize), EnrolError> {
     let (reader, writer) = transport.split();
-    let Workspace {
-        tls,
-        incoming,
-        outgoing,
-        ..
-    } = workspace;
+    let Workspace { tls, incoming, outgoing, .. } = workspace;
     // No date is known yet; the anchor is the pinned CA.
     let anchor = TrustAnchor::Pinned(&enrolment.ca_sha256);
     let mut connection = tls::authenticated(reader, writer, tls, anchor, None, random).await?;
@@ -309,46 +276,26 @@ async fn exchange<T: Transport>(
     let mut body = Buffer::new(&mut body);
     write_registration(&mut body, key, software).map_err(|BufferFull| EnrolError::Software)?;
     let mut request = Buffer::new(outgoing);
-    let authority = Authority {
-        host: &enrolment.hub.host,
-        port: enrolment.hub.https_port,
-    };
-    http::write_post(
-        &mut request,
-        "/oauth2/register",
-        authority,
-        &*enrolment.code,
-        body.written(),
-    )
-    .map_err(|BufferFull| EnrolError::Software)?;
+    let authority = Authority { host: &enrolment.hub.host, port: enrolment.hub.https_port };
+    http::write_post(&mut request, "/oauth2/register", authority, &*enrolment.code, body.written())
+        .map_err(|BufferFull| EnrolError::Software)?;
     connection.write(request.written()).await?;
     outgoing.zeroize();
 
     let mut length = 0;
     loop {
         let capacity = incoming.len();
-        if http::read_response(incoming.get(..length).unwrap_or_default(), capacity)
-            .map_err(EnrolError::Http)?
-            .is_some()
-        {
+        if http::read_response(incoming.get(..length).unwrap_or_default(), capacity).map_err(EnrolError::Http)?.is_some() {
             return Ok((connection.home_ca().clone(), length));
         }
-        length += connection
-            .read(incoming.get_mut(length..).unwrap_or_default())
-            .await?;
+        length += connection.read(incoming.get_mut(length..).unwrap_or_default()).await?;
     }
 }
 
-fn write_registration(
-    out: &mut Buffer<'_>,
-    key: &DeviceKey,
-    software: Software<'_>,
-) -> Result<(), BufferFull> {
+fn write_registration(out: &mut Buffer<'_>, key: &DeviceKey, software: Software<'_>) -> Result<(), BufferFull> {
     let plain = |text: &str, longest| {
         let fits = (1..=longest).contains(&text.len());
-        fits && text
-            .bytes()
-            .all(|byte| (byte.is_ascii_graphic() || byte == b' ') && !matches!(byte, b'"' | b'\\'))
+        fits && text.bytes().all(|byte| (byte.is_ascii_graphic() || byte == b' ') && !matches!(byte, b'"' | b'\\'))
     };
     if !plain(software.id, 64) || !plain(software.version, 32) {
         return Err(BufferFull);
@@ -358,57 +305,31 @@ fn write_registration(
     out.push(&x)?;
     out.push(br#"","y":""#)?;
     out.push(&y)?;
-    write!(
-        out,
-        r#""}}]}},"software_id":"{}","software_version":"{}"}}"#,
-        software.id, software.version
-    )?;
+    write!(out, r#""}}]}},"software_id":"{}","software_version":"{}"}}"#, software.id, software.version)?;
     Ok(())
 }
 
 /// The client_id and issuer of a registration, if both are ones that we can live with.
-fn registration(
-    body: &[u8],
-) -> Option<(
-    String<{ crate::identity::MAX_CLIENT_ID }>,
-    String<{ crate::identity::MAX_ISSUER }>,
-)> {
+fn registration(body: &[u8]) -> Option<(String<{ crate::identity::MAX_CLIENT_ID }>, String<{ crate::identity::MAX_ISSUER }>)> {
     let object = Object::parse(body).ok()?;
     let client_id = object.get("client_id")?.as_str()?;
-    let legal = client_id
-        .bytes()
-        .all(|byte| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'-'));
+    let legal = client_id.bytes().all(|byte| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'-'));
     let issuer = object.get("issuer")?.as_str()?;
     if client_id.is_empty() || !legal || !is_issuer(issuer) {
         return None;
     }
-    Some((
-        String::try_from(client_id).ok()?,
-        String::try_from(issuer).ok()?,
-    ))
+    Some((String::try_from(client_id).ok()?, String::try_from(issuer).ok()?))
 }
 
 /// An https URL that needs no escaping in JSON.
 pub(crate) fn is_issuer(text: &str) -> bool {
-    text.starts_with("https://")
-        && text
-            .bytes()
-            .all(|byte| byte.is_ascii_graphic() && !matches!(byte, b'"' | b'\\'))
+    text.starts_with("https://") && text.bytes().all(|byte| byte.is_ascii_graphic() && !matches!(byte, b'"' | b'\\'))
 }
 
 fn refusal(status: u16, body: &[u8]) -> Refusal {
     let object = Object::parse(body).ok();
-    let text = |name| {
-        object
-            .as_ref()
-            .and_then(|object| object.get(name)?.as_str())
-            .unwrap_or_default()
-    };
-    Refusal {
-        status,
-        error: cut(text("error")),
-        description: cut(text("error_description")),
-    }
+    let text = |name| object.as_ref().and_then(|object| object.get(name)?.as_str()).unwrap_or_default();
+    Refusal { status, error: cut(text("error")), description: cut(text("error_description")) }
 }
 
 /// As much of `text` as fits.

@@ -82,16 +82,8 @@ const ENROLLED: u8 = 0x11;
 
 impl Identity {
     /// The identity record at its longest.
-    pub const MAX_BYTES: usize = 1
-        + 32
-        + 64
-        + (1 + MAX_CLIENT_ID)
-        + (1 + MAX_ISSUER)
-        + (1 + MAX_HOST)
-        + 4
-        + 64
-        + (1 + MAX_CA_SUBJECT)
-        + 16;
+    pub const MAX_BYTES: usize =
+        1 + 32 + 64 + (1 + MAX_CLIENT_ID) + (1 + MAX_ISSUER) + (1 + MAX_HOST) + 4 + 64 + (1 + MAX_CA_SUBJECT) + 16;
 
     /// The enrolled identity in storage; `None` if the device is not enrolled (yet).
     ///
@@ -142,8 +134,7 @@ impl Stored {
         let mut bytes = Zeroizing::new([0; Identity::MAX_BYTES]);
         let mut out = Buffer::new(&mut *bytes);
         // Every field is bounded by its type, and MAX_BYTES is their sum.
-        self.write(&mut out)
-            .map_err(|BufferFull| IdentityError::Corrupt)?;
+        self.write(&mut out).map_err(|BufferFull| IdentityError::Corrupt)?;
         Ok(platform.store(Record::Identity, out.written())?)
     }
 
@@ -176,10 +167,7 @@ impl Stored {
     fn read(fields: &mut Fields<'_>) -> Option<Self> {
         let [kind] = fields.array()?;
         let secret = SecretKey::from_bytes(&Zeroizing::new(fields.array()?))?;
-        let key = DeviceKey {
-            secret,
-            public: PublicKey::from_coordinates(fields.array()?),
-        };
+        let key = DeviceKey { secret, public: PublicKey::from_coordinates(fields.array()?) };
         let stored = match kind {
             PENDING => Self::Pending(key),
             ENROLLED => Self::Enrolled(Identity {
@@ -245,11 +233,7 @@ pub(crate) mod tests {
             key: DeviceKey { secret, public },
             client_id: String::try_from("lamp").expect("short"),
             issuer: String::try_from("https://hub:8443").expect("short"),
-            hub: HubAddress {
-                host: String::try_from("10.0.0.2").expect("short"),
-                https_port: 8443,
-                mqtt_port: 8883,
-            },
+            hub: HubAddress { host: String::try_from("10.0.0.2").expect("short"), https_port: 8443, mqtt_port: 8883 },
             home_ca: HomeCa {
                 public_key: ca,
                 subject: Vec::from_slice(b"0\0").expect("short"),
@@ -265,9 +249,7 @@ pub(crate) mod tests {
         let mut out = Buffer::new(&mut bytes);
         Stored::Enrolled(lamp()).write(&mut out).expect("fits");
         let written = out.written();
-        let Ok(Stored::Enrolled(again)) = Stored::from_bytes(written) else {
-            panic!("does not read back")
-        };
+        let Ok(Stored::Enrolled(again)) = Stored::from_bytes(written) else { panic!("does not read back") };
         let expected = lamp();
         assert_eq!(again.client_id, expected.client_id);
         assert_eq!(again.hub, expected.hub);
@@ -275,10 +257,7 @@ pub(crate) mod tests {
         assert_eq!(again.key.public, expected.key.public);
         assert_eq!(again.key.secret.as_bytes(), expected.key.secret.as_bytes());
         for end in 0..written.len() {
-            assert!(
-                Stored::from_bytes(&written[..end]).is_err(),
-                "cut after {end} bytes"
-            );
+            assert!(Stored::from_bytes(&written[..end]).is_err(), "cut after {end} bytes");
         }
     }
 

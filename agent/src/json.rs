@@ -25,9 +25,7 @@ impl<'a> Object<'a> {
     /// # Errors
     /// [`JsonError`] if not.
     pub fn parse(bytes: &'a [u8]) -> Result<Self, JsonError> {
-        let text = core::str::from_utf8(bytes)
-            .map_err(|_| JsonError)?
-            .trim_ascii();
+        let text = core::str::from_utf8(bytes).map_err(|_| JsonError)?.trim_ascii();
         if !text.starts_with('{') || skip_value(text.as_bytes(), 0, 0)? != text.len() {
             return Err(JsonError);
         }
@@ -44,18 +42,13 @@ impl<'a> Object<'a> {
     /// The value of the member `name`; a name written with escapes is not found.
     #[must_use]
     pub fn get(&self, name: &str) -> Option<Value<'a>> {
-        self.members()
-            .find(|(found, _)| *found == name)
-            .map(|(_, value)| value)
+        self.members().find(|(found, _)| *found == name).map(|(_, value)| value)
     }
 
     /// All members in order: the name as written between its quotes, and the value.
     #[must_use]
     pub fn members(&self) -> Members<'a> {
-        Members {
-            text: self.0,
-            at: 1,
-        }
+        Members { text: self.0, at: 1 }
     }
 
     /// The object's own text.
@@ -114,9 +107,7 @@ impl<'a> Value<'a> {
     /// Any number.
     #[must_use]
     pub fn as_f64(&self) -> Option<f64> {
-        self.0
-            .starts_with(|first: char| first == '-' || first.is_ascii_digit())
-            .then(|| self.0.parse().ok())?
+        self.0.starts_with(|first: char| first == '-' || first.is_ascii_digit()).then(|| self.0.parse().ok())?
     }
 
     /// `true` or `false`.
@@ -171,9 +162,7 @@ fn skip_value(bytes: &[u8], at: usize, depth: u8) -> Result<usize, JsonError> {
             }
             skip_value(bytes, skip_space(bytes, colon + 1), depth + 1)
         }),
-        b'[' => skip_list(bytes, at, b']', |bytes, at| {
-            skip_value(bytes, at, depth + 1)
-        }),
+        b'[' => skip_list(bytes, at, b']', |bytes, at| skip_value(bytes, at, depth + 1)),
         b'"' => skip_string(bytes, at),
         b't' => skip_word(bytes, at, b"true"),
         b'f' => skip_word(bytes, at, b"false"),
@@ -212,12 +201,7 @@ fn skip_string(bytes: &[u8], at: usize) -> Result<usize, JsonError> {
             b'"' => return Ok(at + 1),
             b'\\' => match bytes.get(at + 1).ok_or(JsonError)? {
                 b'"' | b'\\' | b'/' | b'b' | b'f' | b'n' | b'r' | b't' => at += 2,
-                b'u' if bytes
-                    .get(at + 2..at + 6)
-                    .is_some_and(|hex| hex.iter().all(u8::is_ascii_hexdigit)) =>
-                {
-                    at += 6
-                }
+                b'u' if bytes.get(at + 2..at + 6).is_some_and(|hex| hex.iter().all(u8::is_ascii_hexdigit)) => at += 6,
                 _ => return Err(JsonError),
             },
             0..=0x1f => return Err(JsonError),
@@ -227,11 +211,7 @@ fn skip_string(bytes: &[u8], at: usize) -> Result<usize, JsonError> {
 }
 
 fn skip_word(bytes: &[u8], at: usize, word: &[u8]) -> Result<usize, JsonError> {
-    if bytes.get(at..).is_some_and(|rest| rest.starts_with(word)) {
-        Ok(at + word.len())
-    } else {
-        Err(JsonError)
-    }
+    if bytes.get(at..).is_some_and(|rest| rest.starts_with(word)) { Ok(at + word.len()) } else { Err(JsonError) }
 }
 
 fn skip_number(bytes: &[u8], at: usize) -> Result<usize, JsonError> {
@@ -242,11 +222,7 @@ fn skip_number(bytes: &[u8], at: usize) -> Result<usize, JsonError> {
         }
         if at > start { Ok(at) } else { Err(JsonError) }
     };
-    let start = if bytes.get(at) == Some(&b'-') {
-        at + 1
-    } else {
-        at
-    };
+    let start = if bytes.get(at) == Some(&b'-') { at + 1 } else { at };
     let mut end = digits(start)?;
     if bytes.get(start) == Some(&b'0') && end > start + 1 {
         return Err(JsonError);
@@ -267,19 +243,13 @@ mod tests {
 
     #[test]
     fn members_are_found_and_arguments_keep_their_bytes() {
-        let object = Object::parse(
-            br#" {"id":"c-1" , "seq": 12,"args":{"target_c": 21.5, "why":"a \"b\""},"x":[1,[]]} "#,
-        )
-        .expect("valid");
+        let object =
+            Object::parse(br#" {"id":"c-1" , "seq": 12,"args":{"target_c": 21.5, "why":"a \"b\""},"x":[1,[]]} "#).expect("valid");
         assert_eq!(object.get("id").and_then(|id| id.as_str()), Some("c-1"));
         assert_eq!(object.get("seq").and_then(|seq| seq.as_u64()), Some(12));
         let args = object.get("args").expect("present");
         assert_eq!(args.as_raw(), r#"{"target_c": 21.5, "why":"a \"b\""}"#);
-        assert_eq!(
-            args.as_object()
-                .and_then(|args| args.get("target_c")?.as_f64()),
-            Some(21.5)
-        );
+        assert_eq!(args.as_object().and_then(|args| args.get("target_c")?.as_f64()), Some(21.5));
         assert_eq!(object.get("none"), None);
     }
 
@@ -345,9 +315,6 @@ mod tests {
         let mut bytes = [0; 64];
         let mut out = Buffer::new(&mut bytes);
         write_string(&mut out, "a \"quoted\"\n\\ é").expect("fits");
-        assert_eq!(
-            serde_json::from_slice::<std::string::String>(out.written()).expect("valid"),
-            "a \"quoted\"\n\\ é"
-        );
+        assert_eq!(serde_json::from_slice::<std::string::String>(out.written()).expect("valid"), "a \"quoted\"\n\\ é");
     }
 }

@@ -55,8 +55,7 @@ impl SecretKey {
     /// [`SigningFailed`] if the backend refused, which no input is known to cause.
     pub fn sign(&self, message: &[u8]) -> Result<[u8; 64], SigningFailed> {
         use ecdsa::hazmat::SignPrimitive as _;
-        let mut scalar = Option::<p256::Scalar>::from(p256::Scalar::from_repr((*self.0).into()))
-            .ok_or(SigningFailed)?;
+        let mut scalar = Option::<p256::Scalar>::from(p256::Scalar::from_repr((*self.0).into())).ok_or(SigningFailed)?;
         let signed = scalar.try_sign_prehashed_rfc6979::<Sha256>(&Sha256::digest(message), &[]);
         scalar.zeroize();
         let (signature, _) = signed.map_err(|_| SigningFailed)?;
@@ -98,14 +97,10 @@ impl PublicKey {
     #[must_use]
     pub fn verifies(&self, message: &[u8], der_signature: &[u8]) -> bool {
         let point = p256::EncodedPoint::from_untagged_bytes(&self.0.into());
-        let (Ok(key), Ok(signature)) = (
-            VerifyingKey::from_encoded_point(&point),
-            Signature::from_der(der_signature),
-        ) else {
+        let (Ok(key), Ok(signature)) = (VerifyingKey::from_encoded_point(&point), Signature::from_der(der_signature)) else {
             return false;
         };
-        key.verify_prehash(&Sha256::digest(message), &signature)
-            .is_ok()
+        key.verify_prehash(&Sha256::digest(message), &signature).is_ok()
     }
 
     /// `x` and `y` in base64url, as a JWK holds them.
@@ -191,16 +186,11 @@ mod tests {
         let (secret, public) = SecretKey::generate(&mut random);
         let (_, other) = SecretKey::generate(&mut random);
         let signature = secret.sign(b"message").expect("a valid key signs");
-        let der = Signature::from_slice(&signature)
-            .expect("64 bytes")
-            .to_der();
+        let der = Signature::from_slice(&signature).expect("64 bytes").to_der();
         assert!(public.verifies(b"message", der.as_bytes()));
         assert!(!public.verifies(b"massage", der.as_bytes()));
         assert!(!other.verifies(b"message", der.as_bytes()));
-        assert!(
-            !PublicKey([9; 64]).verifies(b"message", der.as_bytes()),
-            "not on the curve"
-        );
+        assert!(!PublicKey([9; 64]).verifies(b"message", der.as_bytes()), "not on the curve");
     }
 
     #[test]

@@ -71,18 +71,10 @@ mod workspace;
 pub use agent::{Agent, Ended};
 pub use application::{Application, Event, Farewell, MAX_REASON, Outbox, Outcome, Reply, Turn};
 pub use buffer::{Buffer, BufferFull};
-pub use command::{
-    Command, CommandGate, CommandRefusal, MAX_COMMAND_ID, MAX_COMMAND_NAME, MAX_COMMAND_PAYLOAD,
-    Refused,
-};
+pub use command::{Command, CommandGate, CommandRefusal, MAX_COMMAND_ID, MAX_COMMAND_NAME, MAX_COMMAND_PAYLOAD, Refused};
 pub use device::Config;
-pub use enrolment::{
-    EnrolError, Enrolled, Enrolment, EnrolmentStringError, MAX_ENROLMENT_STRING, Refusal, Software,
-    enrol,
-};
-pub use identity::{
-    DeviceKey, HubAddress, Identity, IdentityError, MAX_CLIENT_ID, MAX_HOST, MAX_ISSUER,
-};
+pub use enrolment::{EnrolError, Enrolled, Enrolment, EnrolmentStringError, MAX_ENROLMENT_STRING, Refusal, Software, enrol};
+pub use identity::{DeviceKey, HubAddress, Identity, IdentityError, MAX_CLIENT_ID, MAX_HOST, MAX_ISSUER};
 pub use lifecycle::{Awaited, Backoff, Ending, MAX_HUB_REASON};
 pub use mqtt::codec::Qos;
 pub use mqtt::reason::ReasonCode;

@@ -50,31 +50,19 @@ pub enum Ending {
 
 impl Ending {
     pub(crate) fn refused(reason_code: ReasonCode, reason: &str) -> Self {
-        Self::Refused {
-            reason_code,
-            reason: cut(reason),
-        }
+        Self::Refused { reason_code, reason: cut(reason) }
     }
 
     pub(crate) fn disconnected(reason_code: ReasonCode, reason: &str) -> Self {
-        Self::Disconnected {
-            reason_code,
-            reason: cut(reason),
-        }
+        Self::Disconnected { reason_code, reason: cut(reason) }
     }
 
     /// Whether the hub said that this device is revoked.
     #[must_use]
     pub fn is_revocation(&self) -> bool {
         match self {
-            Self::Refused {
-                reason_code: ReasonCode::NOT_AUTHORIZED,
-                reason,
-            } => reason.ends_with("is revoked"),
-            Self::Disconnected {
-                reason_code: ReasonCode::ADMINISTRATIVE_ACTION,
-                reason,
-            } => reason.starts_with("revoked"),
+            Self::Refused { reason_code: ReasonCode::NOT_AUTHORIZED, reason } => reason.ends_with("is revoked"),
+            Self::Disconnected { reason_code: ReasonCode::ADMINISTRATIVE_ACTION, reason } => reason.starts_with("revoked"),
             _ => false,
         }
     }
@@ -110,11 +98,7 @@ pub struct Backoff {
 
 impl Backoff {
     /// 1 s, at most 60 s, slow 5 min.
-    pub const DEFAULT: Self = Self {
-        base: Duration::from_secs(1),
-        cap: Duration::from_secs(60),
-        slow: Duration::from_secs(300),
-    };
+    pub const DEFAULT: Self = Self { base: Duration::from_secs(1), cap: Duration::from_secs(60), slow: Duration::from_secs(300) };
 }
 
 /// A connection that lasted this long was a success: the next failure starts from the first delay.
@@ -151,13 +135,7 @@ impl Lifecycle {
     }
 
     /// Decides. `lasted` is how long the session was accepted by the hub, `None` if it never was.
-    pub(crate) fn after(
-        &mut self,
-        ending: &Ending,
-        lasted: Option<Duration>,
-        backoff: &Backoff,
-        random: &mut Drbg,
-    ) -> Next {
+    pub(crate) fn after(&mut self, ending: &Ending, lasted: Option<Duration>, backoff: &Backoff, random: &mut Drbg) -> Next {
         let settled = lasted.is_some_and(|lasted| lasted >= SETTLED);
         if settled {
             self.failures = 0;
@@ -172,9 +150,7 @@ impl Lifecycle {
         }
         self.failures = self.failures.saturating_add(1);
         let draw = |random: &mut Drbg, limit: Duration| {
-            Duration::from_millis(
-                random.up_to(u64::try_from(limit.as_millis()).unwrap_or(u64::MAX)),
-            )
+            Duration::from_millis(random.up_to(u64::try_from(limit.as_millis()).unwrap_or(u64::MAX)))
         };
         Next::ConnectAfter(match course {
             Course::Stop(_) | Course::AtOnce => Duration::ZERO,
@@ -182,10 +158,7 @@ impl Lifecycle {
             Course::Backoff => {
                 // Full jitter: anywhere between now and the exponential limit.
                 let doublings = (self.failures - 1).min(20);
-                draw(
-                    random,
-                    backoff.base.saturating_mul(1 << doublings).min(backoff.cap),
-                )
+                draw(random, backoff.base.saturating_mul(1 << doublings).min(backoff.cap))
             }
             Course::Slow => backoff.slow / 2 + draw(random, backoff.slow / 2),
         })
@@ -198,23 +171,13 @@ fn course(ending: &Ending) -> Course {
     }
     match ending {
         Ending::Left(_) => Course::Stop(Next::StopLeft),
-        Ending::Disconnected {
-            reason_code,
-            reason,
-        } => match *reason_code {
+        Ending::Disconnected { reason_code, reason } => match *reason_code {
             ReasonCode::MAXIMUM_CONNECT_TIME => Course::AtOnce,
-            ReasonCode::ADMINISTRATIVE_ACTION if reason.starts_with("policy changed") => {
-                Course::Spread
-            }
-            ReasonCode::ADMINISTRATIVE_ACTION
-            | ReasonCode::SESSION_TAKEN_OVER
-            | ReasonCode::NOT_AUTHORIZED => Course::Slow,
+            ReasonCode::ADMINISTRATIVE_ACTION if reason.starts_with("policy changed") => Course::Spread,
+            ReasonCode::ADMINISTRATIVE_ACTION | ReasonCode::SESSION_TAKEN_OVER | ReasonCode::NOT_AUTHORIZED => Course::Slow,
             _ => Course::Backoff,
         },
-        Ending::Refused {
-            reason_code,
-            reason,
-        } => match *reason_code {
+        Ending::Refused { reason_code, reason } => match *reason_code {
             ReasonCode::NOT_AUTHORIZED if reason.ends_with("is disabled") => Course::Slow,
             // The clock or the issuer may be wrong: the next attempt asks the hub for both.
             ReasonCode::NOT_AUTHORIZED => Course::Backoff,
@@ -255,34 +218,19 @@ mod tests {
     fn each_ending_of_the_protocol_has_its_course() {
         let said = |code, reason| after(&Ending::disconnected(code, reason), LONG);
         let slow = Duration::from_secs(150)..=Duration::from_secs(300);
-        assert_eq!(
-            said(ReasonCode::MAXIMUM_CONNECT_TIME, "access token expired"),
-            Next::ConnectAfter(Duration::ZERO)
-        );
-        assert_eq!(
-            said(ReasonCode::ADMINISTRATIVE_ACTION, "revoked"),
-            Next::StopRevoked
-        );
+        assert_eq!(said(ReasonCode::MAXIMUM_CONNECT_TIME, "access token expired"), Next::ConnectAfter(Duration::ZERO));
+        assert_eq!(said(ReasonCode::ADMINISTRATIVE_ACTION, "revoked"), Next::StopRevoked);
         assert!(slow.contains(&delay(said(ReasonCode::ADMINISTRATIVE_ACTION, "disabled"))));
         assert!(delay(said(ReasonCode::ADMINISTRATIVE_ACTION, "policy changed")) <= SPREAD);
         assert!(slow.contains(&delay(said(ReasonCode::SESSION_TAKEN_OVER, "taken over"))));
         assert!(slow.contains(&delay(said(ReasonCode::NOT_AUTHORIZED, "invalid_client"))));
-        for code in [
-            ReasonCode::SERVER_SHUTTING_DOWN,
-            ReasonCode::CONNECTION_RATE_EXCEEDED,
-            ReasonCode::QUOTA_EXCEEDED,
-        ] {
+        for code in [ReasonCode::SERVER_SHUTTING_DOWN, ReasonCode::CONNECTION_RATE_EXCEEDED, ReasonCode::QUOTA_EXCEEDED] {
             assert!(delay(said(code, "")) <= Backoff::DEFAULT.base);
         }
         let refused = |reason| after(&Ending::refused(ReasonCode::NOT_AUTHORIZED, reason), None);
-        assert_eq!(
-            refused("invalid_client: client lamp is revoked"),
-            Next::StopRevoked
-        );
+        assert_eq!(refused("invalid_client: client lamp is revoked"), Next::StopRevoked);
         assert!(slow.contains(&delay(refused("invalid_client: client lamp is disabled"))));
-        assert!(
-            delay(refused("invalid_client: client authentication failed")) <= Backoff::DEFAULT.base
-        );
+        assert!(delay(refused("invalid_client: client authentication failed")) <= Backoff::DEFAULT.base);
         assert_eq!(after(&Ending::Left(Farewell::Clean), LONG), Next::StopLeft);
     }
 
@@ -301,34 +249,22 @@ mod tests {
         let mut longest = Duration::ZERO;
         for failure in 0..40_u32 {
             let delay = delay(lifecycle.after(&unreachable, None, &Backoff::DEFAULT, &mut random));
-            let limit = Backoff::DEFAULT
-                .base
-                .saturating_mul(1 << failure.min(10))
-                .min(Backoff::DEFAULT.cap);
+            let limit = Backoff::DEFAULT.base.saturating_mul(1 << failure.min(10)).min(Backoff::DEFAULT.cap);
             assert!(delay <= limit, "failure {failure}: {delay:?}");
             longest = longest.max(delay);
         }
         assert!(longest > Duration::from_secs(40), "{longest:?}");
-        assert!(
-            delay(lifecycle.after(&unreachable, LONG, &Backoff::DEFAULT, &mut random))
-                <= Backoff::DEFAULT.base
-        );
+        assert!(delay(lifecycle.after(&unreachable, LONG, &Backoff::DEFAULT, &mut random)) <= Backoff::DEFAULT.base);
     }
 
     #[test]
     fn a_hub_that_expires_every_token_at_once_is_not_hammered() {
         let mut random = Drbg::from_seed(&[1; 32], "test");
         let mut lifecycle = Lifecycle::new();
-        let expired =
-            Ending::disconnected(ReasonCode::MAXIMUM_CONNECT_TIME, "access token expired");
+        let expired = Ending::disconnected(ReasonCode::MAXIMUM_CONNECT_TIME, "access token expired");
         let mut total = Duration::ZERO;
         for _ in 0..10 {
-            total += delay(lifecycle.after(
-                &expired,
-                Some(Duration::from_millis(5)),
-                &Backoff::DEFAULT,
-                &mut random,
-            ));
+            total += delay(lifecycle.after(&expired, Some(Duration::from_millis(5)), &Backoff::DEFAULT, &mut random));
         }
         assert!(total > Duration::from_secs(30), "{total:?}");
     }

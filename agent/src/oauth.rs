@@ -61,13 +61,13 @@ pub fn write_token_request(
     random.fill_bytes(&mut jti);
     let mut claims = Buffer::new(&mut json);
     let client_id = identity.client_id.as_str();
-    let (issued_at, expires_at) = (
-        now.as_secs(),
-        now.after_secs(ASSERTION_LIFETIME_SECS).as_secs(),
-    );
+    let (issued_at, expires_at) = (now.as_secs(), now.after_secs(ASSERTION_LIFETIME_SECS).as_secs());
     // client_id and issuer hold no character that JSON would escape: enrolment checked them.
-    write!(claims, r#"{{"iss":"{client_id}","sub":"{client_id}","aud":"{audience}","iat":{issued_at},"exp":{expires_at},"jti":""#)
-        .map_err(BufferFull::from)?;
+    write!(
+        claims,
+        r#"{{"iss":"{client_id}","sub":"{client_id}","aud":"{audience}","iat":{issued_at},"exp":{expires_at},"jti":""#
+    )
+    .map_err(BufferFull::from)?;
     claims.push_base64url(&jti)?;
     claims.push(br#""}"#)?;
     out.push_base64url(claims.written())?;
@@ -108,10 +108,7 @@ impl Grant {
         if !is_bearer || text("access_token").is_none_or(str::is_empty) {
             return Err(NotATokenResponse);
         }
-        let seconds = response
-            .get("expires_in")
-            .and_then(|value| value.as_u64())
-            .ok_or(NotATokenResponse)?;
+        let seconds = response.get("expires_in").and_then(|value| value.as_u64()).ok_or(NotATokenResponse)?;
         if !(1..=31 * 86_400).contains(&seconds) {
             return Err(NotATokenResponse);
         }
@@ -121,10 +118,7 @@ impl Grant {
                 break;
             }
         }
-        Ok(Self {
-            lifetime: Duration::from_secs(seconds),
-            scope,
-        })
+        Ok(Self { lifetime: Duration::from_secs(seconds), scope })
     }
 
     /// When to ask for the next token: at two thirds of the lifetime, less up to a tenth of it, so that a fleet that
@@ -150,8 +144,7 @@ mod tests {
         let mut out = Buffer::new(&mut bytes);
         let mut random = Drbg::from_seed(&[1; 32], "test");
         let now = UnixTime::from_secs(1_780_000_000);
-        write_token_request(&mut out, &identity, "https://hub:8443", now, &mut random)
-            .expect("fits");
+        write_token_request(&mut out, &identity, "https://hub:8443", now, &mut random).expect("fits");
         let text = core::str::from_utf8(out.written()).expect("ascii");
         let (form, jwt) = text.rsplit_once('=').expect("a form");
         assert_eq!(
@@ -162,64 +155,38 @@ mod tests {
         let (header, claims) = signed.split_once('.').expect("three parts");
         let decode = |part: &str| {
             let mut bytes = std::vec![0; 512];
-            Base64UrlUnpadded::decode(part, &mut bytes)
-                .expect("base64url")
-                .to_vec()
+            Base64UrlUnpadded::decode(part, &mut bytes).expect("base64url").to_vec()
         };
         let header: serde_json::Value = serde_json::from_slice(&decode(header)).expect("json");
         assert_eq!(header["alg"], "ES256");
-        assert_eq!(
-            header["kid"].as_str().map(str::as_bytes),
-            Some(identity.key.public.thumbprint().as_slice())
-        );
+        assert_eq!(header["kid"].as_str().map(str::as_bytes), Some(identity.key.public.thumbprint().as_slice()));
         let claims: serde_json::Value = serde_json::from_slice(&decode(claims)).expect("json");
         assert_eq!(
             (&claims["iss"], &claims["sub"], &claims["aud"]),
             (&"lamp".into(), &"lamp".into(), &"https://hub:8443".into())
         );
-        assert_eq!(
-            (claims["iat"].as_u64(), claims["exp"].as_u64()),
-            (Some(1_780_000_000), Some(1_780_000_120))
-        );
+        assert_eq!((claims["iat"].as_u64(), claims["exp"].as_u64()), (Some(1_780_000_000), Some(1_780_000_120)));
         assert!((16..=64).contains(&claims["jti"].as_str().expect("a string").len()));
-        let signature = p256::ecdsa::Signature::from_slice(&decode(signature))
-            .expect("64 bytes")
-            .to_der();
-        assert!(
-            identity
-                .key
-                .public
-                .verifies(signed.as_bytes(), signature.as_bytes())
-        );
+        let signature = p256::ecdsa::Signature::from_slice(&decode(signature)).expect("64 bytes").to_der();
+        assert!(identity.key.public.verifies(signed.as_bytes(), signature.as_bytes()));
     }
 
     #[test]
     fn the_longest_identity_fits_a_token_request() {
         let mut identity = lamp();
-        identity.client_id =
-            String::try_from("x".repeat(crate::identity::MAX_CLIENT_ID).as_str()).expect("32");
+        identity.client_id = String::try_from("x".repeat(crate::identity::MAX_CLIENT_ID).as_str()).expect("32");
         let issuer = "x".repeat(crate::identity::MAX_ISSUER);
         let mut bytes = [0; MAX_TOKEN_REQUEST];
         let mut random = Drbg::from_seed(&[1; 32], "test");
         let late = UnixTime::from_secs(999_999_999_999);
-        write_token_request(
-            &mut Buffer::new(&mut bytes),
-            &identity,
-            &issuer,
-            late,
-            &mut random,
-        )
-        .expect("fits");
+        write_token_request(&mut Buffer::new(&mut bytes), &identity, &issuer, late, &mut random).expect("fits");
     }
 
     #[test]
     fn a_token_response_is_read_and_the_token_is_not_kept() {
         let json = br#"{"access_token":"eyJ.secret","token_type":"Bearer","expires_in":300,"scope":"commands telemetry"}"#;
         let grant = Grant::from_token_response(json).expect("valid");
-        assert_eq!(
-            (grant.lifetime, grant.scope.as_str()),
-            (Duration::from_secs(300), "commands telemetry")
-        );
+        assert_eq!((grant.lifetime, grant.scope.as_str()), (Duration::from_secs(300), "commands telemetry"));
         assert!(!std::format!("{grant:?}").contains("secret"));
         for wrong in [
             br#"{"token_type":"Bearer","expires_in":300}"#.as_slice(),
@@ -236,16 +203,11 @@ mod tests {
 
     #[test]
     fn renewal_is_due_between_half_and_two_thirds_of_the_lifetime() {
-        let grant = Grant {
-            lifetime: Duration::from_secs(300),
-            scope: String::new(),
-        };
+        let grant = Grant { lifetime: Duration::from_secs(300), scope: String::new() };
         let mut random = Drbg::from_seed(&[1; 32], "test");
         let mut seen = std::collections::BTreeSet::new();
         for _ in 0..200 {
-            let at = grant
-                .renew_at(Instant::from_millis(1_000), &mut random)
-                .as_millis();
+            let at = grant.renew_at(Instant::from_millis(1_000), &mut random).as_millis();
             assert!((171_000..=201_000).contains(&at), "{at}");
             seen.insert(at);
         }

@@ -34,11 +34,7 @@ impl Instant {
 
 const fn millis(duration: Duration) -> u64 {
     let millis = duration.as_millis();
-    if millis > u64::MAX as u128 {
-        u64::MAX
-    } else {
-        millis as u64
-    }
+    if millis > u64::MAX as u128 { u64::MAX } else { millis as u64 }
 }
 
 /// Seconds since 1970-01-01T00:00:00Z, leap seconds not counted.
@@ -66,16 +62,8 @@ impl UnixTime {
 
     /// A calendar date and time in UTC; `None` if a field is out of range or the year is before 1970.
     #[must_use]
-    pub(crate) fn from_calendar(
-        year: u64,
-        month: u64,
-        day: u64,
-        hour: u64,
-        minute: u64,
-        second: u64,
-    ) -> Option<Self> {
-        let leap =
-            year.is_multiple_of(4) && (!year.is_multiple_of(100) || year.is_multiple_of(400));
+    pub(crate) fn from_calendar(year: u64, month: u64, day: u64, hour: u64, minute: u64, second: u64) -> Option<Self> {
+        let leap = year.is_multiple_of(4) && (!year.is_multiple_of(100) || year.is_multiple_of(400));
         let days_in_month = match month {
             1 | 3 | 5 | 7 | 8 | 10 | 12 => 31,
             4 | 6 | 9 | 11 => 30,
@@ -88,16 +76,11 @@ impl UnixTime {
             return None;
         }
         // Days from the civil calendar, counted in years that begin in March.
-        let (shifted_year, shifted_month) = if month > 2 {
-            (year, month - 3)
-        } else {
-            (year - 1, month + 9)
-        };
+        let (shifted_year, shifted_month) = if month > 2 { (year, month - 3) } else { (year - 1, month + 9) };
         let era_days = shifted_year / 400 * 146_097;
         let year_of_era = shifted_year % 400;
         let day_of_year = (153 * shifted_month + 2) / 5 + day - 1;
-        let days = era_days + year_of_era * 365 + year_of_era / 4 - year_of_era / 100 + day_of_year
-            - 719_468;
+        let days = era_days + year_of_era * 365 + year_of_era / 4 - year_of_era / 100 + day_of_year - 719_468;
         Some(Self(days * 86_400 + hour * 3_600 + minute * 60 + second))
     }
 
@@ -105,39 +88,14 @@ impl UnixTime {
     #[must_use]
     pub fn from_http_date(text: &str) -> Option<Self> {
         let bytes = text.as_bytes();
-        let separators = [
-            (3, b','),
-            (4, b' '),
-            (7, b' '),
-            (11, b' '),
-            (16, b' '),
-            (19, b':'),
-            (22, b':'),
-        ];
-        if bytes.len() != 29
-            || !text.ends_with(" GMT")
-            || separators
-                .iter()
-                .any(|&(at, want)| bytes.get(at) != Some(&want))
-        {
+        let separators = [(3, b','), (4, b' '), (7, b' '), (11, b' '), (16, b' '), (19, b':'), (22, b':')];
+        if bytes.len() != 29 || !text.ends_with(" GMT") || separators.iter().any(|&(at, want)| bytes.get(at) != Some(&want)) {
             return None;
         }
-        const MONTHS: [&str; 12] = [
-            "Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec",
-        ];
-        let month = MONTHS
-            .iter()
-            .position(|name| text.get(8..11) == Some(name))? as u64
-            + 1;
+        const MONTHS: [&str; 12] = ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"];
+        let month = MONTHS.iter().position(|name| text.get(8..11) == Some(name))? as u64 + 1;
         let number = |range: core::ops::Range<usize>| decimal(bytes.get(range)?);
-        Self::from_calendar(
-            number(12..16)?,
-            month,
-            number(5..7)?,
-            number(17..19)?,
-            number(20..22)?,
-            number(23..25)?,
-        )
+        Self::from_calendar(number(12..16)?, month, number(5..7)?, number(17..19)?, number(20..22)?, number(23..25)?)
     }
 }
 
@@ -187,9 +145,7 @@ impl Clock {
     /// The instant with the date that belongs to it.
     #[must_use]
     pub fn at(&self, instant: Instant) -> Now {
-        let unix = self
-            .learnt
-            .map(|(then, date)| date.after_secs(instant.since(then).as_secs()));
+        let unix = self.learnt.map(|(then, date)| date.after_secs(instant.since(then).as_secs()));
         Now { instant, unix }
     }
 }
@@ -200,18 +156,9 @@ mod tests {
 
     #[test]
     fn an_http_date_is_read_to_the_second() {
-        assert_eq!(
-            UnixTime::from_http_date("Sun, 06 Nov 1994 08:49:37 GMT"),
-            Some(UnixTime(784_111_777))
-        );
-        assert_eq!(
-            UnixTime::from_http_date("Thu, 29 Feb 2024 23:59:59 GMT"),
-            Some(UnixTime(1_709_251_199))
-        );
-        assert_eq!(
-            UnixTime::from_http_date("Thu, 01 Jan 1970 00:00:00 GMT"),
-            Some(UnixTime(0))
-        );
+        assert_eq!(UnixTime::from_http_date("Sun, 06 Nov 1994 08:49:37 GMT"), Some(UnixTime(784_111_777)));
+        assert_eq!(UnixTime::from_http_date("Thu, 29 Feb 2024 23:59:59 GMT"), Some(UnixTime(1_709_251_199)));
+        assert_eq!(UnixTime::from_http_date("Thu, 01 Jan 1970 00:00:00 GMT"), Some(UnixTime(0)));
     }
 
     #[test]
@@ -235,9 +182,6 @@ mod tests {
         let mut clock = Clock::unset();
         assert_eq!(clock.at(Instant::from_millis(5)).unix, None);
         clock.learn(Instant::from_millis(1_000), UnixTime(1_780_000_000));
-        assert_eq!(
-            clock.at(Instant::from_millis(61_999)).unix,
-            Some(UnixTime(1_780_000_060))
-        );
+        assert_eq!(clock.at(Instant::from_millis(61_999)).unix, Some(UnixTime(1_780_000_060)));
     }
 }

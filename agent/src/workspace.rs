@@ -22,11 +22,7 @@ impl Workspace {
     /// Empty buffers.
     #[must_use]
     pub const fn new() -> Self {
-        Self {
-            tls: TlsBuffers::new(),
-            incoming: [0; MAX_INCOMING_PACKET],
-            outgoing: [0; MAX_OUTGOING_PACKET],
-        }
+        Self { tls: TlsBuffers::new(), incoming: [0; MAX_INCOMING_PACKET], outgoing: [0; MAX_OUTGOING_PACKET] }
     }
 
     /// Overwrites whatever a former connection left: tokens and assertions among it.

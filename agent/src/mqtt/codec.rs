@@ -158,25 +158,17 @@ pub fn packet_length(bytes: &[u8], maximum: usize) -> Result<Option<usize>, Deco
         return Ok(None);
     };
     let whole = 1 + field + length as usize;
-    if whole > maximum {
-        Err(DecodeError::TooLarge)
-    } else {
-        Ok(Some(whole))
-    }
+    if whole > maximum { Err(DecodeError::TooLarge) } else { Ok(Some(whole)) }
 }
 
 fn check_first_byte(first: u8) -> Result<(), DecodeError> {
     match (first >> 4, first & 0x0f) {
         (3, flags) if flags & 0x06 == 0x06 => Err(DecodeError::Malformed("QoS 3")),
-        (3, flags) if flags & 0x06 == 0x04 => {
-            Err(DecodeError::Protocol("QoS 2, which we never subscribe to"))
-        }
+        (3, flags) if flags & 0x06 == 0x04 => Err(DecodeError::Protocol("QoS 2, which we never subscribe to")),
         (3, flags) if flags & 0x0e == 0x08 => Err(DecodeError::Malformed("DUP with QoS 0")),
         (3, _) | (2 | 4 | 9 | 13 | 14 | 15, 0) => Ok(()),
         (2 | 4 | 9 | 13 | 14 | 15, _) => Err(DecodeError::Malformed("reserved flags set")),
-        _ => Err(DecodeError::Protocol(
-            "packet type that a server must not send us",
-        )),
+        _ => Err(DecodeError::Protocol("packet type that a server must not send us")),
     }
 }
 
@@ -199,9 +191,7 @@ pub fn decode(bytes: &[u8]) -> Result<Packet<'_>, DecodeError> {
         13 => body.end().map(|()| Packet::PingResp),
         14 => disconnect(body).map(Packet::Disconnect),
         15 => auth(body).map(Packet::Auth),
-        _ => Err(DecodeError::Protocol(
-            "packet type that a server must not send us",
-        )),
+        _ => Err(DecodeError::Protocol("packet type that a server must not send us")),
     }
 }
 
@@ -255,15 +245,9 @@ fn date(value: &str) -> Option<UnixTime> {
 fn publish(first: u8, mut body: Reader<'_>) -> Result<Publish<'_>, DecodeError> {
     let topic = body.string()?;
     if topic.is_empty() || topic.contains(['+', '#']) {
-        return Err(DecodeError::Protocol(
-            "topic name that is empty or holds wildcards",
-        ));
+        return Err(DecodeError::Protocol("topic name that is empty or holds wildcards"));
     }
-    let packet_id = if first & 0x06 == 0 {
-        None
-    } else {
-        Some(packet_id(&mut body)?)
-    };
+    let packet_id = if first & 0x06 == 0 { None } else { Some(packet_id(&mut body)?) };
     let mut message_expiry = None;
     let mut properties = body.properties()?;
     while let Some(property) = properties.next(property::PUBLISH)? {
@@ -275,14 +259,7 @@ fn publish(first: u8, mut body: Reader<'_>) -> Result<Publish<'_>, DecodeError> 
             _ => {}
         }
     }
-    Ok(Publish {
-        dup: first & 0x08 != 0,
-        packet_id,
-        retain: first & 0x01 != 0,
-        topic,
-        message_expiry,
-        payload: body.0,
-    })
+    Ok(Publish { dup: first & 0x08 != 0, packet_id, retain: first & 0x01 != 0, topic, message_expiry, payload: body.0 })
 }
 
 fn packet_id(body: &mut Reader<'_>) -> Result<u16, DecodeError> {
@@ -306,10 +283,7 @@ fn reason<'a>(body: &mut Reader<'a>, allowed: u64) -> Result<(ReasonCode, &'a st
     Ok((reason_code, reason_string(&mut properties, allowed)?))
 }
 
-fn reason_string<'a>(
-    properties: &mut Properties<'a>,
-    allowed: u64,
-) -> Result<&'a str, DecodeError> {
+fn reason_string<'a>(properties: &mut Properties<'a>, allowed: u64) -> Result<&'a str, DecodeError> {
     let mut text = "";
     while let Some(property) = properties.next(allowed)? {
         if let Property::ReasonString(said) = property {
@@ -322,11 +296,7 @@ fn reason_string<'a>(
 fn puback(mut body: Reader<'_>) -> Result<PubAck<'_>, DecodeError> {
     let packet_id = packet_id(&mut body)?;
     let (reason_code, reason_string) = reason(&mut body, property::ACKNOWLEDGEMENT)?;
-    Ok(PubAck {
-        packet_id,
-        reason_code,
-        reason_string,
-    })
+    Ok(PubAck { packet_id, reason_code, reason_string })
 }
 
 fn suback(mut body: Reader<'_>) -> Result<SubAck<'_>, DecodeError> {
@@ -335,27 +305,16 @@ fn suback(mut body: Reader<'_>) -> Result<SubAck<'_>, DecodeError> {
     if body.0.is_empty() {
         return Err(DecodeError::Protocol("SUBACK without reason codes"));
     }
-    Ok(SubAck {
-        packet_id,
-        reason_codes: body.0,
-    })
+    Ok(SubAck { packet_id, reason_codes: body.0 })
 }
 
 fn disconnect(mut body: Reader<'_>) -> Result<Disconnect<'_>, DecodeError> {
     let (reason_code, reason_string) = reason(&mut body, property::DISCONNECT)?;
-    Ok(Disconnect {
-        reason_code,
-        reason_string,
-    })
+    Ok(Disconnect { reason_code, reason_string })
 }
 
 fn auth(mut body: Reader<'_>) -> Result<Auth<'_>, DecodeError> {
-    let mut auth = Auth {
-        reason_code: ReasonCode::SUCCESS,
-        method: "",
-        data: &[],
-        date: None,
-    };
+    let mut auth = Auth { reason_code: ReasonCode::SUCCESS, method: "", data: &[], date: None };
     if body.0.is_empty() {
         return Ok(auth);
     }
@@ -422,9 +381,7 @@ impl Connect<'_> {
                 out.push(&self.receive_maximum.to_be_bytes())?;
                 out.push(&[0x27])?;
                 out.push(&self.maximum_packet_size.to_be_bytes())?;
-                self.authentication.map_or(Ok(()), |(method, data)| {
-                    authentication_properties(out, method, data)
-                })
+                self.authentication.map_or(Ok(()), |(method, data)| authentication_properties(out, method, data))
             })?;
             binary(out, self.client_identifier.as_bytes())?;
             if let Some((topic, payload)) = self.will {
@@ -441,11 +398,7 @@ impl Connect<'_> {
     }
 }
 
-fn authentication_properties(
-    out: &mut Buffer<'_>,
-    method: &str,
-    data: &[u8],
-) -> Result<(), BufferFull> {
+fn authentication_properties(out: &mut Buffer<'_>, method: &str, data: &[u8]) -> Result<(), BufferFull> {
     out.push(&[0x15])?;
     binary(out, method.as_bytes())?;
     // Empty data is sent as such: it says that we know no date.
@@ -457,12 +410,7 @@ fn authentication_properties(
 ///
 /// # Errors
 /// [`BufferFull`] if it does not fit; `out` is as before then.
-pub fn write_auth(
-    out: &mut Buffer<'_>,
-    reason: ReasonCode,
-    method: &str,
-    data: &[u8],
-) -> Result<(), BufferFull> {
+pub fn write_auth(out: &mut Buffer<'_>, reason: ReasonCode, method: &str, data: &[u8]) -> Result<(), BufferFull> {
     packet(out, 0xf0, |out| {
         out.push(&[reason.0])?;
         with_length(out, |out| authentication_properties(out, method, data))
@@ -488,11 +436,7 @@ impl OutgoingPublish<'_> {
     /// The length of the packet.
     #[must_use]
     pub fn packet_length(&self) -> usize {
-        let body = 2
-            + self.topic.len()
-            + usize::from(self.packet_id.is_some()) * 2
-            + 1
-            + self.payload.len();
+        let body = 2 + self.topic.len() + usize::from(self.packet_id.is_some()) * 2 + 1 + self.payload.len();
         1 + if body < 128 { 1 } else { 2 } + body
     }
 
@@ -502,18 +446,14 @@ impl OutgoingPublish<'_> {
     /// [`BufferFull`] if it does not fit; `out` is as before then.
     pub fn write(&self, out: &mut Buffer<'_>) -> Result<(), BufferFull> {
         let qos = u8::from(self.packet_id.is_some());
-        packet(
-            out,
-            0x30 | u8::from(self.dup) << 3 | qos << 1 | u8::from(self.retain),
-            |out| {
-                binary(out, self.topic.as_bytes())?;
-                if let Some(packet_id) = self.packet_id {
-                    out.push(&packet_id.to_be_bytes())?;
-                }
-                out.push(&[0])?;
-                out.push(self.payload)
-            },
-        )
+        packet(out, 0x30 | u8::from(self.dup) << 3 | qos << 1 | u8::from(self.retain), |out| {
+            binary(out, self.topic.as_bytes())?;
+            if let Some(packet_id) = self.packet_id {
+                out.push(&packet_id.to_be_bytes())?;
+            }
+            out.push(&[0])?;
+            out.push(self.payload)
+        })
     }
 }
 
@@ -521,18 +461,10 @@ impl OutgoingPublish<'_> {
 ///
 /// # Errors
 /// [`BufferFull`] if it does not fit; `out` is as before then.
-pub fn write_puback(
-    out: &mut Buffer<'_>,
-    packet_id: u16,
-    reason: ReasonCode,
-) -> Result<(), BufferFull> {
+pub fn write_puback(out: &mut Buffer<'_>, packet_id: u16, reason: ReasonCode) -> Result<(), BufferFull> {
     packet(out, 0x40, |out| {
         out.push(&packet_id.to_be_bytes())?;
-        if reason == ReasonCode::SUCCESS {
-            Ok(())
-        } else {
-            out.push(&[reason.0])
-        }
+        if reason == ReasonCode::SUCCESS { Ok(()) } else { out.push(&[reason.0]) }
     })
 }
 
@@ -540,11 +472,7 @@ pub fn write_puback(
 ///
 /// # Errors
 /// [`BufferFull`] if it does not fit; `out` is as before then.
-pub fn write_subscribe(
-    out: &mut Buffer<'_>,
-    packet_id: u16,
-    filters: &[&str],
-) -> Result<(), BufferFull> {
+pub fn write_subscribe(out: &mut Buffer<'_>, packet_id: u16, filters: &[&str]) -> Result<(), BufferFull> {
     packet(out, 0x82, |out| {
         out.push(&packet_id.to_be_bytes())?;
         out.push(&[0])?;
@@ -568,13 +496,7 @@ pub fn write_pingreq(out: &mut Buffer<'_>) -> Result<(), BufferFull> {
 /// # Errors
 /// [`BufferFull`] if it does not fit; `out` is as before then.
 pub fn write_disconnect(out: &mut Buffer<'_>, reason: ReasonCode) -> Result<(), BufferFull> {
-    packet(out, 0xe0, |out| {
-        if reason == ReasonCode::SUCCESS {
-            Ok(())
-        } else {
-            out.push(&[reason.0])
-        }
-    })
+    packet(out, 0xe0, |out| if reason == ReasonCode::SUCCESS { Ok(()) } else { out.push(&[reason.0]) })
 }
 
 fn packet(
@@ -583,9 +505,7 @@ fn packet(
     write_body: impl FnOnce(&mut Buffer<'_>) -> Result<(), BufferFull>,
 ) -> Result<(), BufferFull> {
     let start = out.len();
-    let written = out
-        .push(&[first])
-        .and_then(|()| with_length(out, write_body));
+    let written = out.push(&[first]).and_then(|()| with_length(out, write_body));
     if written.is_err() {
         out.truncate(start);
     }
@@ -617,10 +537,6 @@ fn with_length(
 }
 
 fn binary(out: &mut Buffer<'_>, bytes: &[u8]) -> Result<(), BufferFull> {
-    out.push(
-        &u16::try_from(bytes.len())
-            .map_err(|_| BufferFull)?
-            .to_be_bytes(),
-    )?;
+    out.push(&u16::try_from(bytes.len()).map_err(|_| BufferFull)?.to_be_bytes())?;
     out.push(bytes)
 }

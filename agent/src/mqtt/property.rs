@@ -9,18 +9,13 @@ pub(super) struct Reader<'a>(pub(super) &'a [u8]);
 
 impl<'a> Reader<'a> {
     pub(super) fn take(&mut self, count: usize) -> Result<&'a [u8], DecodeError> {
-        let (taken, rest) = self
-            .0
-            .split_at_checked(count)
-            .ok_or(DecodeError::Malformed("packet ends early"))?;
+        let (taken, rest) = self.0.split_at_checked(count).ok_or(DecodeError::Malformed("packet ends early"))?;
         self.0 = rest;
         Ok(taken)
     }
 
     pub(super) fn array<const N: usize>(&mut self) -> Result<[u8; N], DecodeError> {
-        self.take(N)?
-            .try_into()
-            .map_err(|_| DecodeError::Malformed("packet ends early"))
+        self.take(N)?.try_into().map_err(|_| DecodeError::Malformed("packet ends early"))
     }
 
     pub(super) fn u8(&mut self) -> Result<u8, DecodeError> {
@@ -42,13 +37,8 @@ impl<'a> Reader<'a> {
 
     /// A UTF-8 string without U+0000 (section 1.5.4).
     pub(super) fn string(&mut self) -> Result<&'a str, DecodeError> {
-        let text = core::str::from_utf8(self.binary()?)
-            .map_err(|_| DecodeError::Malformed("string is not UTF-8"))?;
-        if text.contains('\0') {
-            Err(DecodeError::Malformed("string holds U+0000"))
-        } else {
-            Ok(text)
-        }
+        let text = core::str::from_utf8(self.binary()?).map_err(|_| DecodeError::Malformed("string is not UTF-8"))?;
+        if text.contains('\0') { Err(DecodeError::Malformed("string holds U+0000")) } else { Ok(text) }
     }
 
     /// A variable byte integer in its shortest form (section 1.5.5).
@@ -64,18 +54,11 @@ impl<'a> Reader<'a> {
 
     pub(super) fn properties(&mut self) -> Result<Properties<'a>, DecodeError> {
         let length = self.variable_integer()? as usize;
-        Ok(Properties {
-            rest: Reader(self.take(length)?),
-            seen: 0,
-        })
+        Ok(Properties { rest: Reader(self.take(length)?), seen: 0 })
     }
 
     pub(super) fn end(&self) -> Result<(), DecodeError> {
-        if self.0.is_empty() {
-            Ok(())
-        } else {
-            Err(DecodeError::Malformed("bytes after the end of the packet"))
-        }
+        if self.0.is_empty() { Ok(()) } else { Err(DecodeError::Malformed("bytes after the end of the packet")) }
     }
 }
 
@@ -127,10 +110,8 @@ pub(super) const fn allowed(identifiers: &[u8]) -> u64 {
     bits
 }
 
-pub(super) const CONNACK: u64 = allowed(&[
-    0x11, 0x12, 0x13, 0x15, 0x16, 0x1a, 0x1c, 0x1f, 0x21, 0x22, 0x24, 0x25, 0x26, 0x27, 0x28, 0x29,
-    0x2a,
-]);
+pub(super) const CONNACK: u64 =
+    allowed(&[0x11, 0x12, 0x13, 0x15, 0x16, 0x1a, 0x1c, 0x1f, 0x21, 0x22, 0x24, 0x25, 0x26, 0x27, 0x28, 0x29, 0x2a]);
 pub(super) const PUBLISH: u64 = allowed(&[0x01, 0x02, 0x03, 0x08, 0x09, 0x0b, 0x23, 0x26]);
 pub(super) const ACKNOWLEDGEMENT: u64 = allowed(&[0x1f, 0x26]);
 pub(super) const DISCONNECT: u64 = allowed(&[0x1c, 0x1f, 0x26]);
@@ -153,15 +134,9 @@ impl<'a> Properties<'a> {
         }
         // Identifiers are variable byte integers, but none above 0x2a exists.
         let identifier = self.rest.u8()?;
-        let bit = if identifier < 64 {
-            1_u64 << identifier
-        } else {
-            0
-        };
+        let bit = if identifier < 64 { 1_u64 << identifier } else { 0 };
         if allowed & bit == 0 {
-            return Err(DecodeError::Malformed(
-                "property that its packet must not hold",
-            ));
+            return Err(DecodeError::Malformed("property that its packet must not hold"));
         }
         if self.seen & bit & !REPEATABLE != 0 {
             return Err(DecodeError::Protocol("property twice"));

@@ -113,13 +113,7 @@ pub(crate) struct Session {
 
 impl Session {
     pub(crate) const fn new() -> Self {
-        Self {
-            queue: Vec::new(),
-            acknowledgements: Deque::new(),
-            last_packet_id: 0,
-            last_publish_id: 0,
-            connected: None,
-        }
+        Self { queue: Vec::new(), acknowledgements: Deque::new(), last_packet_id: 0, last_publish_id: 0, connected: None }
     }
 
     /// Queues a publish.
@@ -139,24 +133,13 @@ impl Session {
         if qos == Qos::AtMostOnce && self.connected.is_none() {
             return Err(NotQueued::Offline);
         }
-        let kept_free = if class == Class::Application {
-            RESERVED
-        } else {
-            0
-        };
+        let kept_free = if class == Class::Application { RESERVED } else { 0 };
         if self.free_places() <= kept_free {
             return Err(NotQueued::Full);
         }
         self.last_publish_id = self.last_publish_id.wrapping_add(1);
         let id = PublishId(self.last_publish_id);
-        let outgoing = Outgoing {
-            id,
-            topic,
-            payload,
-            retain,
-            qos,
-            delivery: Delivery::Waiting,
-        };
+        let outgoing = Outgoing { id, topic, payload, retain, qos, delivery: Delivery::Waiting };
         self.queue.push(outgoing).map_err(|_| NotQueued::Full)?;
         Ok(id)
     }
@@ -171,21 +154,13 @@ impl Session {
 
     /// The hub accepted the connection.
     pub(crate) fn connected(&mut self, connack: &ConnAck<'_>, keep_alive: u16, now: Instant) {
-        let keep_alive =
-            Duration::from_secs(u64::from(connack.server_keep_alive.unwrap_or(keep_alive)));
+        let keep_alive = Duration::from_secs(u64::from(connack.server_keep_alive.unwrap_or(keep_alive)));
         for outgoing in &mut self.queue {
-            if let Delivery::InFlight { packet_id } | Delivery::ToRepeat { packet_id, .. } =
-                outgoing.delivery
-            {
-                outgoing.delivery = Delivery::ToRepeat {
-                    packet_id,
-                    dup: connack.session_present,
-                };
+            if let Delivery::InFlight { packet_id } | Delivery::ToRepeat { packet_id, .. } = outgoing.delivery {
+                outgoing.delivery = Delivery::ToRepeat { packet_id, dup: connack.session_present };
             }
         }
-        let maximum_packet = connack
-            .maximum_packet_size
-            .map_or(MAX_OUTGOING_PACKET, |size| size as usize);
+        let maximum_packet = connack.maximum_packet_size.map_or(MAX_OUTGOING_PACKET, |size| size as usize);
         self.connected = Some(Connected {
             receive_maximum: usize::from(connack.receive_maximum),
             maximum_packet: maximum_packet.min(MAX_OUTGOING_PACKET),
@@ -202,8 +177,7 @@ impl Session {
     pub(crate) fn disconnected(&mut self) {
         self.connected = None;
         self.acknowledgements.clear();
-        self.queue
-            .retain(|outgoing| outgoing.qos == Qos::AtLeastOnce);
+        self.queue.retain(|outgoing| outgoing.qos == Qos::AtLeastOnce);
     }
 
     /// Any packet of the hub shows that the connection lives.
@@ -216,34 +190,21 @@ impl Session {
 
     /// The hub acknowledged a publish. `None` if it acknowledged nothing that is in flight, which it may after a reconnect.
     pub(crate) fn receive_puback(&mut self, puback: &PubAck<'_>) -> Option<Settled> {
-        let in_flight = Delivery::InFlight {
-            packet_id: puback.packet_id,
-        };
-        let position = self
-            .queue
-            .iter()
-            .position(|outgoing| outgoing.delivery == in_flight)?;
+        let in_flight = Delivery::InFlight { packet_id: puback.packet_id };
+        let position = self.queue.iter().position(|outgoing| outgoing.delivery == in_flight)?;
         Some(self.settle(position, puback.reason_code))
     }
 
     fn settle(&mut self, position: usize, reason_code: ReasonCode) -> Settled {
         let Outgoing { id, topic, .. } = self.queue.remove(position);
-        Settled {
-            id,
-            topic,
-            reason_code,
-        }
+        Settled { id, topic, reason_code }
     }
 
     /// Queues our acknowledgement of a QoS 1 publish of the hub.
     ///
     /// # Errors
     /// The hub has more unacknowledged publishes than our Receive Maximum.
-    pub(crate) fn acknowledge(
-        &mut self,
-        packet_id: u16,
-        reason: ReasonCode,
-    ) -> Result<(), (u16, ReasonCode)> {
+    pub(crate) fn acknowledge(&mut self, packet_id: u16, reason: ReasonCode) -> Result<(), (u16, ReasonCode)> {
         self.acknowledgements.push_back((packet_id, reason))
     }
 
@@ -253,9 +214,7 @@ impl Session {
             let candidate = self.last_packet_id;
             let in_use = self.queue.iter().any(|outgoing| match outgoing.delivery {
                 Delivery::Waiting => false,
-                Delivery::InFlight { packet_id } | Delivery::ToRepeat { packet_id, .. } => {
-                    packet_id == candidate
-                }
+                Delivery::InFlight { packet_id } | Delivery::ToRepeat { packet_id, .. } => packet_id == candidate,
             });
             if !in_use {
                 return candidate;
@@ -271,11 +230,7 @@ impl Session {
     }
 
     /// Writes the next packet that is due: acknowledgements first, then publishes in their order, then a ping.
-    pub(crate) fn next_packet(
-        &mut self,
-        now: Instant,
-        out: &mut Buffer<'_>,
-    ) -> Result<Next, BufferFull> {
+    pub(crate) fn next_packet(&mut self, now: Instant, out: &mut Buffer<'_>) -> Result<Next, BufferFull> {
         let Some(connected) = &mut self.connected else {
             return Ok(Next::Nothing);
         };
@@ -285,11 +240,7 @@ impl Session {
             connected.last_sent = now;
             return Ok(Next::Written);
         }
-        let in_flight = self
-            .queue
-            .iter()
-            .filter(|it| matches!(it.delivery, Delivery::InFlight { .. }))
-            .count();
+        let in_flight = self.queue.iter().filter(|it| matches!(it.delivery, Delivery::InFlight { .. })).count();
         let window_open = in_flight < connected.receive_maximum;
         let is_due = |outgoing: &Outgoing| match outgoing.delivery {
             Delivery::InFlight { .. } => false,
@@ -308,15 +259,9 @@ impl Session {
         Ok(Next::Nothing)
     }
 
-    fn write_publish(
-        &mut self,
-        position: usize,
-        now: Instant,
-        out: &mut Buffer<'_>,
-    ) -> Result<Next, BufferFull> {
+    fn write_publish(&mut self, position: usize, now: Instant, out: &mut Buffer<'_>) -> Result<Next, BufferFull> {
         let new_packet_id = self.new_packet_id();
-        let (Some(connected), Some(outgoing)) = (&mut self.connected, self.queue.get_mut(position))
-        else {
+        let (Some(connected), Some(outgoing)) = (&mut self.connected, self.queue.get_mut(position)) else {
             return Ok(Next::Nothing);
         };
         let qos = outgoing.qos.min(connected.maximum_qos);
@@ -332,9 +277,7 @@ impl Session {
             dup,
         };
         if publish.packet_length() > connected.maximum_packet {
-            return Ok(Next::Dropped(
-                self.settle(position, ReasonCode::PACKET_TOO_LARGE),
-            ));
+            return Ok(Next::Dropped(self.settle(position, ReasonCode::PACKET_TOO_LARGE)));
         }
         publish.write(out)?;
         connected.last_sent = now;
@@ -357,10 +300,7 @@ impl Session {
 
     /// Whether a PINGREQ went unanswered for too long.
     pub(crate) fn is_dead(&self, now: Instant) -> bool {
-        let ping_sent = self
-            .connected
-            .as_ref()
-            .and_then(|connected| connected.ping_sent);
+        let ping_sent = self.connected.as_ref().and_then(|connected| connected.ping_sent);
         ping_sent.is_some_and(|sent| now.since(sent) >= PING_PATIENCE)
     }
 }
@@ -372,9 +312,7 @@ impl Connected {
         if self.keep_alive.is_zero() {
             return Instant::from_millis(u64::MAX);
         }
-        self.last_sent
-            .min(self.last_received)
-            .after(self.keep_alive * 3 / 4)
+        self.last_sent.min(self.last_received).after(self.keep_alive * 3 / 4)
     }
 }
 
@@ -383,11 +321,7 @@ mod tests {
     use super::*;
 
     fn connack(session_present: bool) -> ConnAck<'static> {
-        let bytes: &'static [u8] = if session_present {
-            &[0x20, 3, 1, 0, 0]
-        } else {
-            &[0x20, 3, 0, 0, 0]
-        };
+        let bytes: &'static [u8] = if session_present { &[0x20, 3, 1, 0, 0] } else { &[0x20, 3, 0, 0, 0] };
         match codec::decode(bytes) {
             Ok(codec::Packet::ConnAck(connack)) => connack,
             other => panic!("{other:?}"),
@@ -414,11 +348,7 @@ mod tests {
     }
 
     fn puback(packet_id: u16, reason_code: ReasonCode) -> PubAck<'static> {
-        PubAck {
-            packet_id,
-            reason_code,
-            reason_string: "",
-        }
+        PubAck { packet_id, reason_code, reason_string: "" }
     }
 
     #[test]
@@ -427,17 +357,9 @@ mod tests {
         online(&mut session, false);
         let id = publish(&mut session, Qos::AtLeastOnce).expect("room");
         assert_eq!(sent(&mut session, at(0))[0], 0x32);
-        let settled = session
-            .receive_puback(&puback(1, ReasonCode::NOT_AUTHORIZED))
-            .expect("in flight");
-        assert_eq!(
-            (settled.id, settled.reason_code),
-            (id, ReasonCode::NOT_AUTHORIZED)
-        );
-        assert_eq!(
-            session.receive_puback(&puback(1, ReasonCode::SUCCESS)),
-            None
-        );
+        let settled = session.receive_puback(&puback(1, ReasonCode::NOT_AUTHORIZED)).expect("in flight");
+        assert_eq!((settled.id, settled.reason_code), (id, ReasonCode::NOT_AUTHORIZED));
+        assert_eq!(session.receive_puback(&puback(1, ReasonCode::SUCCESS)), None);
     }
 
     #[test]
@@ -454,57 +376,32 @@ mod tests {
             assert_eq!(again[0] & 0x08 != 0, session_present);
             again[0] &= !0x08;
             assert_eq!(again, first, "same packet identifier, same message");
-            assert!(
-                session
-                    .receive_puback(&puback(1, ReasonCode::SUCCESS))
-                    .is_some()
-            );
+            assert!(session.receive_puback(&puback(1, ReasonCode::SUCCESS)).is_some());
         }
     }
 
     #[test]
     fn the_hubs_receive_maximum_is_respected_and_qos_0_does_not_count() {
         let mut session = Session::new();
-        session.connected(
-            &ConnAck {
-                receive_maximum: 2,
-                ..connack(false)
-            },
-            60,
-            at(0),
-        );
+        session.connected(&ConnAck { receive_maximum: 2, ..connack(false) }, 60, at(0));
         for _ in 0..3 {
             publish(&mut session, Qos::AtLeastOnce).expect("room");
         }
         publish(&mut session, Qos::AtMostOnce).expect("room");
-        let first_bytes: std::vec::Vec<_> = (0..5)
-            .filter_map(|_| sent(&mut session, at(0)).first().copied())
-            .collect();
+        let first_bytes: std::vec::Vec<_> = (0..5).filter_map(|_| sent(&mut session, at(0)).first().copied()).collect();
         assert_eq!(first_bytes, [0x32, 0x32, 0x30]);
-        session
-            .receive_puback(&puback(1, ReasonCode::SUCCESS))
-            .expect("in flight");
+        session.receive_puback(&puback(1, ReasonCode::SUCCESS)).expect("in flight");
         assert_eq!(sent(&mut session, at(0))[0], 0x32);
     }
 
     #[test]
     fn a_publish_larger_than_the_hub_takes_is_dropped_and_told() {
         let mut session = Session::new();
-        session.connected(
-            &ConnAck {
-                maximum_packet_size: Some(10),
-                ..connack(false)
-            },
-            60,
-            at(0),
-        );
+        session.connected(&ConnAck { maximum_packet_size: Some(10), ..connack(false) }, 60, at(0));
         let id = publish(&mut session, Qos::AtLeastOnce).expect("room");
         let mut bytes = [0; 64];
         match session.next_packet(at(0), &mut Buffer::new(&mut bytes)) {
-            Ok(Next::Dropped(settled)) => assert_eq!(
-                (settled.id, settled.reason_code),
-                (id, ReasonCode::PACKET_TOO_LARGE)
-            ),
+            Ok(Next::Dropped(settled)) => assert_eq!((settled.id, settled.reason_code), (id, ReasonCode::PACKET_TOO_LARGE)),
             other => panic!("{other:?}"),
         }
     }
@@ -512,38 +409,20 @@ mod tests {
     #[test]
     fn the_application_cannot_take_the_places_that_answer_a_command() {
         let mut session = Session::new();
-        let queued = (0..QUEUE)
-            .filter(|_| publish(&mut session, Qos::AtLeastOnce).is_ok())
-            .count();
+        let queued = (0..QUEUE).filter(|_| publish(&mut session, Qos::AtLeastOnce).is_ok()).count();
         assert_eq!(queued, QUEUE - RESERVED);
         for _ in 0..RESERVED {
-            session
-                .enqueue(
-                    "dev/lamp/ack/c-1",
-                    b"{}",
-                    Qos::AtLeastOnce,
-                    false,
-                    Class::Agent,
-                )
-                .expect("reserved");
+            session.enqueue("dev/lamp/ack/c-1", b"{}", Qos::AtLeastOnce, false, Class::Agent).expect("reserved");
         }
-        assert_eq!(
-            session.enqueue("t", b"", Qos::AtLeastOnce, false, Class::Agent),
-            Err(NotQueued::Full)
-        );
+        assert_eq!(session.enqueue("t", b"", Qos::AtLeastOnce, false, Class::Agent), Err(NotQueued::Full));
     }
 
     #[test]
     fn what_cannot_be_published_is_not_queued() {
         let mut session = Session::new();
-        assert_eq!(
-            publish(&mut session, Qos::AtMostOnce),
-            Err(NotQueued::Offline)
-        );
+        assert_eq!(publish(&mut session, Qos::AtMostOnce), Err(NotQueued::Offline));
         let mut refuse = |topic: &str, payload: &[u8]| {
-            session
-                .enqueue(topic, payload, Qos::AtLeastOnce, false, Class::Agent)
-                .expect_err("refused")
+            session.enqueue(topic, payload, Qos::AtLeastOnce, false, Class::Agent).expect_err("refused")
         };
         assert_eq!(refuse("", b""), NotQueued::Topic);
         assert_eq!(refuse("dev/+/state", b""), NotQueued::Topic);
@@ -570,9 +449,7 @@ mod tests {
         let mut session = Session::new();
         online(&mut session, false);
         for id in 1..=RECEIVE_MAXIMUM {
-            session
-                .acknowledge(id, ReasonCode::SUCCESS)
-                .expect("within the maximum");
+            session.acknowledge(id, ReasonCode::SUCCESS).expect("within the maximum");
         }
         assert!(session.acknowledge(9, ReasonCode::SUCCESS).is_err());
         assert_eq!(sent(&mut session, at(0)), [0x40, 2, 0, 1]);

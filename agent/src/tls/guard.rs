@@ -91,18 +91,9 @@ impl Phase {
             (Self::AwaitingHello, HANDSHAKE) => within(length, 4..=MAX_CIPHERTEXT),
             (Self::AwaitingHello, ALERT) => within(length, 2..=2),
             (Self::AwaitingHello, _) => Err(RecordError::BeforeServerHello),
-            (Self::Handshake { .. } | Self::Established, APPLICATION_DATA) => {
-                within(length, TAG + 1..=MAX_CIPHERTEXT)
-            }
-            (
-                Self::Handshake {
-                    seen_change_cipher_spec: false,
-                },
-                CHANGE_CIPHER_SPEC,
-            ) => within(length, 1..=1),
-            (Self::Handshake { .. } | Self::Established, _) => {
-                Err(RecordError::PlaintextAfterServerHello)
-            }
+            (Self::Handshake { .. } | Self::Established, APPLICATION_DATA) => within(length, TAG + 1..=MAX_CIPHERTEXT),
+            (Self::Handshake { seen_change_cipher_spec: false }, CHANGE_CIPHER_SPEC) => within(length, 1..=1),
+            (Self::Handshake { .. } | Self::Established, _) => Err(RecordError::PlaintextAfterServerHello),
         }
     }
 
@@ -111,15 +102,11 @@ impl Phase {
         match kind {
             HANDSHAKE => {
                 hello::check_server_hello(content).map_err(RecordError::Hello)?;
-                *self = Self::Handshake {
-                    seen_change_cipher_spec: false,
-                };
+                *self = Self::Handshake { seen_change_cipher_spec: false };
                 Ok(Verdict::Pass)
             }
             CHANGE_CIPHER_SPEC if content == [1] => {
-                *self = Self::Handshake {
-                    seen_change_cipher_spec: true,
-                };
+                *self = Self::Handshake { seen_change_cipher_spec: true };
                 Ok(Verdict::Swallow)
             }
             CHANGE_CIPHER_SPEC => Err(RecordError::Type),
@@ -129,11 +116,7 @@ impl Phase {
 }
 
 fn within(length: usize, legal: core::ops::RangeInclusive<usize>) -> Result<(), RecordError> {
-    if legal.contains(&length) {
-        Ok(())
-    } else {
-        Err(RecordError::Length)
-    }
+    if legal.contains(&length) { Ok(()) } else { Err(RecordError::Length) }
 }
 
 /// What the owner of the connection sees and says while the engine holds the guard.
@@ -146,11 +129,7 @@ pub(super) struct Shared {
 
 impl Shared {
     pub(super) const fn new() -> Self {
-        Self {
-            established: Cell::new(false),
-            waiting: Cell::new(0),
-            refused: Cell::new(None),
-        }
+        Self { established: Cell::new(false), waiting: Cell::new(0), refused: Cell::new(None) }
     }
 
     /// The engine finished the handshake: from here on only encrypted records are legal.
@@ -182,10 +161,7 @@ impl GuardBuffers {
     }
 
     pub(super) const fn new() -> Self {
-        Self {
-            incoming: [0; MAX_RECORD],
-            outgoing: [0; OUTGOING],
-        }
+        Self { incoming: [0; MAX_RECORD], outgoing: [0; OUTGOING] }
     }
 }
 
@@ -204,30 +180,14 @@ pub(super) struct RecordGuard<'a, R, W> {
 }
 
 impl<'a, R: Read, W: Write> RecordGuard<'a, R, W> {
-    pub(super) fn new(
-        reader: R,
-        writer: W,
-        buffers: &'a mut GuardBuffers,
-        shared: &'a Shared,
-    ) -> Self {
-        Self {
-            reader,
-            writer,
-            buffers,
-            received: 0,
-            delivered: None,
-            phase: Phase::AwaitingHello,
-            unflushed: false,
-            shared,
-        }
+    pub(super) fn new(reader: R, writer: W, buffers: &'a mut GuardBuffers, shared: &'a Shared) -> Self {
+        Self { reader, writer, buffers, received: 0, delivered: None, phase: Phase::AwaitingHello, unflushed: false, shared }
     }
 
     /// How many bytes the record that is arriving has in all, as far as known: first its header, then the rest.
     fn record_length(&self) -> usize {
         match self.buffers.incoming.get(..HEADER) {
-            Some(&[_, _, _, high, low]) if self.received >= HEADER => {
-                HEADER + usize::from(u16::from_be_bytes([high, low]))
-            }
+            Some(&[_, _, _, high, low]) if self.received >= HEADER => HEADER + usize::from(u16::from_be_bytes([high, low])),
             _ => HEADER,
         }
     }
@@ -247,20 +207,13 @@ impl<'a, R: Read, W: Write> RecordGuard<'a, R, W> {
         }
         let &[kind, major, minor, ..] = &self.buffers.incoming;
         let length = self.record_length();
-        if let Err(error) = self
-            .phase
-            .judge_header(kind, [major, minor], length - HEADER)
-        {
+        if let Err(error) = self.phase.judge_header(kind, [major, minor], length - HEADER) {
             return self.refuse(error);
         }
         if self.received < length {
             return Ok(false);
         }
-        let content = self
-            .buffers
-            .incoming
-            .get(HEADER..length)
-            .unwrap_or_default();
+        let content = self.buffers.incoming.get(HEADER..length).unwrap_or_default();
         match self.phase.judge_record(kind, content) {
             Ok(Verdict::Pass) => {
                 self.delivered = Some(0);
@@ -275,11 +228,7 @@ impl<'a, R: Read, W: Write> RecordGuard<'a, R, W> {
     }
 
     fn hand_up(&mut self, out: &mut [u8], delivered: usize) -> usize {
-        let left = self
-            .buffers
-            .incoming
-            .get(delivered..self.received)
-            .unwrap_or_default();
+        let left = self.buffers.incoming.get(delivered..self.received).unwrap_or_default();
         let count = left.len().min(out.len());
         out[..count].copy_from_slice(&left[..count]);
         if count == left.len() {
@@ -294,17 +243,8 @@ impl<'a, R: Read, W: Write> RecordGuard<'a, R, W> {
     /// Makes progress in whichever direction can: bytes in, or bytes out. Cancelling it loses nothing.
     async fn advance(&mut self) -> Result<(), GuardError> {
         let wanted = self.record_length().min(MAX_RECORD);
-        let space = self
-            .buffers
-            .incoming
-            .get_mut(self.received..wanted)
-            .unwrap_or_default();
-        let outgoing = drain(
-            &mut self.writer,
-            &mut self.buffers.outgoing,
-            &self.shared.waiting,
-            &mut self.unflushed,
-        );
+        let space = self.buffers.incoming.get_mut(self.received..wanted).unwrap_or_default();
+        let outgoing = drain(&mut self.writer, &mut self.buffers.outgoing, &self.shared.waiting, &mut self.unflushed);
         match select(self.reader.read(space), outgoing).await {
             Either::First(Ok(0)) => Err(GuardError::Io(ErrorKind::ConnectionReset)),
             Either::First(Ok(count)) => {
@@ -389,13 +329,8 @@ impl<R: Read, W: Write> Write for RecordGuard<'_, R, W> {
     }
 
     async fn flush(&mut self) -> Result<(), GuardError> {
-        drain_once(
-            &mut self.writer,
-            &mut self.buffers.outgoing,
-            &self.shared.waiting,
-            &mut self.unflushed,
-        )
-        .await
-        .map_err(GuardError::Io)
+        drain_once(&mut self.writer, &mut self.buffers.outgoing, &self.shared.waiting, &mut self.unflushed)
+            .await
+            .map_err(GuardError::Io)
     }
 }

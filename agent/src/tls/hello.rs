@@ -11,8 +11,8 @@ const P256_SHARE: [u8; 4] = [0, 0x17, 0, 65];
 
 /// `random` of a HelloRetryRequest (RFC 8446 4.1.3), which we never give reason for: we offer one group and send its share.
 const HELLO_RETRY_REQUEST: [u8; 32] = [
-    0xcf, 0x21, 0xad, 0x74, 0xe5, 0x9a, 0x61, 0x11, 0xbe, 0x1d, 0x8c, 0x02, 0x1e, 0x65, 0xb8, 0x91,
-    0xc2, 0xa2, 0x11, 0x16, 0x7a, 0xbb, 0x8c, 0x5e, 0x07, 0x9e, 0x09, 0xe2, 0xc8, 0xa8, 0x33, 0x9c,
+    0xcf, 0x21, 0xad, 0x74, 0xe5, 0x9a, 0x61, 0x11, 0xbe, 0x1d, 0x8c, 0x02, 0x1e, 0x65, 0xb8, 0x91, 0xc2, 0xa2, 0x11, 0x16, 0x7a,
+    0xbb, 0x8c, 0x5e, 0x07, 0x9e, 0x09, 0xe2, 0xc8, 0xa8, 0x33, 0x9c,
 ];
 
 /// How a ServerHello differs from an answer to our offer.
@@ -40,10 +40,7 @@ struct Fields<'a>(&'a [u8]);
 
 impl<'a> Fields<'a> {
     fn take(&mut self, count: usize) -> Result<&'a [u8], HelloError> {
-        let (taken, rest) = self
-            .0
-            .split_at_checked(count)
-            .ok_or(HelloError::Malformed)?;
+        let (taken, rest) = self.0.split_at_checked(count).ok_or(HelloError::Malformed)?;
         self.0 = rest;
         Ok(taken)
     }
@@ -53,8 +50,7 @@ impl<'a> Fields<'a> {
     }
 
     fn u16(&mut self) -> Result<u16, HelloError> {
-        self.take(2)
-            .map(|bytes| u16::from_be_bytes([bytes[0], bytes[1]]))
+        self.take(2).map(|bytes| u16::from_be_bytes([bytes[0], bytes[1]]))
     }
 }
 
@@ -63,8 +59,7 @@ pub(super) fn check_server_hello(content: &[u8]) -> Result<(), HelloError> {
     let mut message = Fields(content);
     let kind = message.u8()?;
     let length = message.take(3)?;
-    let length =
-        usize::from(length[0]) << 16 | usize::from(length[1]) << 8 | usize::from(length[2]);
+    let length = usize::from(length[0]) << 16 | usize::from(length[1]) << 8 | usize::from(length[2]);
     if kind != 2 || length != message.0.len() {
         return Err(HelloError::Malformed);
     }

@@ -18,8 +18,8 @@ use crate::time::UnixTime;
 use embedded_io_async::{ErrorKind, Read, Write};
 use embedded_tls as engine;
 use embedded_tls::{
-    Aes128GcmSha256, CertificateEntryRef, CertificateRef, CertificateVerifyRef, CryptoProvider,
-    FlushPolicy, SignatureScheme, TlsConfig, TlsConnection, TlsContext, TlsVerifier,
+    Aes128GcmSha256, CertificateEntryRef, CertificateRef, CertificateVerifyRef, CryptoProvider, FlushPolicy, SignatureScheme,
+    TlsConfig, TlsConnection, TlsContext, TlsVerifier,
 };
 use guard::{GuardBuffers, MAX_CIPHERTEXT, RecordGuard, Shared};
 use rand_core::CryptoRngCore;
@@ -99,10 +99,7 @@ pub struct Connection<'a, R: Read + 'a, W: Write + 'a> {
 
 impl<R: Read, W: Write> core::fmt::Debug for Connection<'_, R, W> {
     fn fmt(&self, formatter: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
-        formatter
-            .debug_struct("Connection")
-            .field("proof", &self.proof)
-            .finish_non_exhaustive()
+        formatter.debug_struct("Connection").field("proof", &self.proof).finish_non_exhaustive()
     }
 }
 
@@ -120,32 +117,19 @@ pub async fn authenticated<'a, R: Read + 'a, W: Write + 'a>(
     random: &mut Drbg,
 ) -> Result<Connection<'a, R, W>, TlsError> {
     buffers.wipe();
-    let TlsBuffers {
-        guard,
-        read,
-        write,
-        shared,
-    } = buffers;
+    let TlsBuffers { guard, read, write, shared } = buffers;
     let shared = &*shared;
-    let mut engine =
-        TlsConnection::new(RecordGuard::new(reader, writer, guard, shared), read, write);
+    let mut engine = TlsConnection::new(RecordGuard::new(reader, writer, guard, shared), read, write);
     engine.set_flush_policy(FlushPolicy::Relaxed);
     let config = TlsConfig::new().with_server_name(HUB_NAME);
-    let mut provider = Provider {
-        random,
-        verifier: EngineVerifier(Verifier::new(anchor, now)),
-    };
+    let mut provider = Provider { random, verifier: EngineVerifier(Verifier::new(anchor, now)) };
     let opened = engine.open(TlsContext::new(&config, &mut provider)).await;
     shared.handshake_finished();
     let verifier = provider.verifier.0;
     match opened {
         Ok(()) => {
             let proof = verifier.finish().map_err(TlsError::Refused)?;
-            Ok(Connection {
-                engine,
-                shared,
-                proof,
-            })
+            Ok(Connection { engine, shared, proof })
         }
         Err(error) => Err(match verifier.refusal() {
             Some(refusal) => TlsError::Refused(refusal),
@@ -164,8 +148,7 @@ impl<R: Read, W: Write> Connection<'_, R, W> {
     /// Whether `count` plaintext bytes can be written and flushed now without waiting for the socket.
     #[must_use]
     pub fn has_room_for(&self, count: usize) -> bool {
-        self.shared.room()
-            >= count + OUTGOING_OVERHEAD * (1 + count.div_ceil(MAX_OUTGOING_PLAINTEXT))
+        self.shared.room() >= count + OUTGOING_OVERHEAD * (1 + count.div_ceil(MAX_OUTGOING_PLAINTEXT))
     }
 
     /// Reads some plaintext, and meanwhile sends what waits. Cancelling it loses nothing.
@@ -173,10 +156,7 @@ impl<R: Read, W: Write> Connection<'_, R, W> {
     /// # Errors
     /// [`TlsError`]; the connection is of no further use.
     pub async fn read(&mut self, out: &mut [u8]) -> Result<usize, TlsError> {
-        self.engine
-            .read(out)
-            .await
-            .map_err(|error| explain(error, self.shared, TlsError::Engine))
+        self.engine.read(out).await.map_err(|error| explain(error, self.shared, TlsError::Engine))
     }
 
     /// Encrypts `bytes` and leaves them for the next [`read`](Self::read) or [`close`](Self::close) to send.
@@ -186,17 +166,10 @@ impl<R: Read, W: Write> Connection<'_, R, W> {
     /// [`TlsError`]; the connection is of no further use.
     pub async fn write(&mut self, mut bytes: &[u8]) -> Result<(), TlsError> {
         while !bytes.is_empty() {
-            let count = self
-                .engine
-                .write(bytes)
-                .await
-                .map_err(|error| explain(error, self.shared, TlsError::Engine))?;
+            let count = self.engine.write(bytes).await.map_err(|error| explain(error, self.shared, TlsError::Engine))?;
             bytes = bytes.get(count..).unwrap_or_default();
         }
-        self.engine
-            .flush()
-            .await
-            .map_err(|error| explain(error, self.shared, TlsError::Engine))
+        self.engine.flush().await.map_err(|error| explain(error, self.shared, TlsError::Engine))
     }
 
     /// Sends what waits and says goodbye (close_notify).
@@ -217,9 +190,7 @@ fn explain(error: engine::TlsError, shared: &Shared, otherwise: TlsError) -> Tls
         (Some(record), _) => TlsError::Record(record),
         (None, engine::TlsError::Io(kind)) => TlsError::Io(kind),
         (None, engine::TlsError::IoError) => TlsError::Io(ErrorKind::ConnectionReset),
-        (None, engine::TlsError::ConnectionClosed | engine::TlsError::MissingHandshake) => {
-            TlsError::Closed
-        }
+        (None, engine::TlsError::ConnectionClosed | engine::TlsError::MissingHandshake) => TlsError::Closed,
         (None, _) => otherwise,
     }
 }
@@ -250,11 +221,7 @@ impl TlsVerifier<Aes128GcmSha256> for EngineVerifier<'_> {
         Ok(()) // The one name of every hub is the verifier's own.
     }
 
-    fn verify_certificate(
-        &mut self,
-        transcript: &Sha256,
-        message: CertificateRef<'_>,
-    ) -> Result<(), engine::TlsError> {
+    fn verify_certificate(&mut self, transcript: &Sha256, message: CertificateRef<'_>) -> Result<(), engine::TlsError> {
         let transcript_hash = transcript.clone().finalize().into();
         let mut chain: heapless::Vec<&[u8], 3> = heapless::Vec::new();
         for entry in &message.entries {
@@ -266,21 +233,14 @@ impl TlsVerifier<Aes128GcmSha256> for EngineVerifier<'_> {
                 return Err(engine::TlsError::InvalidCertificate);
             }
         }
-        self.0
-            .certificate(&chain, transcript_hash)
-            .map_err(|_| engine::TlsError::InvalidCertificate)
+        self.0.certificate(&chain, transcript_hash).map_err(|_| engine::TlsError::InvalidCertificate)
     }
 
-    fn verify_signature(
-        &mut self,
-        message: CertificateVerifyRef<'_>,
-    ) -> Result<(), engine::TlsError> {
+    fn verify_signature(&mut self, message: CertificateVerifyRef<'_>) -> Result<(), engine::TlsError> {
         if message.signature_scheme != SignatureScheme::EcdsaSecp256r1Sha256 {
             let _ = self.0.refuse(Refusal::WrongSignature);
             return Err(engine::TlsError::InvalidSignatureScheme);
         }
-        self.0
-            .certificate_verify(message.signature)
-            .map_err(|_| engine::TlsError::InvalidSignature)
+        self.0.certificate_verify(message.signature).map_err(|_| engine::TlsError::InvalidSignature)
     }
 }

@@ -76,11 +76,7 @@ pub(super) struct Verifier<'a> {
 
 enum Progress {
     Nothing,
-    CertificateAccepted {
-        hub_key: PublicKey,
-        home_ca: HomeCa,
-        transcript_hash: [u8; 32],
-    },
+    CertificateAccepted { hub_key: PublicKey, home_ca: HomeCa, transcript_hash: [u8; 32] },
     KeyProven(HomeCa),
     Refused(Refusal),
 }
@@ -89,33 +85,19 @@ impl<'a> Verifier<'a> {
     /// `now` is the best time known. `None` skips validity dates, which only a pinned or known home CA justifies;
     /// there is no other kind of anchor.
     pub(super) fn new(anchor: TrustAnchor<'a>, now: Option<UnixTime>) -> Self {
-        Self {
-            anchor,
-            now,
-            progress: Progress::Nothing,
-        }
+        Self { anchor, now, progress: Progress::Nothing }
     }
 
     /// Takes the Certificate message: its chain, leaf first, and the hash of the transcript up to and with it.
-    pub(super) fn certificate(
-        &mut self,
-        chain: &[&[u8]],
-        transcript_hash: [u8; 32],
-    ) -> Result<(), Refusal> {
+    pub(super) fn certificate(&mut self, chain: &[&[u8]], transcript_hash: [u8; 32]) -> Result<(), Refusal> {
         let judged = match self.progress {
             Progress::Nothing => judge_chain(self.anchor, chain, self.now),
             Progress::Refused(refusal) => Err(refusal),
-            Progress::CertificateAccepted { .. } | Progress::KeyProven(_) => {
-                Err(Refusal::OutOfOrder)
-            }
+            Progress::CertificateAccepted { .. } | Progress::KeyProven(_) => Err(Refusal::OutOfOrder),
         };
         match judged {
             Ok((hub_key, home_ca)) => {
-                self.progress = Progress::CertificateAccepted {
-                    hub_key,
-                    home_ca,
-                    transcript_hash,
-                };
+                self.progress = Progress::CertificateAccepted { hub_key, home_ca, transcript_hash };
                 Ok(())
             }
             Err(refusal) => self.refuse(refusal),
@@ -125,11 +107,7 @@ impl<'a> Verifier<'a> {
     /// Takes the CertificateVerify message: an ecdsa_secp256r1_sha256 signature in DER (RFC 8446 4.4.3).
     pub(super) fn certificate_verify(&mut self, der_signature: &[u8]) -> Result<(), Refusal> {
         match core::mem::replace(&mut self.progress, Progress::Nothing) {
-            Progress::CertificateAccepted {
-                hub_key,
-                home_ca,
-                transcript_hash,
-            } => {
+            Progress::CertificateAccepted { hub_key, home_ca, transcript_hash } => {
                 let mut content = [0x20; 64 + 34 + 32];
                 content[64..98].copy_from_slice(b"TLS 1.3, server CertificateVerify\0");
                 content[98..].copy_from_slice(&transcript_hash);
@@ -151,9 +129,7 @@ impl<'a> Verifier<'a> {
         match self.progress {
             Progress::KeyProven(home_ca) => Ok(ServerAuthenticated { home_ca }),
             Progress::Refused(refusal) => Err(refusal),
-            Progress::Nothing | Progress::CertificateAccepted { .. } => {
-                Err(Refusal::NotAuthenticated)
-            }
+            Progress::Nothing | Progress::CertificateAccepted { .. } => Err(Refusal::NotAuthenticated),
         }
     }
 
@@ -171,11 +147,7 @@ impl<'a> Verifier<'a> {
     }
 }
 
-fn judge_chain(
-    anchor: TrustAnchor<'_>,
-    chain: &[&[u8]],
-    now: Option<UnixTime>,
-) -> Result<(PublicKey, HomeCa), Refusal> {
+fn judge_chain(anchor: TrustAnchor<'_>, chain: &[&[u8]], now: Option<UnixTime>) -> Result<(PublicKey, HomeCa), Refusal> {
     let home_ca = match (anchor, chain) {
         (TrustAnchor::Pinned(hash), [_, ca]) => pinned_ca(hash, ca)?,
         (TrustAnchor::Known(ca), [_] | [_, _]) => ca.clone(),
@@ -187,27 +159,17 @@ fn judge_chain(
         return Err(Refusal::UnknownCriticalExtension);
     }
     let usage = leaf.extensions.key_usage.unwrap_or(0);
-    if leaf.extensions.is_ca == Some(true)
-        || usage & DIGITAL_SIGNATURE == 0
-        || !leaf.extensions.allows_server_authentication()
-    {
+    if leaf.extensions.is_ca == Some(true) || usage & DIGITAL_SIGNATURE == 0 || !leaf.extensions.allows_server_authentication() {
         return Err(Refusal::NotAServerCertificate);
     }
     if !leaf.extensions.names_host(HUB_NAME) {
         return Err(Refusal::WrongName);
     }
-    let ca_validity = Validity {
-        not_before: home_ca.not_before,
-        not_after: home_ca.not_after,
-    };
+    let ca_validity = Validity { not_before: home_ca.not_before, not_after: home_ca.not_after };
     if now.is_some_and(|now| !leaf.validity.holds_at(now) || !ca_validity.holds_at(now)) {
         return Err(Refusal::OutsideValidity);
     }
-    if leaf.issuer != home_ca.subject
-        || !home_ca
-            .public_key
-            .verifies(leaf.to_be_signed, leaf.signature)
-    {
+    if leaf.issuer != home_ca.subject || !home_ca.public_key.verifies(leaf.to_be_signed, leaf.signature) {
         return Err(Refusal::NotIssuedByCa);
     }
     Ok((leaf.public_key, home_ca))
@@ -221,20 +183,96 @@ fn pinned_ca(hash: &[u8; 32], der: &[u8]) -> Result<HomeCa, Refusal> {
     if ca.extensions.has_unknown_critical {
         return Err(Refusal::UnknownCriticalExtension);
     }
-    if ca.extensions.is_ca != Some(true)
-        || ca.extensions.key_usage.unwrap_or(0) & KEY_CERT_SIGN == 0
-    {
+    if ca.extensions.is_ca != Some(true) || ca.extensions.key_usage.unwrap_or(0) & KEY_CERT_SIGN == 0 {
         return Err(Refusal::NotACa);
     }
     let subject = Vec::from_slice(ca.subject).map_err(|_| Refusal::Malformed)?;
-    let Validity {
-        not_before,
-        not_after,
-    } = ca.validity;
-    Ok(HomeCa {
-        public_key: ca.public_key,
-        subject,
-        not_before,
-        not_after,
-    })
+    let Validity { not_before, not_after } = ca.validity;
+    Ok(HomeCa { public_key: ca.public_key, subject, not_before, not_after })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rcgen::{BasicConstraints, CertificateParams, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose};
+    use std::vec::Vec;
+
+    fn home() -> (Vec<u8>, Vec<u8>) {
+        let mut ca = CertificateParams::default();
+        ca.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
+        ca.key_usages = std::vec![KeyUsagePurpose::KeyCertSign];
+        let key = KeyPair::generate().expect("a key");
+        let ca_der = ca.self_signed(&key).expect("signs").der().to_vec();
+        let issuer = Issuer::new(ca, key);
+        let mut hub = CertificateParams::new(std::vec![std::string::String::from(HUB_NAME)]).expect("a name");
+        hub.key_usages = std::vec![KeyUsagePurpose::DigitalSignature];
+        hub.extended_key_usages = std::vec![ExtendedKeyUsagePurpose::ServerAuth];
+        let key = KeyPair::generate().expect("a key");
+        (hub.signed_by(&key, &issuer).expect("signs").der().to_vec(), ca_der)
+    }
+
+    #[test]
+    fn a_certificate_with_any_one_bit_changed_or_cut_off_anywhere_is_not_believed() {
+        let (hub, ca) = home();
+        let hash: [u8; 32] = Sha256::digest(&ca).into();
+        let believed = |hub: &[u8]| judge_chain(TrustAnchor::Pinned(&hash), &[hub, &ca], None).is_ok();
+        assert!(believed(&hub));
+        for at in 0..hub.len() {
+            assert!(!believed(&hub[..at]), "cut after {at} bytes");
+            let mut changed = hub.clone();
+            changed[at] ^= 1 << (at % 8);
+            assert!(!believed(&changed), "byte {at}");
+        }
+    }
+
+    #[test]
+    fn mutated_certificates_never_panic() {
+        let (hub, _) = home();
+        let mut state = 0x9e37_79b9_7f4a_7c15_u64;
+        let mut random = |below: usize| {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+            (state >> 33) as usize % below
+        };
+        let mut readable = 0;
+        for _ in 0..200_000 {
+            let mut der = hub.clone();
+            for _ in 0..=random(4) {
+                let at = random(der.len());
+                der[at] = random(256) as u8;
+            }
+            der.truncate(der.len() - random(8) / 7 * random(64));
+            if let Ok(certificate) = Certificate::parse(&der) {
+                readable += 1;
+                let _ = certificate.extensions.names_host(HUB_NAME);
+                let _ = certificate.extensions.allows_server_authentication();
+            }
+        }
+        assert!(readable > 1_000, "the mutations reach behind the parser: {readable}");
+    }
+
+    #[test]
+    fn the_messages_of_a_handshake_count_only_in_their_order() {
+        let (hub, ca) = home();
+        let hash: [u8; 32] = Sha256::digest(&ca).into();
+        let fresh = || Verifier::new(TrustAnchor::Pinned(&hash), None);
+        let outcome = |verifier: Verifier<'_>| verifier.finish().map(|_| ());
+        assert_eq!(outcome(fresh()), Err(Refusal::NotAuthenticated), "nothing came");
+
+        let mut certificate_only = fresh();
+        certificate_only.certificate(&[&hub, &ca], [0; 32]).expect("a right chain");
+        assert_eq!(outcome(certificate_only), Err(Refusal::NotAuthenticated), "no proof of the key");
+
+        let mut verify_first = fresh();
+        assert_eq!(verify_first.certificate_verify(b""), Err(Refusal::OutOfOrder));
+        assert_eq!(verify_first.certificate(&[&hub, &ca], [0; 32]), Err(Refusal::OutOfOrder), "once refused, for good");
+
+        let mut twice = fresh();
+        twice.certificate(&[&hub, &ca], [0; 32]).expect("a right chain");
+        assert_eq!(twice.certificate(&[&hub, &ca], [0; 32]), Err(Refusal::OutOfOrder));
+
+        let mut wrong = fresh();
+        wrong.certificate(&[&hub, &ca], [0; 32]).expect("a right chain");
+        assert_eq!(wrong.certificate_verify(b"0"), Err(Refusal::WrongSignature));
+        assert_eq!(outcome(wrong), Err(Refusal::WrongSignature));
+    }
 }

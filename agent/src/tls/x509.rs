@@ -66,10 +66,8 @@ const DNS_NAME: u8 = 0x82;
 
 const ECDSA_WITH_SHA256: &[u8] = &[0x2a, 0x86, 0x48, 0xce, 0x3d, 0x04, 0x03, 0x02];
 /// id-ecPublicKey with prime256v1, the whole AlgorithmIdentifier content.
-const EC_P256: &[u8] = &[
-    0x06, 0x07, 0x2a, 0x86, 0x48, 0xce, 0x3d, 0x02, 0x01, 0x06, 0x08, 0x2a, 0x86, 0x48, 0xce, 0x3d,
-    0x03, 0x01, 0x07,
-];
+const EC_P256: &[u8] =
+    &[0x06, 0x07, 0x2a, 0x86, 0x48, 0xce, 0x3d, 0x02, 0x01, 0x06, 0x08, 0x2a, 0x86, 0x48, 0xce, 0x3d, 0x03, 0x01, 0x07];
 const SERVER_AUTH: &[u8] = &[0x2b, 0x06, 0x01, 0x05, 0x05, 0x07, 0x03, 0x01];
 
 /// Not a certificate of the kind that a home CA issues (X.509 v3, P-256, ECDSA with SHA-256).
@@ -94,21 +92,14 @@ impl<'a> Der<'a> {
 
     fn next(&mut self) -> Result<Value<'a>, Malformed> {
         let input = self.0;
-        let (&tag, &first) = (
-            input.first().ok_or(Malformed)?,
-            input.get(1).ok_or(Malformed)?,
-        );
+        let (&tag, &first) = (input.first().ok_or(Malformed)?, input.get(1).ok_or(Malformed)?);
         if tag & 0x1f == 0x1f {
             return Err(Malformed); // Multi-byte tags occur in no certificate.
         }
         let (length, header) = match first {
             0..=0x7f => (usize::from(first), 2),
             0x81 => (usize::from(*input.get(2).ok_or(Malformed)?), 3),
-            0x82 => (
-                usize::from(*input.get(2).ok_or(Malformed)?) << 8
-                    | usize::from(*input.get(3).ok_or(Malformed)?),
-                4,
-            ),
+            0x82 => (usize::from(*input.get(2).ok_or(Malformed)?) << 8 | usize::from(*input.get(3).ok_or(Malformed)?), 4),
             _ => return Err(Malformed),
         };
         // DER: the shortest form only.
@@ -118,36 +109,20 @@ impl<'a> Der<'a> {
         let whole = input.get(..header + length).ok_or(Malformed)?;
         let content = whole.get(header..).ok_or(Malformed)?;
         self.0 = input.get(header + length..).ok_or(Malformed)?;
-        Ok(Value {
-            tag,
-            content,
-            whole,
-        })
+        Ok(Value { tag, content, whole })
     }
 
     fn expect(&mut self, tag: u8) -> Result<Value<'a>, Malformed> {
         let value = self.next()?;
-        if value.tag == tag {
-            Ok(value)
-        } else {
-            Err(Malformed)
-        }
+        if value.tag == tag { Ok(value) } else { Err(Malformed) }
     }
 
     fn next_if(&mut self, tag: u8) -> Result<Option<Value<'a>>, Malformed> {
-        if self.0.first() == Some(&tag) {
-            self.next().map(Some)
-        } else {
-            Ok(None)
-        }
+        if self.0.first() == Some(&tag) { self.next().map(Some) } else { Ok(None) }
     }
 
     fn end(&self) -> Result<(), Malformed> {
-        if self.is_empty() {
-            Ok(())
-        } else {
-            Err(Malformed)
-        }
+        if self.is_empty() { Ok(()) } else { Err(Malformed) }
     }
 }
 
@@ -194,10 +169,7 @@ impl<'a> Certificate<'a> {
             to_be_signed: to_be_signed.whole,
             issuer,
             subject,
-            validity: Validity {
-                not_before,
-                not_after,
-            },
+            validity: Validity { not_before, not_after },
             public_key,
             signature,
             extensions,
@@ -224,10 +196,7 @@ impl Extensions<'_> {
         let mut names = Der(self.subject_alternative_name.unwrap_or_default());
         while !names.is_empty() {
             match names.next() {
-                Ok(name)
-                    if name.tag == DNS_NAME
-                        && name.content.eq_ignore_ascii_case(host.as_bytes()) =>
-                {
+                Ok(name) if name.tag == DNS_NAME && name.content.eq_ignore_ascii_case(host.as_bytes()) => {
                     return true;
                 }
                 Ok(_) => {}
@@ -271,8 +240,7 @@ fn time(value: &Value<'_>) -> Result<UnixTime, Malformed> {
         year += if year < 50 { 2000 } else { 1900 };
     }
     let field = |at: usize| rest.get(at..at + 2).and_then(decimal).ok_or(Malformed);
-    UnixTime::from_calendar(year, field(0)?, field(2)?, field(4)?, field(6)?, field(8)?)
-        .ok_or(Malformed)
+    UnixTime::from_calendar(year, field(0)?, field(2)?, field(4)?, field(6)?, field(8)?).ok_or(Malformed)
 }
 
 fn extensions(content: &[u8]) -> Result<Extensions<'_>, Malformed> {
@@ -335,11 +303,7 @@ fn key_usage(value: &[u8]) -> Result<u8, Malformed> {
     outer.end()?;
     match content {
         [unused @ 0..=7, first, ..] if content.len() <= 3 => {
-            let mask = if content.len() == 2 {
-                0xff_u8 << unused
-            } else {
-                0xff
-            };
+            let mask = if content.len() == 2 { 0xff_u8 << unused } else { 0xff };
             Ok(first & mask)
         }
         _ => Err(Malformed),
