@@ -62,6 +62,11 @@ pub struct Routed {
 pub struct ForwardedProperties(Bytes);
 
 impl ForwardedProperties {
+    /// From bytes that the decoder has checked.
+    pub(crate) const fn from_checked(encoded: Bytes) -> Self {
+        Self(encoded)
+    }
+
     /// The encoded properties.
     #[must_use]
     pub fn as_bytes(&self) -> &[u8] {
@@ -108,6 +113,11 @@ impl Message {
     #[must_use]
     pub fn is_expired(&self, now: UnixTime) -> bool {
         self.expires_at.is_some_and(|expires_at| expires_at <= now)
+    }
+
+    /// The same; the time is asked for only if it matters.
+    pub(crate) fn is_expired_by(&self, now: impl FnOnce() -> UnixTime) -> bool {
+        self.expires_at.is_some_and(|expires_at| expires_at <= now())
     }
 }
 
