@@ -1,7 +1,42 @@
 //! The MQTT front: terminates MQTT 3.1.1 and 5, authorizes each CONNECT, PUBLISH, SUBSCRIBE and delivery, and keeps sessions.
 //! Knows nothing of tokens, the registry or files: it asks a [`gate::Gate`].
+//!
+//! ```text
+//! listener -> wire -> packet -> handshake -> connection -> session          per connection
+//!                                                 |
+//!                                               front: sessions, retained, durable queues -> persister -> Gate::persist
+//!                                                 |
+//!                                               fabric (fabric_router: rumqttd)
+//! ```
+//!
+//! Two ways lead from a publish to a subscriber. The fabric carries everything to those who are connected, and may die. What
+//! a session that outlives its connection is promised (QoS 1) goes straight into its queue and is stored before the publish
+//! is acknowledged, so it depends neither on the fabric nor on who is connected.
 
+mod connection;
+mod delivery;
+pub mod fabric;
+pub mod fabric_router;
+pub mod front;
 pub mod gate;
+mod half_open;
+mod handshake;
 pub mod limits;
+mod listener;
 pub mod message;
 pub mod packet;
+mod persister;
+mod rate;
+mod renewal;
+mod retained;
+mod rows;
+pub mod session;
+mod slot;
+mod subscribing;
+mod trie;
+pub mod watch;
+mod wire;
+
+pub use front::{Front, PublishError, Stats};
+pub use gate::Gate;
+pub use limits::Limits;

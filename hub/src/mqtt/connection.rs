@@ -1,0 +1,556 @@
+//! One connection after CONNACK: a single loop in which reading, writing, deliveries, the deadline and the word of the hub are
+//! branches, so that none waits for another. Knows nothing of tokens and rows.
+
+use super::{
+    fabric::{Fabric, Link},
+    front::{Attachment, Front, Inner, Topics},
+    gate::{Admission, Ending, Gate, Happening, Refusal, SessionEvent},
+    half_open::Place,
+    handshake::{self, Guest, NoGuest, RefusedConnect},
+    limits::{DENIALS_PER_SECOND, OUTBOX_HIGH_WATER, OUTBOX_LIMIT},
+    message::QoS,
+    packet::{
+        ClientPacket, Publish, Version, decode,
+        encode::{ConnAck, Dialect},
+        reason,
+    },
+    persister::Ticket,
+    rate::Bucket,
+    session::Subscription,
+    slot::{Control, Slot, lock},
+    subscribing::SubAck,
+    wire::{Outbox, Wire},
+};
+use futures_util::{
+    StreamExt,
+    future::{BoxFuture, OptionFuture},
+    stream::FuturesOrdered,
+};
+use hearthkey_core::{
+    Seconds, UnixTime,
+    rights::{Denied, Rights},
+    session::{EndReason, Standing},
+    topic::TopicName,
+};
+use std::{collections::HashMap, net::SocketAddr, sync::Arc, time::Duration};
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    time::Instant,
+};
+
+impl<G: Gate, F: Fabric> Front<G, F> {
+    /// Serves one connection that speaks MQTT, to its end: TCP, TLS after its handshake, or WebSocket.
+    pub async fn serve_connection<S>(&self, stream: S, peer: SocketAddr)
+    where
+        S: AsyncRead + AsyncWrite + Send,
+    {
+        let place = self.0.half_open.enter();
+        let deadline = Instant::now() + self.0.limits.connect_timeout;
+        self.serve_within(stream, peer, place, deadline).await;
+    }
+
+    /// The same, where TLS has used up some of the time.
+    pub(super) async fn serve_within<S>(&self, stream: S, peer: SocketAddr, place: Place, deadline: Instant)
+    where
+        S: AsyncRead + AsyncWrite + Send,
+    {
+        let front = &*self.0;
+        let mut wire = Wire::new(stream);
+        let guest = tokio::select! {
+            biased;
+            () = place.taken_away() => return,
+            guest = handshake::welcome(&*front.gate, &mut wire, peer) => guest,
+            () = tokio::time::sleep_until(deadline) => return,
+        };
+        drop(place);
+        match guest {
+            Ok(guest) => admit(front, wire, guest, peer).await,
+            Err(NoGuest::Gone) => {}
+            Err(NoGuest::Refused(refused)) => refuse(front, wire, *refused, peer).await,
+        }
+    }
+}
+
+async fn refuse<G: Gate, F: Fabric, S: AsyncRead + AsyncWrite>(
+    front: &Inner<G, F>,
+    mut wire: Wire<S>,
+    refused: RefusedConnect,
+    peer: SocketAddr,
+) {
+    front.counters.refused.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+    let connack = handshake::refusal_connack(&refused, front.gate.now());
+    front.gate.record(SessionEvent {
+        client_identifier: refused.client_identifier,
+        principal: refused.principal,
+        peer,
+        what: Happening::Refused { reason_code: refused.reason_code, reason: refused.reason },
+    });
+    // MQTT 3.1.1 closes without an answer where it has no return code.
+    if let Some(dialect) = refused.dialect.filter(|dialect| dialect.version == Version::V5 || refused.return_code != 0) {
+        // Too large only if the client takes next to nothing; then it sees the close.
+        let _ = wire.outbound.push(|out| dialect.connack(&connack, out));
+    }
+    wire.linger().await;
+}
+
+async fn admit<G: Gate, F: Fabric, S: AsyncRead + AsyncWrite + Send>(
+    front: &Inner<G, F>,
+    wire: Wire<S>,
+    guest: Guest,
+    peer: SocketAddr,
+) {
+    let (mut attachment, assigned) = match handshake::seat(front, &guest) {
+        Ok(seated) => seated,
+        Err(refused) => return refuse(front, wire, refused, peer).await,
+    };
+    // Before CONNACK, so that a client's "online" comes after its predecessor's "offline".
+    front.publish_wills(std::mem::take(&mut attachment.wills)).await;
+    let mut connection = Connection::new(front, wire, &guest, attachment, peer);
+    // The hub may have changed its mind between its decision and the session.
+    front.judge(&connection.slot);
+    let ending = match connection.greet(&guest, assigned).await {
+        Ok(()) => connection.run().await,
+        Err(ending) => ending,
+    };
+    connection.finish(ending).await;
+}
+
+pub(super) struct Connection<'a, G: Gate, F: Fabric, S> {
+    pub(super) front: &'a Inner<G, F>,
+    pub(super) wire: Wire<S>,
+    pub(super) dialect: Dialect,
+    pub(super) peer: SocketAddr,
+    pub(super) slot: Arc<Slot>,
+    pub(super) number: u64,
+    pub(super) control: Arc<Control>,
+    session: Greeting,
+    pub(super) rights: Arc<Rights>,
+    expires_at: Option<UnixTime>,
+    deadline: Option<Instant>,
+    /// The method of CONNECT; AUTH must name the same.
+    pub(super) has_method: bool,
+    pub(super) renewal: Option<BoxFuture<'a, Result<Admission, Refusal>>>,
+    pub(super) link: Option<F::Link>,
+    pub(super) subscriptions_by_number: HashMap<u32, Subscription>,
+    answers: FuturesOrdered<BoxFuture<'static, (Answer, bool)>>,
+    topics: Topics,
+    keep_alive: Option<Duration>,
+    last_heard: Instant,
+    publishes: Bucket,
+    denials: Bucket,
+    /// Until when the client is not read, since it publishes too fast.
+    throttled_until: Option<Instant>,
+    /// Whether the session takes more from the fabric.
+    pub(super) takes_forwards: bool,
+}
+
+/// What CONNACK says of the session.
+struct Greeting {
+    present: bool,
+    expiry: Seconds,
+    stored: Option<Ticket>,
+}
+
+/// What is answered when rows are durable.
+#[derive(Debug)]
+pub(super) enum Answer {
+    Publish(u16),
+    Subscribe(SubAck),
+    Unsubscribe(u16, Vec<u8>),
+}
+
+impl<'a, G: Gate, F: Fabric, S: AsyncRead + AsyncWrite + Send> Connection<'a, G, F, S> {
+    fn new(front: &'a Inner<G, F>, wire: Wire<S>, guest: &Guest, attachment: Attachment, peer: SocketAddr) -> Self {
+        let Attachment { slot, connection, control, session_present, session_expiry, subscriptions, stored, .. } = attachment;
+        let standing = &guest.admission.standing;
+        let keep_alive = guest.connect.keep_alive;
+        Self {
+            topics: front.topics_of(&slot.key.principal),
+            front,
+            wire,
+            dialect: guest.dialect,
+            peer,
+            slot,
+            number: connection,
+            control,
+            session: Greeting { present: session_present, expiry: session_expiry, stored },
+            rights: standing.rights.clone(),
+            expires_at: standing.expires_at,
+            deadline: deadline(standing.expires_at, front.gate.now()),
+            has_method: guest.connect.authentication_method.is_some(),
+            renewal: None,
+            link: None,
+            subscriptions_by_number: subscriptions.into_iter().map(|subscription| (subscription.number, subscription)).collect(),
+            answers: FuturesOrdered::new(),
+            // MQTT-3.1.2-22: one and a half times the keep alive; 0 means never.
+            keep_alive: (keep_alive > 0).then(|| Duration::from_millis(u64::from(keep_alive) * 1_500)),
+            last_heard: Instant::now(),
+            publishes: Bucket::new(front.limits.publish_rate, front.limits.publish_burst),
+            denials: Bucket::new(DENIALS_PER_SECOND, DENIALS_PER_SECOND),
+            throttled_until: None,
+            takes_forwards: true,
+        }
+    }
+
+    /// Makes the session's subscriptions anew and sends CONNACK.
+    async fn greet(&mut self, guest: &Guest, assigned: Option<Box<str>>) -> Result<(), Ending> {
+        if let Some(stored) = self.session.stored.take()
+            && !stored.durable().await
+        {
+            return Err(fault(reason::SERVER_UNAVAILABLE, "the session could not be stored"));
+        }
+        if !self.subscriptions_by_number.is_empty() {
+            self.relink().await?;
+        }
+        let asked = guest.connect.session_expiry;
+        let granted = u32::try_from(self.session.expiry.0).unwrap_or(u32::MAX);
+        let connack = ConnAck {
+            session_present: self.session.present,
+            session_expiry: (granted != asked).then_some(granted),
+            receive_maximum: Some(self.front.limits.receive_maximum),
+            maximum_packet_size: u32::try_from(self.front.limits.max_packet_bytes).ok(),
+            assigned_client_identifier: assigned,
+            date: Some(self.front.gate.now()),
+            authentication_method: guest.connect.authentication_method.clone(),
+            authentication_data: guest.admission.token_response.clone(),
+            ..ConnAck::default()
+        };
+        let dialect = self.dialect;
+        if self.wire.outbound.push(|out| dialect.connack(&connack, out)).is_err() {
+            return Err(fault(reason::PACKET_TOO_LARGE, "CONNACK exceeds the client's maximum packet size"));
+        }
+        self.record(Happening::Connected { session_present: self.session.present });
+        Ok(())
+    }
+
+    /// Obeys the client and the hub until one of them ends it.
+    async fn run(&mut self) -> Ending {
+        // What came together with CONNECT.
+        let mut result = self.take_packets().await;
+        loop {
+            if let Err(ending) = result {
+                return ending;
+            }
+            result = self.turn().await;
+        }
+    }
+
+    async fn turn(&mut self) -> Result<(), Ending> {
+        self.obey()?;
+        self.deliver();
+        let pulls = self.takes_forwards && self.wire.outbound.len() < OUTBOX_HIGH_WATER;
+        let reads = self.throttled_until.is_none()
+            && self.wire.outbound.len() < OUTBOX_LIMIT
+            && !self.has_too_many_answers()
+            && !self.front.persister.is_backlogged();
+        let link = self.link.as_mut().filter(|_| pulls);
+        tokio::select! {
+            () = self.control.announced() => Ok(()),
+            () = self.slot.wake.notified() => Ok(()),
+            () = sleep_until(next_timer(self.deadline, self.keep_alive, self.last_heard, self.throttled_until)) => self.on_timer().await,
+            written = self.wire.outbound.write_some(), if self.wire.outbound.is_pending() => {
+                written.map_err(|_| Ending::ConnectionLost)
+            }
+            Some(forward) = OptionFuture::from(link.map(Link::pull)) => match forward {
+                Ok(forward) => self.take_forwards(forward),
+                Err(_) => self.relink().await,
+            },
+            Some((answer, durable)) = self.answers.next() => {
+                self.answer(answer, durable)?;
+                // Packets may have waited for room among the answers.
+                self.take_packets().await
+            }
+            Some(decision) = OptionFuture::from(self.renewal.as_mut()) => {
+                self.renewal = None;
+                self.renew(decision)
+            }
+            () = self.front.persister.drained(), if self.front.persister.is_backlogged() => Ok(()),
+            filled = self.wire.inbound.fill(), if reads => match filled {
+                Ok(true) => self.take_packets().await,
+                Ok(false) | Err(_) => Err(Ending::ConnectionLost),
+            },
+        }
+    }
+
+    /// Does what the hub has decided about this session. Before each packet, so that a cut session's next publish is not obeyed.
+    fn obey(&mut self) -> Result<(), Ending> {
+        let Some(word) = self.control.take() else { return Ok(()) };
+        if let Some(reason) = word.end {
+            return Err(Ending::ByHub(reason));
+        }
+        if let Some(standing) = word.standing {
+            self.stand_on(standing);
+        }
+        Ok(())
+    }
+
+    pub(super) fn stand_on(&mut self, standing: Standing) {
+        self.rights = standing.rights;
+        if self.expires_at != standing.expires_at {
+            self.expires_at = standing.expires_at;
+            self.deadline = deadline(standing.expires_at, self.front.gate.now());
+        }
+    }
+
+    async fn on_timer(&mut self) -> Result<(), Ending> {
+        let now = Instant::now();
+        if let Some(at) = self.expires_at.filter(|_| self.deadline.is_some_and(|deadline| deadline <= now)) {
+            return Err(Ending::ByHub(EndReason::Expired { at }));
+        }
+        if self.keep_alive.is_some_and(|keep_alive| self.last_heard + keep_alive <= now) {
+            return Err(Ending::KeepAliveTimeout);
+        }
+        if self.throttled_until.is_some_and(|until| until <= now) {
+            self.throttled_until = None;
+            return self.take_packets().await;
+        }
+        Ok(())
+    }
+
+    fn has_too_many_answers(&self) -> bool {
+        // MQTT 5 clients know the Receive Maximum; MQTT 3.1.1 clients are slowed down.
+        self.answers.len() >= usize::from(self.front.limits.receive_maximum) + usize::from(self.dialect.version == Version::V5)
+    }
+
+    /// Obeys the packets that have arrived.
+    async fn take_packets(&mut self) -> Result<(), Ending> {
+        let result = self.take_each_packet().await;
+        // What was accepted before a fault is carried all the same.
+        let flushed = match &mut self.link {
+            Some(link) => link.flush().await,
+            None => Ok(()),
+        };
+        result?;
+        if flushed.is_err() { self.relink().await } else { Ok(()) }
+    }
+
+    async fn take_each_packet(&mut self) -> Result<(), Ending> {
+        while self.throttled_until.is_none() && !self.has_too_many_answers() && self.wire.outbound.len() < OUTBOX_LIMIT {
+            self.obey()?;
+            let frame =
+                self.wire.inbound.next(self.front.limits.max_packet_bytes).map_err(|found| fault(found.code, found.reason))?;
+            let Some(frame) = frame else { break };
+            self.last_heard = Instant::now();
+            let packet = decode::packet(frame, self.dialect.version).map_err(|found| fault(found.code, found.reason))?;
+            self.take_packet(packet).await?;
+        }
+        Ok(())
+    }
+
+    async fn take_packet(&mut self, packet: ClientPacket) -> Result<(), Ending> {
+        match packet {
+            ClientPacket::Connect => Err(fault(reason::PROTOCOL_ERROR, "a second CONNECT")),
+            ClientPacket::Publish(publish) => self.publish(publish).await,
+            ClientPacket::PubAck { packet_identifier, .. } => {
+                self.acknowledged(packet_identifier);
+                Ok(())
+            }
+            ClientPacket::ExactlyOnce => Err(fault(reason::PROTOCOL_ERROR, "QoS 2 is not offered")),
+            ClientPacket::Subscribe(subscribe) => self.subscribe(subscribe).await,
+            ClientPacket::Unsubscribe { packet_identifier, filters } => self.unsubscribe(packet_identifier, filters).await,
+            ClientPacket::PingReq => {
+                let dialect = self.dialect;
+                self.wire.outbound.push(|out| dialect.pingresp(out));
+                Ok(())
+            }
+            ClientPacket::Disconnect { reason_code, session_expiry } => Err(self.take_leave(reason_code, session_expiry)),
+            ClientPacket::Auth(auth) => self.reauthenticate(auth),
+        }
+    }
+
+    async fn publish(&mut self, publish: Publish) -> Result<(), Ending> {
+        let Publish { packet_identifier, topic, topic_alias, expiry, mut message, .. } = publish;
+        if message.qos == QoS::ExactlyOnce {
+            return Err(fault(reason::QOS_NOT_SUPPORTED, "QoS 2 is not offered"));
+        }
+        if topic_alias.is_some() {
+            return Err(fault(reason::TOPIC_ALIAS_INVALID, "topic aliases are not offered"));
+        }
+        let topic = TopicName::from_bytes(&topic)
+            .map_err(|invalid| Ending::Fault { reason_code: reason::TOPIC_NAME_INVALID, reason: invalid.to_string() })?;
+        let now = Instant::now();
+        self.throttled_until = self.publishes.take(now).err();
+        let permit = match self.rights.authorize_publish(topic) {
+            Ok(permit) => permit,
+            Err(denied) => {
+                let words = denied.to_string();
+                self.denied(denied);
+                self.puback(packet_identifier, reason::NOT_AUTHORIZED, Some(&words));
+                return Ok(());
+            }
+        };
+        if !self.front.has_room_for(&self.topics, permit.topic()) {
+            self.limited("too many different topics");
+            self.puback(packet_identifier, reason::QUOTA_EXCEEDED, Some("too many different topics"));
+            return Ok(());
+        }
+        message.expires_at = expiry.map(|seconds| self.front.gate.now().plus(Seconds(u64::from(seconds))));
+        let Ok(tickets) = self.front.keep(&permit, &message, Some(self.slot.number)) else {
+            self.limited("too many retained messages");
+            self.puback(packet_identifier, reason::QUOTA_EXCEEDED, Some("too many retained messages"));
+            return Ok(());
+        };
+        self.ensure_link().await?;
+        if let Some(link) = &mut self.link {
+            link.publish(&permit, &message, Some(self.slot.number));
+        }
+        self.front.counters.published.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        self.front.note_acknowledgement(permit.topic(), &message.payload);
+        if let Some(packet_identifier) = packet_identifier {
+            self.answer_when(tickets, Answer::Publish(packet_identifier))?;
+        }
+        Ok(())
+    }
+
+    /// Refuses a publish: MQTT 5 hears why, MQTT 3.1.1 has no word for it.
+    fn puback(&mut self, packet_identifier: Option<u16>, reason_code: u8, words: Option<&str>) {
+        if let Some(packet_identifier) = packet_identifier {
+            let dialect = self.dialect;
+            self.wire.outbound.push(|out| dialect.puback(packet_identifier, reason_code, words, out));
+        }
+    }
+
+    /// Answers when the rows are durable, after all earlier answers (MQTT 5 section 4.6).
+    pub(super) fn answer_when(&mut self, tickets: Vec<Ticket>, answer: Answer) -> Result<(), Ending> {
+        if tickets.is_empty() && self.answers.is_empty() {
+            return self.answer(answer, true);
+        }
+        let publishes = matches!(answer, Answer::Publish(_));
+        if publishes
+            && self.answers.len() >= usize::from(self.front.limits.receive_maximum)
+            && self.dialect.version == Version::V5
+        {
+            return Err(fault(reason::RECEIVE_MAXIMUM_EXCEEDED, "more unacknowledged publishes than the Receive Maximum"));
+        }
+        self.answers.push_back(Box::pin(async move {
+            let mut durable = true;
+            for ticket in tickets {
+                durable &= ticket.durable().await;
+            }
+            (answer, durable)
+        }));
+        Ok(())
+    }
+
+    fn answer(&mut self, answer: Answer, durable: bool) -> Result<(), Ending> {
+        if !durable {
+            // No acknowledgement: the client keeps what it sent and comes again.
+            return Err(fault(reason::IMPLEMENTATION_SPECIFIC, "the hub could not store it; try again later"));
+        }
+        let dialect = self.dialect;
+        self.wire.outbound.push(|out| match &answer {
+            Answer::Publish(packet_identifier) => dialect.puback(*packet_identifier, reason::SUCCESS, None, out),
+            Answer::Subscribe(suback) => {
+                dialect.suback(suback.packet_identifier, &suback.reason_codes, suback.words.as_deref(), out);
+            }
+            Answer::Unsubscribe(packet_identifier, codes) => dialect.unsuback(*packet_identifier, codes, out),
+        });
+        if let Answer::Subscribe(suback) = answer {
+            suback.want_retained.iter().for_each(|subscription| self.offer_retained(subscription));
+        }
+        Ok(())
+    }
+
+    fn acknowledged(&mut self, packet_identifier: u16) {
+        // An acknowledgement that nobody asked for is ignored: it may answer what a takeover interrupted.
+        let acknowledged = lock(&self.slot.state).session.outbound.acknowledge(packet_identifier);
+        if let Some(Some(pending)) = acknowledged {
+            self.front.persister.store_some_time(self.slot.forget_row(&pending));
+        }
+    }
+
+    fn take_leave(&mut self, reason_code: u8, session_expiry: Option<u32>) -> Ending {
+        if let Some(asked) = session_expiry {
+            let mut state = lock(&self.slot.state);
+            // MQTT 5 section 3.14.2.2.2: what ends with its connection cannot be kept by an afterthought.
+            if !self.slot.is_durable && asked > 0 {
+                return fault(reason::PROTOCOL_ERROR, "the session expiry interval was 0");
+            }
+            if state.attached.as_ref().is_some_and(|attached| attached.connection == self.number) {
+                state.expiry = Seconds(u64::from(asked)).min(self.front.limits.max_session_expiry);
+            }
+        }
+        Ending::ByClient { reason_code }
+    }
+
+    /// Says why, publishes the will, and lets go.
+    async fn finish(mut self, ending: Ending) {
+        let forget_will = matches!(ending, Ending::ByClient { reason_code: reason::SUCCESS });
+        let will = self.front.detach(&self.slot, self.number, forget_will);
+        let dialect = self.dialect;
+        let say = |outbox: &mut Outbox<S>, reason_code, words: &str| {
+            outbox.cut();
+            outbox.push(|out| dialect.disconnect(reason_code, words, Some(self.front.gate.now()), out));
+        };
+        let outbox = &mut self.wire.outbound;
+        match &ending {
+            Ending::ByHub(reason) => say(outbox, reason.reason_code(), &reason.reason_string()),
+            Ending::KeepAliveTimeout => say(outbox, reason::KEEP_ALIVE_TIMEOUT, "nothing heard for 1.5 times the keep alive"),
+            Ending::Fault { reason_code, reason } => say(outbox, *reason_code, reason),
+            Ending::ByClient { .. } | Ending::ConnectionLost => {}
+        }
+        self.record(Happening::Ended(ending));
+        // The link's end also carries what was published before.
+        self.link = None;
+        let front = self.front;
+        let linger = async {
+            self.wire.linger().await;
+        };
+        tokio::join!(linger, front.publish_wills(will.into_iter().collect()));
+        front.connection_is_gone();
+    }
+
+    pub(super) fn denied(&mut self, denied: Denied) {
+        self.front.counters.denied.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        if self.denials.take(Instant::now()).is_ok() {
+            self.record(Happening::Denied(denied));
+        }
+    }
+
+    pub(super) fn limited(&mut self, limit: &str) {
+        self.front.counters.denied.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        if self.denials.take(Instant::now()).is_ok() {
+            self.record(Happening::Limited { limit: limit.to_owned() });
+        }
+    }
+
+    pub(super) fn record(&self, what: Happening) {
+        self.front.gate.record(SessionEvent {
+            client_identifier: self.slot.key.client_identifier.clone(),
+            principal: Some(self.slot.key.principal.clone()),
+            peer: self.peer,
+            what,
+        });
+    }
+}
+
+pub(super) fn fault(reason_code: u8, reason: &str) -> Ending {
+    Ending::Fault { reason_code, reason: reason.to_owned() }
+}
+
+pub(super) fn fault_of(reason_code: u8, error: &impl std::error::Error) -> Ending {
+    Ending::Fault { reason_code, reason: error.to_string() }
+}
+
+/// The end of a standing on the monotonic clock, counted from now.
+fn deadline(expires_at: Option<UnixTime>, now: UnixTime) -> Option<Instant> {
+    // A time beyond what the clock can hold is as good as never.
+    expires_at.and_then(|expires_at| Instant::now().checked_add(Duration::from_secs(expires_at.since(now).0)))
+}
+
+fn next_timer(
+    deadline: Option<Instant>,
+    keep_alive: Option<Duration>,
+    last_heard: Instant,
+    throttled_until: Option<Instant>,
+) -> Option<Instant> {
+    let keep_alive = keep_alive.map(|keep_alive| last_heard + keep_alive);
+    [deadline, keep_alive, throttled_until].into_iter().flatten().min()
+}
+
+async fn sleep_until(timer: Option<Instant>) {
+    match timer {
+        Some(timer) => tokio::time::sleep_until(timer).await,
+        None => std::future::pending().await,
+    }
+}

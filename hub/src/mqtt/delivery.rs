@@ -1,0 +1,142 @@
+//! From the fabric and from the session's queue to the client: each message authorized at the moment at which it is sent.
+
+use super::{
+    connection::Connection,
+    fabric::{Fabric, Forward, Link},
+    gate::{Ending, Gate},
+    limits::OUTBOX_HIGH_WATER,
+    message::{Message, QoS},
+    packet::{encode::Delivery, reason},
+    session::{Keep, Next, Pending},
+    slot::lock,
+};
+use hearthkey_core::UnixTime;
+use std::sync::{Arc, atomic::Ordering};
+use tokio::io::{AsyncRead, AsyncWrite};
+
+impl<G: Gate, F: Fabric, S: AsyncRead + AsyncWrite + Send> Connection<'_, G, F, S> {
+    /// Takes a forward from the fabric, and those that have come with it.
+    pub(super) fn take_forwards(&mut self, first: Forward) -> Result<(), Ending> {
+        let mut next = Some(first);
+        while let Some(forward) = next {
+            self.take_forward(forward)?;
+            let goes_on = self.takes_forwards && self.wire.outbound.len() < OUTBOX_HIGH_WATER;
+            next = self.link.as_mut().filter(|_| goes_on).and_then(Link::try_pull);
+        }
+        Ok(())
+    }
+
+    fn take_forward(&mut self, forward: Forward) -> Result<(), Ending> {
+        let Forward { subscription, routed, lost } = forward;
+        let Some(subscription) = self.subscriptions_by_number.get(&subscription) else { return Ok(()) };
+        let options = subscription.options;
+        if lost > 0 {
+            self.front.counters.lost.fetch_add(lost, Ordering::Relaxed);
+            // What a durable session is promised does not come this way; QoS 0 promises nothing.
+            if options.qos != QoS::AtMostOnce && !self.slot.is_durable {
+                let reason = format!("too slow: {lost} messages for {} were dropped; subscribe again", subscription.filter);
+                return Err(Ending::Fault { reason_code: reason::QUOTA_EXCEEDED, reason });
+            }
+        }
+        let qos = routed.message.qos.min(options.qos);
+        let comes_durably = self.slot.is_durable && qos != QoS::AtMostOnce;
+        let is_own = options.no_local && routed.publisher == Some(self.slot.number);
+        if comes_durably || is_own || routed.message.is_expired_by(|| self.front.gate.now()) {
+            return Ok(());
+        }
+        let retain = options.retain_as_published && routed.message.retain;
+        let identifiers: &[u32] = subscription.identifier.as_slice();
+        let mut state = lock(&self.slot.state);
+        if state.attached.as_ref().is_none_or(|attached| attached.connection != self.number) {
+            return Ok(());
+        }
+        let outbound = &mut state.session.outbound;
+        if !outbound.may_bypass(qos) {
+            let routed = Arc::new(routed);
+            let pending = Pending { routed, qos, retain, subscription_identifiers: identifiers.into(), row: None };
+            let dropped = outbound.offer(pending);
+            self.front.counters.lost.fetch_add(dropped.len() as u64, Ordering::Relaxed);
+            self.takes_forwards = !outbound.is_full();
+            return Ok(());
+        }
+        let permit = match self.rights.authorize_delivery(&routed.topic) {
+            Ok(permit) => permit,
+            Err(denied) => {
+                drop(state);
+                self.denied(denied);
+                return Ok(());
+            }
+        };
+        let packet_identifier = (qos != QoS::AtMostOnce).then(|| outbound.bypass());
+        let delivery = Delivery { dup: false, packet_identifier, retain, subscription_identifiers: identifiers };
+        let (dialect, now) = (self.dialect, time_if_needed(&routed.message, &*self.front.gate));
+        match self.wire.outbound.push(|out| dialect.publish(permit, &routed, &delivery, now, out)) {
+            Ok(()) => {
+                self.front.counters.delivered.fetch_add(1, Ordering::Relaxed);
+            }
+            // The client does not take packets of this size: as if it had acknowledged (MQTT-3.1.2-25).
+            Err(_) => {
+                if let Some(packet_identifier) = packet_identifier {
+                    outbound.acknowledge(packet_identifier);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Sends what waits in the session's queue, each message authorized by the rights of this moment.
+    pub(super) fn deliver(&mut self) {
+        let slot = self.slot.clone();
+        let mut state = lock(&slot.state);
+        if state.attached.as_ref().is_none_or(|attached| attached.connection != self.number) {
+            return;
+        }
+        let keep = if slot.is_durable { Keep::ForRepetition } else { Keep::No };
+        let mut denials = Vec::new();
+        let mut forgotten = Vec::new();
+        let outbound = &mut state.session.outbound;
+        while self.wire.outbound.len() < OUTBOX_HIGH_WATER
+            && let Some(next) = outbound.next()
+        {
+            let (again, pending) = match next {
+                Next::Again(packet_identifier, pending) => (Some(packet_identifier), pending.clone()),
+                Next::First(pending) => (None, pending.clone()),
+            };
+            let routed = &pending.routed;
+            let now = time_if_needed(&routed.message, &*self.front.gate);
+            let permit = match self.rights.authorize_delivery(&routed.topic) {
+                Ok(permit) if !routed.message.is_expired(now) => permit,
+                refused => {
+                    denials.extend(refused.err());
+                    forgotten.extend(outbound.discard_next());
+                    continue;
+                }
+            };
+            let first = outbound.sent(keep);
+            let delivery = Delivery {
+                dup: again.is_some(),
+                packet_identifier: again.or(first),
+                retain: pending.retain,
+                subscription_identifiers: &pending.subscription_identifiers,
+            };
+            let dialect = self.dialect;
+            let sent = self.wire.outbound.push(|out| dialect.publish(permit, routed, &delivery, now, out));
+            self.front.counters.delivered.fetch_add(1, Ordering::Relaxed);
+            if sent.is_err()
+                && let Some(packet_identifier) = delivery.packet_identifier
+            {
+                forgotten.extend(outbound.acknowledge(packet_identifier).flatten());
+            }
+        }
+        self.takes_forwards = !outbound.is_full();
+        let writes: Vec<_> = forgotten.iter().flat_map(|pending| slot.forget_row(pending)).collect();
+        self.front.persister.store_some_time(writes);
+        drop(state);
+        denials.into_iter().for_each(|denied| self.denied(denied));
+    }
+}
+
+/// The time is asked for only where it matters.
+fn time_if_needed<G: Gate>(message: &Message, gate: &G) -> UnixTime {
+    if message.expires_at.is_some() { gate.now() } else { UnixTime(0) }
+}

@@ -1,0 +1,741 @@
+//! The front as a whole: who is connected, which sessions are kept, and where a message goes. Knows nothing of packets.
+
+use super::{
+    fabric::{Fabric, FabricGone, Link},
+    fabric_router::RouterFabric,
+    gate::{Affected, Gate, Happening, SessionEvent},
+    half_open::HalfOpen,
+    limits::Limits,
+    message::{Message, QoS, Routed},
+    packet::Will,
+    persister::{Persister, Ticket},
+    retained::{Retained, RetainedFull},
+    rows,
+    session::{Pending, QueueBounds, Session, Subscription},
+    slot::{Armed, Attached, Control, SessionKey, Slot, SlotState, lock},
+    trie::Trie,
+    watch::{Watch, WatchError},
+};
+use bytes::Bytes;
+use hearthkey_core::{
+    DeviceId, Seconds,
+    rights::{PublishPermit, Rights},
+    session::{Authority, EndReason, Principal, Standing},
+    topic::{SubscriptionFilter, TopicFilter, TopicName},
+};
+use std::{
+    collections::{HashMap, HashSet, hash_map::RandomState},
+    hash::BuildHasher,
+    sync::{
+        Arc, Mutex, PoisonError, RwLock, Weak,
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+use tokio::{sync::Notify, time::Instant};
+
+/// The MQTT front. A handle: clones are the same front.
+pub struct Front<G: Gate, F: Fabric = RouterFabric>(pub(super) Arc<Inner<G, F>>);
+
+pub(super) struct Inner<G: Gate, F: Fabric> {
+    pub(super) gate: Arc<G>,
+    pub(super) limits: Limits,
+    pub(super) fabric: F,
+    pub(super) persister: Persister,
+    pub(super) half_open: HalfOpen,
+    pub(super) counters: Counters,
+    sessions_by_key: Mutex<HashMap<SessionKey, Arc<Slot>>>,
+    /// The QoS 1 subscriptions of the sessions that outlive their connection: what is published for them is stored before
+    /// it is acknowledged, and does not depend on the fabric.
+    durable: RwLock<Trie<Durable>>,
+    retained: Mutex<Retained>,
+    topics_by_principal: Mutex<HashMap<Principal, Topics>>,
+    topic_hasher: RandomState,
+    hub_link: tokio::sync::Mutex<Option<F::Link>>,
+    next_session: AtomicU64,
+    next_connection: AtomicU64,
+    kept_sessions: AtomicUsize,
+    stopping: AtomicBool,
+    connection_gone: Notify,
+}
+
+/// Topics that a principal has published to, hashed with a secret key.
+pub(super) type Topics = Arc<Mutex<HashSet<u64>>>;
+
+struct Durable {
+    slot: Arc<Slot>,
+    number: u32,
+    no_local: bool,
+    retain_as_published: bool,
+    identifier: Option<u32>,
+}
+
+#[derive(Debug, Default)]
+pub(super) struct Counters {
+    pub(super) connections: AtomicUsize,
+    pub(super) accepted: AtomicU64,
+    pub(super) refused: AtomicU64,
+    pub(super) published: AtomicU64,
+    pub(super) delivered: AtomicU64,
+    pub(super) denied: AtomicU64,
+    pub(super) lost: AtomicU64,
+}
+
+/// Figures of a front, for `/metrics`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Stats {
+    /// Admitted connections now.
+    pub connections: usize,
+    /// Connections without a finished CONNECT now.
+    pub half_open: usize,
+    /// Sessions now, connected or kept.
+    pub sessions: usize,
+    /// Sessions that outlive their connection, now.
+    pub kept_sessions: usize,
+    /// Retained messages now.
+    pub retained_messages: usize,
+    /// Their bytes.
+    pub retained_bytes: usize,
+    /// Connections ever admitted.
+    pub accepted: u64,
+    /// Connections ever refused.
+    pub refused: u64,
+    /// Publishes ever accepted from clients.
+    pub published: u64,
+    /// Messages ever handed to clients.
+    pub delivered: u64,
+    /// Publishes, subscriptions and deliveries ever denied.
+    pub denied: u64,
+    /// Messages ever dropped at a bound.
+    pub lost: u64,
+    /// How often the router was replaced.
+    pub router_replacements: u64,
+}
+
+/// Why a message of the hub's own was not published.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum PublishError {
+    /// Too many retained messages.
+    #[error("too many retained messages; remove some or raise the limit")]
+    RetainedFull,
+    /// The rows that must survive a power cut could not be stored; subscribers may have got the message all the same.
+    #[error("the message could not be stored")]
+    NotStored,
+    /// The router is dead and none could be started.
+    #[error(transparent)]
+    Fabric(#[from] FabricGone),
+}
+
+impl<G: Gate, F: Fabric> Clone for Front<G, F> {
+    fn clone(&self) -> Self {
+        Self(self.0.clone())
+    }
+}
+
+impl<G: Gate> Front<G> {
+    /// A front over rumqttd's router, with the rows of `Table::Mqtt` as (key, value) of an earlier run. Starts tasks, so it
+    /// must be called within a tokio runtime.
+    #[must_use]
+    pub fn new(gate: Arc<G>, limits: Limits, restored_rows: impl IntoIterator<Item = (Vec<u8>, Vec<u8>)>) -> Self {
+        // One link per connection; some to spare for the hub itself, for watchers, and for links that are about to end.
+        let fabric = RouterFabric::new(limits.max_connections + 256);
+        Self::with_fabric(gate, limits, restored_rows, fabric)
+    }
+}
+
+impl<G: Gate, F: Fabric> Front<G, F> {
+    /// A front over another fabric.
+    #[must_use]
+    pub fn with_fabric(
+        gate: Arc<G>,
+        limits: Limits,
+        restored_rows: impl IntoIterator<Item = (Vec<u8>, Vec<u8>)>,
+        fabric: F,
+    ) -> Self {
+        let persister = Persister::start(gate.clone());
+        let stored = rows::restore(restored_rows);
+        persister.store_some_time(stored.orphans);
+        let (mut sessions_by_key, mut durable) = (HashMap::new(), Trie::default());
+        let bounds = QueueBounds { messages: limits.max_queued_messages, bytes: limits.max_queued_bytes };
+        let mut last_session = 0;
+        for session in stored.sessions {
+            last_session = last_session.max(session.number);
+            let slot = Arc::new(Slot::restored(session, bounds));
+            for subscription in lock(&slot.state).session.subscriptions() {
+                if subscription.options.qos != QoS::AtMostOnce {
+                    durable.insert(&subscription.filter, Durable::of(&slot, subscription));
+                }
+            }
+            sessions_by_key.insert(slot.key.clone(), slot);
+        }
+        let retained = Retained::new(limits.max_retained_messages, limits.max_retained_bytes, stored.retained);
+        let inner = Arc::new(Inner {
+            gate,
+            fabric,
+            persister,
+            half_open: HalfOpen::new(limits.max_half_open),
+            counters: Counters::default(),
+            kept_sessions: AtomicUsize::new(sessions_by_key.len()),
+            sessions_by_key: Mutex::new(sessions_by_key),
+            durable: RwLock::new(durable),
+            retained: Mutex::new(retained),
+            topics_by_principal: Mutex::default(),
+            topic_hasher: RandomState::new(),
+            hub_link: tokio::sync::Mutex::new(None),
+            next_session: AtomicU64::new(last_session + 1),
+            next_connection: AtomicU64::new(1),
+            stopping: AtomicBool::new(false),
+            connection_gone: Notify::new(),
+            limits,
+        });
+        tokio::spawn(sweep(Arc::downgrade(&inner)));
+        Self(inner)
+    }
+
+    /// Judges the sessions concerned anew: rights are replaced in place; what may not go on is cut at once, with the reason.
+    /// When this returns, no packet of a cut session is obeyed any more. Calls [`Gate::judge`], so hold no lock of the gate.
+    pub fn reconsider(&self, affected: &Affected) {
+        for slot in self.0.slots(|key| match affected {
+            Affected::Principal(principal) => key.principal == *principal,
+            Affected::Everything => true,
+        }) {
+            self.0.judge(&slot);
+        }
+    }
+
+    /// Publishes a message of the hub's own. Returns when it was handed to the router and, for QoS 1, when the rows of
+    /// sessions that are kept for absent clients are durable.
+    ///
+    /// # Errors
+    /// [`PublishError`].
+    pub async fn publish(&self, permit: PublishPermit, message: Message) -> Result<(), PublishError> {
+        self.0.publish(&permit, &message).await
+    }
+
+    /// Follows what is published, as far as `rights` allow: retained messages first, then each new one.
+    ///
+    /// # Errors
+    /// [`WatchError`]: the filter is not covered by the rights, or the router is gone.
+    pub async fn watch(&self, subscription: SubscriptionFilter, rights: Arc<Rights>) -> Result<Watch<F::Link>, WatchError> {
+        let permit = rights.authorize_subscribe(subscription)?;
+        let mut link = self.0.fabric.link().await?;
+        link.subscribe(&permit, 1).await?;
+        let retained = self.0.retained_matching(&permit.subscription().filter);
+        Ok(Watch::new(link, rights, retained))
+    }
+
+    /// Whether a principal has an open session.
+    #[must_use]
+    pub fn is_online(&self, principal: &Principal) -> bool {
+        self.0.slots(|key| key.principal == *principal).iter().any(|slot| lock(&slot.state).attached.is_some())
+    }
+
+    /// Ends all sessions with 0x8B, publishes their wills, and waits until all connections are gone: at most some seconds.
+    pub async fn stop(&self) {
+        self.0.stopping.store(true, Ordering::Release);
+        self.0.half_open.close();
+        for slot in self.0.slots(|_| true) {
+            if let Some(attached) = &lock(&slot.state).attached {
+                attached.control.end(EndReason::HubStopping);
+            }
+        }
+        loop {
+            let gone = self.0.connection_gone.notified();
+            if self.0.counters.connections.load(Ordering::Acquire) == 0 {
+                break;
+            }
+            gone.await;
+        }
+        // What waits for the disk is the hub's promise.
+        self.0.persister.store(Vec::new()).durable().await;
+    }
+
+    /// Figures for `/metrics`.
+    #[must_use]
+    pub fn stats(&self) -> Stats {
+        let counters = &self.0.counters;
+        let (retained_messages, retained_bytes) = lock(&self.0.retained).size();
+        Stats {
+            connections: counters.connections.load(Ordering::Relaxed),
+            half_open: self.0.half_open.len(),
+            sessions: lock(&self.0.sessions_by_key).len(),
+            kept_sessions: self.0.kept_sessions.load(Ordering::Relaxed),
+            retained_messages,
+            retained_bytes,
+            accepted: counters.accepted.load(Ordering::Relaxed),
+            refused: counters.refused.load(Ordering::Relaxed),
+            published: counters.published.load(Ordering::Relaxed),
+            delivered: counters.delivered.load(Ordering::Relaxed),
+            denied: counters.denied.load(Ordering::Relaxed),
+            lost: counters.lost.load(Ordering::Relaxed),
+            router_replacements: self.0.fabric.replacements(),
+        }
+    }
+}
+
+/// What a connection brings to its session.
+pub(super) struct Arrival {
+    pub(super) key: SessionKey,
+    pub(super) authority: Authority,
+    pub(super) standing: Standing,
+    pub(super) clean_start: bool,
+    pub(super) session_expiry: u32,
+    pub(super) will: Option<Will>,
+    pub(super) window: usize,
+}
+
+/// What a connection gets.
+pub(super) struct Attachment {
+    pub(super) slot: Arc<Slot>,
+    pub(super) connection: u64,
+    pub(super) control: Arc<Control>,
+    pub(super) session_present: bool,
+    pub(super) session_expiry: Seconds,
+    pub(super) subscriptions: Vec<Subscription>,
+    /// Becomes true when the session's row is durable, if it has one.
+    pub(super) stored: Option<Ticket>,
+    /// Wills of the connection that this one replaces: to be published first.
+    pub(super) wills: Vec<Armed>,
+}
+
+/// The hub is full or stops.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Busy {
+    Full,
+    Stopping,
+}
+
+impl<G: Gate, F: Fabric> Inner<G, F> {
+    /// Gives a connection its session: the earlier one, or a new one. A connection that holds it is cut.
+    pub(super) fn attach(&self, arrival: Arrival) -> Result<Attachment, Busy> {
+        let mut sessions = lock(&self.sessions_by_key);
+        if self.stopping.load(Ordering::Acquire) {
+            return Err(Busy::Stopping);
+        }
+        if self.counters.connections.load(Ordering::Relaxed) >= self.limits.max_connections {
+            return Err(Busy::Full);
+        }
+        let mut wills = Vec::new();
+        let mut discarded = None;
+        let earlier = sessions.get(&arrival.key).cloned();
+        let resumed = earlier.filter(|slot| {
+            let mut state = lock(&slot.state);
+            let was_attached = state.attached.take();
+            if let Some(attached) = &was_attached {
+                attached.control.end(EndReason::TakenOver);
+            }
+            let resumes = slot.is_durable && !arrival.clean_start && !state.is_over(Instant::now());
+            // A will with delay is cancelled by a connection that goes on with the session (MQTT 5 section 3.1.3.2.2).
+            wills.extend(state.armed.take().filter(|armed| !resumes || armed.will.delay == 0 && was_attached.is_some()).map(
+                |armed| Armed { rights: was_attached.as_ref().map_or(armed.rights, |attached| attached.rights.clone()), ..armed },
+            ));
+            if !resumes {
+                discarded = Some(slot.clone());
+            }
+            resumes
+        });
+        if let Some(slot) = discarded {
+            sessions.remove(&slot.key);
+            self.discard(&slot);
+        }
+        let session_present = resumed.is_some();
+        let asked = Seconds(u64::from(arrival.session_expiry)).min(self.limits.max_session_expiry);
+        let room = session_present || self.kept_sessions.load(Ordering::Relaxed) < self.limits.max_kept_sessions;
+        let session_expiry = if room { asked } else { Seconds(0) };
+        let slot = resumed.unwrap_or_else(|| {
+            let number = self.next_session.fetch_add(1, Ordering::Relaxed);
+            let slot = Arc::new(Slot::new(arrival.key.clone(), number, session_expiry, self.queue_bounds()));
+            sessions.insert(arrival.key, slot.clone());
+            if slot.is_durable {
+                self.kept_sessions.fetch_add(1, Ordering::Relaxed);
+            }
+            slot
+        });
+        let control = Arc::new(Control::default());
+        let connection = self.next_connection.fetch_add(1, Ordering::Relaxed);
+        let mut state = lock(&slot.state);
+        let stored =
+            slot.is_durable.then(|| self.persister.store(vec![rows::put_session(slot.number, &slot.row(session_expiry))]));
+        state.expiry = session_expiry;
+        state.detached_at = None;
+        state.armed = arrival.will.map(|will| Armed { will, rights: arrival.standing.rights.clone(), due: None });
+        state.session.outbound.resume(arrival.window);
+        state.attached = Some(Attached {
+            connection,
+            authority: arrival.authority,
+            rights: arrival.standing.rights,
+            control: control.clone(),
+        });
+        let subscriptions = state.session.subscriptions().cloned().collect();
+        self.counters.connections.fetch_add(1, Ordering::AcqRel);
+        self.counters.accepted.fetch_add(1, Ordering::Relaxed);
+        drop(state);
+        Ok(Attachment { slot, connection, control, session_present, session_expiry, subscriptions, stored, wills })
+    }
+
+    /// A connection ends. Returns the will if it is to be published now. To be called once for each attachment.
+    pub(super) fn detach(&self, slot: &Arc<Slot>, connection: u64, forget_will: bool) -> Option<Armed> {
+        let mut sessions = lock(&self.sessions_by_key);
+        let mut state = lock(&slot.state);
+        if state.attached.as_ref().is_none_or(|attached| attached.connection != connection) {
+            // Taken over: the successor has the session and has published the will.
+            return None;
+        }
+        let attached = state.attached.take()?;
+        let mut armed = state.armed.take().filter(|_| !forget_will);
+        if let Some(armed) = &mut armed {
+            armed.rights = attached.rights;
+        }
+        if state.expiry.0 == 0 {
+            drop(state);
+            sessions.remove(&slot.key);
+            self.discard(slot);
+            return armed;
+        }
+        let now = Instant::now();
+        state.detached_at = Some(now);
+        let delayed = armed.as_ref().is_some_and(|armed| armed.will.delay > 0);
+        if delayed && let Some(mut armed) = armed.take() {
+            armed.due = Some(now + Duration::from_secs(u64::from(armed.will.delay)));
+            state.armed = Some(armed);
+        }
+        armed
+    }
+
+    /// The connection's task is about to end.
+    pub(super) fn connection_is_gone(&self) {
+        self.counters.connections.fetch_sub(1, Ordering::AcqRel);
+        self.connection_gone.notify_waiters();
+    }
+
+    /// Judges an open session anew.
+    pub(super) fn judge(&self, slot: &Slot) {
+        loop {
+            let Some((authority, control)) =
+                lock(&slot.state).attached.as_ref().map(|attached| (attached.authority.clone(), attached.control.clone()))
+            else {
+                return;
+            };
+            let judgement = self.gate.judge(&authority);
+            let mut state = lock(&slot.state);
+            match &mut state.attached {
+                Some(attached) if attached.authority == authority && Arc::ptr_eq(&attached.control, &control) => {
+                    match judgement {
+                        Ok(standing) => {
+                            attached.rights = standing.rights.clone();
+                            control.replace_standing(standing);
+                        }
+                        Err(reason) => control.end(reason),
+                    }
+                    return;
+                }
+                // A renewal or another connection came between.
+                Some(_) => {}
+                None => return,
+            }
+        }
+    }
+
+    /// Keeps what must be kept of a publish: the retained message, the queues of sessions that outlive their connections.
+    /// Returns what to wait for before the publish is acknowledged.
+    pub(super) fn keep(
+        &self,
+        permit: &PublishPermit,
+        message: &Message,
+        publisher: Option<u64>,
+    ) -> Result<Vec<Ticket>, RetainedFull> {
+        let durably = message.qos != QoS::AtMostOnce;
+        if !message.retain && !durably {
+            return Ok(Vec::new());
+        }
+        let found = if durably { self.durable_matches(permit.topic(), publisher) } else { Vec::new() };
+        if !message.retain && found.is_empty() {
+            return Ok(Vec::new());
+        }
+        // A copy: what came from a socket is a slice of a larger buffer.
+        let payload = Bytes::copy_from_slice(&message.payload);
+        let routed = Routed { topic: permit.topic().clone(), message: Message { payload, ..message.clone() }, publisher };
+        let mut tickets = Vec::new();
+        if message.retain {
+            let mut retained = lock(&self.retained);
+            let writes = retained.set(&routed)?;
+            // Under the lock, so that the rows of two publishes keep their order.
+            match writes.is_empty() {
+                true => {}
+                false if durably => tickets.push(self.persister.store(writes)),
+                false => self.persister.store_some_time(writes),
+            }
+        }
+        let routed = Arc::new(routed);
+        for matched in found {
+            tickets.extend(self.queue_durably(&routed, matched));
+        }
+        Ok(tickets)
+    }
+
+    fn durable_matches(&self, topic: &TopicName, publisher: Option<u64>) -> Vec<DurableMatch> {
+        let durable = self.durable.read().unwrap_or_else(PoisonError::into_inner);
+        let mut found: Vec<DurableMatch> = Vec::new();
+        if durable.is_empty() {
+            return found;
+        }
+        durable.each_match(topic, |subscription| {
+            if subscription.no_local && publisher == Some(subscription.slot.number) {
+                return;
+            }
+            let known = found.iter().position(|matched| Arc::ptr_eq(&matched.slot, &subscription.slot));
+            let index = known.unwrap_or_else(|| {
+                found.push(DurableMatch { slot: subscription.slot.clone(), retain_as_published: false, identifiers: Vec::new() });
+                found.len() - 1
+            });
+            if let Some(matched) = found.get_mut(index) {
+                matched.retain_as_published |= subscription.retain_as_published;
+                matched.identifiers.extend(subscription.identifier);
+            }
+        });
+        found
+    }
+
+    fn queue_durably(&self, routed: &Arc<Routed>, matched: DurableMatch) -> Option<Ticket> {
+        let slot = matched.slot;
+        let mut state = lock(&slot.state);
+        if state.is_discarded {
+            return None;
+        }
+        let position = state.next_position;
+        state.next_position += 1;
+        let pending = Pending {
+            routed: routed.clone(),
+            qos: QoS::AtLeastOnce,
+            retain: matched.retain_as_published && routed.message.retain,
+            subscription_identifiers: matched.identifiers.into(),
+            row: Some(position),
+        };
+        let mut writes = rows::put_queued(slot.number, position, &pending);
+        let dropped = state.session.outbound.offer(pending);
+        writes.extend(dropped.iter().flat_map(|dropped| slot.forget_row(dropped)));
+        let first_loss = !dropped.is_empty() && !std::mem::replace(&mut state.overflowed, true);
+        // Under the lock, so that the row is stored before its deletion.
+        let ticket = self.persister.store(writes);
+        let attached = state.attached.is_some();
+        drop(state);
+        if attached {
+            slot.wake.notify_one();
+        }
+        if !dropped.is_empty() {
+            self.counters.lost.fetch_add(dropped.len() as u64, Ordering::Relaxed);
+        }
+        if first_loss {
+            tracing::warn!(client_identifier = %slot.key.client_identifier, "a kept session's queue is full: the oldest messages go");
+            self.gate.record(SessionEvent {
+                client_identifier: slot.key.client_identifier.clone(),
+                principal: Some(slot.key.principal.clone()),
+                peer: std::net::SocketAddr::from(([0, 0, 0, 0], 0)),
+                what: Happening::Limited { limit: "queue of a kept session is full: the oldest messages are dropped".to_owned() },
+            });
+        }
+        Some(ticket)
+    }
+
+    /// A subscription of a session that outlives its connection begins or changes.
+    pub(super) fn subscribe_durably(&self, slot: &Arc<Slot>, subscription: &Subscription) -> Ticket {
+        let mut durable = self.durable.write().unwrap_or_else(PoisonError::into_inner);
+        durable.remove(&subscription.filter, |durable| Arc::ptr_eq(&durable.slot, slot));
+        if subscription.options.qos != QoS::AtMostOnce {
+            durable.insert(&subscription.filter, Durable::of(slot, subscription));
+        }
+        self.persister.store(vec![rows::put_subscription(slot.number, subscription)])
+    }
+
+    /// A subscription of a session that outlives its connection ends.
+    pub(super) fn unsubscribe_durably(&self, slot: &Arc<Slot>, subscription: &Subscription) -> Ticket {
+        let mut durable = self.durable.write().unwrap_or_else(PoisonError::into_inner);
+        durable.remove(&subscription.filter, |durable| Arc::ptr_eq(&durable.slot, slot) && durable.number == subscription.number);
+        self.persister.store(vec![rows::delete_subscription(slot.number, subscription.number)])
+    }
+
+    /// Forgets a session and all its rows. The caller has taken it off the map.
+    fn discard(&self, slot: &Arc<Slot>) {
+        let mut state = lock(&slot.state);
+        if std::mem::replace(&mut state.is_discarded, true) || !slot.is_durable {
+            return;
+        }
+        self.kept_sessions.fetch_sub(1, Ordering::Relaxed);
+        let subscriptions: Vec<_> = state.session.subscriptions().cloned().collect();
+        let mut writes = vec![rows::delete_session(slot.number)];
+        writes.extend(subscriptions.iter().map(|subscription| rows::delete_subscription(slot.number, subscription.number)));
+        writes.extend(state.session.outbound.kept().flat_map(|pending| slot.forget_row(pending)));
+        self.persister.store_some_time(writes);
+        drop(state);
+        let mut durable = self.durable.write().unwrap_or_else(PoisonError::into_inner);
+        for subscription in subscriptions {
+            durable.remove(&subscription.filter, |durable| Arc::ptr_eq(&durable.slot, slot));
+        }
+    }
+
+    /// Publishes wills, each as far as the rights of its session allow at this moment.
+    pub(super) async fn publish_wills(&self, wills: Vec<Armed>) {
+        for Armed { will, rights, .. } in wills {
+            let mut message = will.message;
+            message.expires_at = will.expiry.map(|seconds| self.gate.now().plus(Seconds(u64::from(seconds))));
+            let published = match rights.authorize_publish(will.topic) {
+                Ok(permit) => self.publish(&permit, &message).await.map_err(|error| error.to_string()),
+                Err(denied) => Err(denied.to_string()),
+            };
+            if let Err(reason) = published {
+                tracing::warn!(%reason, "a will was not published");
+            }
+        }
+    }
+
+    async fn publish(&self, permit: &PublishPermit, message: &Message) -> Result<(), PublishError> {
+        let tickets = self.keep(permit, message, None).map_err(|RetainedFull| PublishError::RetainedFull)?;
+        self.publish_on_hub_link(permit, message).await?;
+        let mut durable = true;
+        for ticket in tickets {
+            durable &= ticket.durable().await;
+        }
+        if durable { Ok(()) } else { Err(PublishError::NotStored) }
+    }
+
+    async fn publish_on_hub_link(&self, permit: &PublishPermit, message: &Message) -> Result<(), FabricGone> {
+        let mut hub_link = self.hub_link.lock().await;
+        let mut link = match hub_link.take() {
+            Some(link) => link,
+            None => self.fabric.link().await?,
+        };
+        link.publish(permit, message, None);
+        if link.flush().await.is_err() {
+            link = self.fabric.replace(link).await?;
+            link.flush().await?;
+        }
+        *hub_link = Some(link);
+        Ok(())
+    }
+
+    /// Tells the hub of a device's answer to a command.
+    pub(super) fn note_acknowledgement(&self, topic: &TopicName, payload: &[u8]) {
+        let mut levels = topic.as_str().split('/');
+        if let (Some("dev"), Some(device), Some("ack"), Some(command_id), None) =
+            (levels.next(), levels.next(), levels.next(), levels.next(), levels.next())
+            && let Ok(device) = DeviceId::parse(device)
+        {
+            self.gate.acknowledged(&device, command_id, payload);
+        }
+    }
+
+    /// The retained messages that match.
+    pub(super) fn retained_matching(&self, filter: &TopicFilter) -> Vec<Arc<Routed>> {
+        lock(&self.retained).matching(filter, self.gate.now())
+    }
+
+    /// The topics that a principal has used.
+    pub(super) fn topics_of(&self, principal: &Principal) -> Topics {
+        lock(&self.topics_by_principal).entry(principal.clone()).or_default().clone()
+    }
+
+    /// Whether a principal may use a topic, as far as the number of topics goes.
+    pub(super) fn has_room_for(&self, topics: &Topics, topic: &TopicName) -> bool {
+        let hash = self.topic_hasher.hash_one(topic.as_str());
+        let mut topics = lock(topics);
+        topics.contains(&hash) || topics.len() < self.limits.max_topics_per_principal && topics.insert(hash)
+    }
+
+    fn queue_bounds(&self) -> QueueBounds {
+        QueueBounds { messages: self.limits.max_queued_messages, bytes: self.limits.max_queued_bytes }
+    }
+
+    fn slots(&self, wanted: impl Fn(&SessionKey) -> bool) -> Vec<Arc<Slot>> {
+        lock(&self.sessions_by_key).iter().filter(|(key, _)| wanted(key)).map(|(_, slot)| slot.clone()).collect()
+    }
+}
+
+struct DurableMatch {
+    slot: Arc<Slot>,
+    retain_as_published: bool,
+    identifiers: Vec<u32>,
+}
+
+impl Durable {
+    fn of(slot: &Arc<Slot>, subscription: &Subscription) -> Self {
+        Self {
+            slot: slot.clone(),
+            number: subscription.number,
+            no_local: subscription.options.no_local,
+            retain_as_published: subscription.options.retain_as_published,
+            identifier: subscription.identifier,
+        }
+    }
+}
+
+/// Ends sessions whose time is over and publishes delayed wills, to the second. Ends with the front.
+async fn sweep<G: Gate, F: Fabric>(front: Weak<Inner<G, F>>) {
+    let mut every_second = tokio::time::interval(Duration::from_secs(1));
+    every_second.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    for tick in 0_u64.. {
+        every_second.tick().await;
+        let Some(front) = front.upgrade() else { return };
+        front.sweep_sessions().await;
+        if tick % 60 == 0 {
+            let now = front.gate.now();
+            let mut retained = lock(&front.retained);
+            front.persister.store_some_time(retained.expire(now));
+        }
+    }
+}
+
+impl<G: Gate, F: Fabric> Inner<G, F> {
+    async fn sweep_sessions(&self) {
+        let mut wills = Vec::new();
+        let now = Instant::now();
+        {
+            let mut sessions = lock(&self.sessions_by_key);
+            let mut over = Vec::new();
+            for slot in sessions.values() {
+                let mut state = lock(&slot.state);
+                let is_over = state.is_over(now);
+                if is_over || state.armed.as_ref().is_some_and(|armed| armed.due.is_some_and(|due| due <= now)) {
+                    wills.extend(state.armed.take());
+                }
+                if is_over {
+                    over.push(slot.clone());
+                }
+            }
+            for slot in over {
+                sessions.remove(&slot.key);
+                self.discard(&slot);
+            }
+        }
+        self.publish_wills(wills).await;
+    }
+}
+
+impl SlotState {
+    /// Whether the session's time is over.
+    fn is_over(&self, now: Instant) -> bool {
+        self.detached_at.is_some_and(|detached_at| now.duration_since(detached_at).as_secs() >= self.expiry.0)
+    }
+}
+
+impl Slot {
+    fn restored(stored: rows::StoredSession, bounds: QueueBounds) -> Self {
+        let mut session = Session::new(bounds);
+        for subscription in stored.subscriptions {
+            session.restore_subscription(subscription);
+        }
+        let mut next_position = 1;
+        for pending in stored.queue {
+            next_position = next_position.max(pending.row.map_or(0, |row| row + 1));
+            session.outbound.offer(pending);
+        }
+        let key = SessionKey { principal: stored.row.principal, client_identifier: stored.row.client_identifier };
+        let slot = Self::new(key, stored.number, Seconds(stored.row.expiry), bounds);
+        {
+            let mut state = lock(&slot.state);
+            state.session = session;
+            state.next_position = next_position;
+            state.detached_at = Some(Instant::now());
+        }
+        slot
+    }
+}

@@ -1,0 +1,122 @@
+//! Hands rows to the hub one batch after another, in the order in which they came, and tells who waits when theirs are
+//! durable. Knows nothing of what rows mean.
+
+use super::{
+    gate::Gate,
+    limits::{PERSIST_BACKLOG_BYTES, PERSIST_BATCH_ROWS},
+};
+use hearthkey_core::write::Write;
+use std::sync::{
+    Arc,
+    atomic::{AtomicUsize, Ordering},
+};
+use tokio::sync::{Notify, mpsc, oneshot};
+
+/// The way to durable rows. Its queue is bounded by its users: whoever sees [`Persister::is_backlogged`] stops reading from
+/// its client, and each client has a bounded number of answers outstanding.
+#[derive(Debug, Clone)]
+pub(super) struct Persister {
+    requests: mpsc::UnboundedSender<Request>,
+    backlog: Arc<Backlog>,
+}
+
+#[derive(Debug, Default)]
+struct Backlog {
+    bytes: AtomicUsize,
+    drained: Notify,
+}
+
+#[derive(Debug)]
+struct Request {
+    writes: Vec<Write>,
+    bytes: usize,
+    done: Option<oneshot::Sender<bool>>,
+}
+
+/// Becomes true when the rows are durable, false if they could not be stored.
+#[derive(Debug)]
+pub(super) struct Ticket(oneshot::Receiver<bool>);
+
+impl Ticket {
+    /// Waits. False also if the front is gone.
+    pub(super) async fn durable(self) -> bool {
+        self.0.await.unwrap_or(false)
+    }
+}
+
+impl Persister {
+    /// Starts the task that calls [`Gate::persist`]; it ends when all handles are gone.
+    pub(super) fn start<G: Gate>(gate: Arc<G>) -> Self {
+        let (requests, receiver) = mpsc::unbounded_channel();
+        let backlog = Arc::new(Backlog::default());
+        tokio::spawn(write_batches(gate, receiver, backlog.clone()));
+        Self { requests, backlog }
+    }
+
+    /// Stores rows and says when that is done.
+    pub(super) fn store(&self, writes: Vec<Write>) -> Ticket {
+        let (done, ticket) = oneshot::channel();
+        self.send(writes, Some(done));
+        Ticket(ticket)
+    }
+
+    /// Stores rows on whose durability nobody waits.
+    pub(super) fn store_some_time(&self, writes: Vec<Write>) {
+        if !writes.is_empty() {
+            self.send(writes, None);
+        }
+    }
+
+    /// Whether so much waits for the disk that clients should be slowed down.
+    #[must_use]
+    pub(super) fn is_backlogged(&self) -> bool {
+        self.backlog.bytes.load(Ordering::Relaxed) > PERSIST_BACKLOG_BYTES
+    }
+
+    /// Waits until that is over.
+    pub(super) async fn drained(&self) {
+        loop {
+            let drained = self.backlog.drained.notified();
+            if !self.is_backlogged() {
+                return;
+            }
+            drained.await;
+        }
+    }
+
+    fn send(&self, writes: Vec<Write>, done: Option<oneshot::Sender<bool>>) {
+        let bytes = writes.iter().map(weight).sum();
+        self.backlog.bytes.fetch_add(bytes, Ordering::Relaxed);
+        // If the task is gone, so is the runtime; the ticket says false.
+        let _ = self.requests.send(Request { writes, bytes, done });
+    }
+}
+
+fn weight(write: &Write) -> usize {
+    match write {
+        Write::Put { key, value, .. } => key.len() + value.len() + 64,
+        Write::Delete { key, .. } => key.len() + 64,
+    }
+}
+
+async fn write_batches<G: Gate>(gate: Arc<G>, mut requests: mpsc::UnboundedReceiver<Request>, backlog: Arc<Backlog>) {
+    while let Some(request) = requests.recv().await {
+        let (mut writes, mut bytes, mut waiting) = (request.writes, request.bytes, Vec::from_iter(request.done));
+        while writes.len() < PERSIST_BATCH_ROWS
+            && let Ok(request) = requests.try_recv()
+        {
+            writes.extend(request.writes);
+            bytes += request.bytes;
+            waiting.extend(request.done);
+        }
+        let result = if writes.is_empty() { Ok(()) } else { gate.persist(writes).await };
+        if let Err(error) = &result {
+            tracing::error!(%error, "MQTT rows are not durable");
+        }
+        backlog.bytes.fetch_sub(bytes, Ordering::Relaxed);
+        backlog.drained.notify_waiters();
+        for done in waiting {
+            let _ = done.send(result.is_ok());
+        }
+    }
+}

@@ -1,0 +1,51 @@
+//! A token bucket. Pure.
+
+use std::time::Duration;
+use tokio::time::Instant;
+
+/// Lets through so many a second, and a burst at once.
+#[derive(Debug)]
+pub(super) struct Bucket {
+    interval: Duration,
+    burst: Duration,
+    /// When the bucket will be full again (the generic cell rate algorithm's theoretical arrival time).
+    full_at: Option<Instant>,
+}
+
+impl Bucket {
+    pub(super) fn new(per_second: u32, burst: u32) -> Self {
+        let interval = Duration::from_secs(1) / per_second.max(1);
+        Self { interval, burst: interval * burst.max(1), full_at: None }
+    }
+
+    /// Takes one.
+    ///
+    /// # Errors
+    /// The bucket is empty: when there will be one more. It was taken on credit all the same, at most one at a time.
+    pub(super) fn take(&mut self, now: Instant) -> Result<(), Instant> {
+        let full_at = self.full_at.filter(|full_at| *full_at > now).unwrap_or(now) + self.interval;
+        if full_at <= now + self.burst {
+            self.full_at = Some(full_at);
+            Ok(())
+        } else {
+            self.full_at = Some(now + self.burst + self.interval);
+            Err(now + self.interval)
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_burst_passes_and_then_so_many_a_second() {
+        let start = Instant::now();
+        let mut bucket = Bucket::new(10, 3);
+        assert!((0..3).all(|_| bucket.take(start).is_ok()));
+        assert_eq!(bucket.take(start), Err(start + Duration::from_millis(100)));
+        let later = start + Duration::from_secs(10);
+        assert!((0..3).all(|_| bucket.take(later).is_ok()), "a rest fills the bucket, no more");
+        assert!(bucket.take(later).is_err());
+    }
+}

@@ -1,0 +1,70 @@
+//! AUTH within a session: a newer token for a session that goes on meanwhile.
+
+use super::{
+    connection::{Connection, fault},
+    fabric::Fabric,
+    gate::{Admission, Ending, Gate, Happening, Refusal},
+    handshake::{self, CLIENT_CREDENTIALS, words_of},
+    packet::{Auth, reason},
+    slot::lock,
+};
+use hearthkey_core::UnixTime;
+use tokio::io::{AsyncRead, AsyncWrite};
+
+impl<'a, G: Gate, F: Fabric, S: AsyncRead + AsyncWrite + Send> Connection<'a, G, F, S> {
+    /// AUTH 0x19: a newer token for the session that goes on meanwhile; AUTH 0x18: the answer to a challenge.
+    pub(super) fn reauthenticate(&mut self, auth: Auth) -> Result<(), Ending> {
+        if !self.has_method {
+            return Err(fault(reason::PROTOCOL_ERROR, "AUTH, but CONNECT named no method"));
+        }
+        if &*auth.method != CLIENT_CREDENTIALS {
+            return Err(fault(reason::BAD_AUTHENTICATION_METHOD, "another method than that of CONNECT"));
+        }
+        if self.renewal.is_some() {
+            return Err(fault(reason::PROTOCOL_ERROR, "AUTH before the answer to the last one"));
+        }
+        let Some(form) = auth.data.filter(|form| !form.expose().is_empty()) else {
+            let data = handshake::challenge_data(self.front.gate.issuer(), self.front.gate.now());
+            return self.send_auth(reason::CONTINUE_AUTHENTICATION, Some(&data), None);
+        };
+        let (gate, slot, peer) = (self.front.gate.as_ref(), self.slot.clone(), self.peer);
+        self.renewal =
+            Some(Box::pin(async move { gate.admit_by_token_request(&slot.key.client_identifier, form.expose(), peer).await }));
+        Ok(())
+    }
+
+    pub(super) fn renew(&mut self, decision: Result<Admission, Refusal>) -> Result<(), Ending> {
+        let refused = |connection: &Self, reason_code, reason: String| {
+            connection.record(Happening::Refused { reason_code, reason: reason.clone() });
+            Err(Ending::Fault { reason_code, reason })
+        };
+        let admission = match decision {
+            Ok(admission) => admission,
+            Err(refusal) => return refused(self, refusal.kind.reason_code(), words_of(&refusal)),
+        };
+        if admission.authority.principal != self.slot.key.principal {
+            let reason = format!("invalid_client: the session belongs to {}", self.slot.key.principal);
+            return refused(self, reason::NOT_AUTHORIZED, reason);
+        }
+        {
+            let mut state = lock(&self.slot.state);
+            let attached = state.attached.as_mut().filter(|attached| attached.connection == self.number);
+            // Taken over meanwhile: the end has been announced.
+            let Some(attached) = attached else { return Ok(()) };
+            attached.authority = admission.authority;
+            attached.rights = admission.standing.rights.clone();
+        }
+        self.stand_on(admission.standing);
+        // The hub may have changed its mind between its decision and this moment.
+        self.front.judge(&self.slot);
+        self.send_auth(reason::SUCCESS, admission.token_response.as_deref(), Some(self.front.gate.now()))?;
+        self.record(Happening::Renewed);
+        Ok(())
+    }
+
+    fn send_auth(&mut self, reason_code: u8, data: Option<&[u8]>, date: Option<UnixTime>) -> Result<(), Ending> {
+        let dialect = self.dialect;
+        let sent = self.wire.outbound.push(|out| dialect.auth(reason_code, CLIENT_CREDENTIALS, data, date, out));
+        sent.map_err(|_| fault(reason::PACKET_TOO_LARGE, "AUTH exceeds the client's maximum packet size"))
+    }
+}

@@ -1,0 +1,416 @@
+//! The stored form of sessions, subscriptions, queued and kept messages: rows of `Table::Mqtt`. Pure.
+//!
+//! | key | value |
+//! |---|---|
+//! | `s` session | JSON: principal, client identifier, expiry |
+//! | `u` session, subscription number | JSON: filter, options |
+//! | `q` session, position, part | a queued message, cut into parts |
+//! | `r` number, part | a kept message, cut into parts |
+//!
+//! Numbers are big endian, so rows come back in order. Part 0 begins with the number of parts.
+
+use super::{
+    limits::ROW_CHUNK_BYTES,
+    message::{ForwardedProperties, Message, QoS, Routed},
+    packet::{RetainHandling, SubscriptionOptions},
+    session::{Pending, Subscription},
+};
+use bytes::{Buf, BufMut, Bytes};
+use hearthkey_core::{
+    UnixTime,
+    session::Principal,
+    topic::{TopicFilter, TopicName},
+    write::{Table, Write},
+};
+use serde::{Deserialize, Serialize};
+use std::{collections::BTreeMap, sync::Arc};
+
+/// What is stored of a session besides its subscriptions and messages.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct SessionRow {
+    /// Whose session it is.
+    pub(super) principal: Principal,
+    /// The client identifier.
+    pub(super) client_identifier: Box<str>,
+    /// How long it is kept after its connection, in seconds.
+    pub(super) expiry: u64,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+struct SubscriptionRow {
+    filter: Box<str>,
+    qos: u8,
+    no_local: bool,
+    retain_as_published: bool,
+    identifier: Option<u32>,
+}
+
+/// A session as it was stored.
+#[derive(Debug)]
+pub(super) struct StoredSession {
+    /// Its number.
+    pub(super) number: u64,
+    /// Who and how long.
+    pub(super) row: SessionRow,
+    /// Its subscriptions.
+    pub(super) subscriptions: Vec<Subscription>,
+    /// Its messages in order.
+    pub(super) queue: Vec<Pending>,
+}
+
+/// All that was stored.
+#[derive(Debug, Default)]
+pub(super) struct Stored {
+    /// Sessions.
+    pub(super) sessions: Vec<StoredSession>,
+    /// Kept messages with their numbers.
+    pub(super) retained: Vec<(u64, Routed)>,
+    /// Rows that mean nothing any more: to be deleted.
+    pub(super) orphans: Vec<Write>,
+}
+
+/// Stores a session.
+#[must_use]
+pub(super) fn put_session(number: u64, row: &SessionRow) -> Write {
+    put(key(b's', &[&number.to_be_bytes()]), to_json(row))
+}
+
+/// Forgets a session; its subscriptions and messages have rows of their own.
+#[must_use]
+pub(super) fn delete_session(number: u64) -> Write {
+    delete(key(b's', &[&number.to_be_bytes()]))
+}
+
+/// Stores a subscription.
+#[must_use]
+pub(super) fn put_subscription(session: u64, subscription: &Subscription) -> Write {
+    let row = SubscriptionRow {
+        filter: subscription.filter.as_str().into(),
+        qos: subscription.options.qos as u8,
+        no_local: subscription.options.no_local,
+        retain_as_published: subscription.options.retain_as_published,
+        identifier: subscription.identifier,
+    };
+    put(subscription_key(session, subscription.number), to_json(&row))
+}
+
+/// Forgets a subscription.
+#[must_use]
+pub(super) fn delete_subscription(session: u64, number: u32) -> Write {
+    delete(subscription_key(session, number))
+}
+
+/// Stores a queued message.
+#[must_use]
+pub(super) fn put_queued(session: u64, position: u64, pending: &Pending) -> Vec<Write> {
+    let flags = pending.qos as u8 | u8::from(pending.retain) << 2;
+    let bytes = encode(&pending.routed, flags, &pending.subscription_identifiers);
+    in_parts(&bytes, |part| queued_key(session, position, part))
+}
+
+/// Forgets a queued message.
+pub(super) fn delete_queued(session: u64, position: u64, pending: &Pending) -> impl Iterator<Item = Write> + use<> {
+    let parts = parts(encoded_length(&pending.routed, &pending.subscription_identifiers));
+    (0..parts).map(move |part| delete(queued_key(session, position, part)))
+}
+
+/// Stores a kept message in place of the one that had `earlier_parts`.
+#[must_use]
+pub(super) fn put_retained(number: u64, routed: &Routed, earlier_parts: u16) -> Vec<Write> {
+    let bytes = encode(routed, routed.message.qos as u8 | 1 << 2, &[]);
+    let mut writes = in_parts(&bytes, |part| retained_key(number, part));
+    writes.extend((parts(bytes.len())..earlier_parts).map(|part| delete(retained_key(number, part))));
+    writes
+}
+
+/// Forgets a kept message.
+#[must_use]
+pub(super) fn delete_retained(number: u64, parts: u16) -> Vec<Write> {
+    (0..parts).map(|part| delete(retained_key(number, part))).collect()
+}
+
+/// How many rows a kept message has.
+#[must_use]
+pub(super) fn retained_parts(routed: &Routed) -> u16 {
+    parts(encoded_length(routed, &[]))
+}
+
+/// Reads back what was stored. Rows that cannot be read, and those that belong to nothing, become orphans.
+#[must_use]
+pub(super) fn restore(rows: impl IntoIterator<Item = (Vec<u8>, Vec<u8>)>) -> Stored {
+    let rows: BTreeMap<Vec<u8>, Vec<u8>> = rows.into_iter().collect();
+    let mut stored = Stored::default();
+    let mut sessions: BTreeMap<u64, StoredSession> = BTreeMap::new();
+    for (key, value) in under(&rows, b's') {
+        match (number_in(key, 1), serde_json::from_slice::<SessionRow>(value)) {
+            (Some(number), Ok(row)) if key.len() == 9 => {
+                sessions.insert(number, StoredSession { number, row, subscriptions: Vec::new(), queue: Vec::new() });
+            }
+            _ => stored.orphans.push(delete(key.clone())),
+        }
+    }
+    for (key, value) in under(&rows, b'u') {
+        let session = number_in(key, 1).and_then(|number| sessions.get_mut(&number));
+        match (session, subscription_in(key, value)) {
+            (Some(session), Some(subscription)) => session.subscriptions.push(subscription),
+            _ => stored.orphans.push(delete(key.clone())),
+        }
+    }
+    for (prefix, parts) in messages(&rows, b'q', 17) {
+        let session = number_in(prefix, 1).and_then(|number| sessions.get_mut(&number));
+        match (session, number_in(prefix, 9), joined(&parts)) {
+            (Some(session), Some(position), Some((routed, flags, identifiers))) => session.queue.push(Pending {
+                routed: Arc::new(routed),
+                qos: QoS::AtLeastOnce,
+                retain: flags & 1 << 2 != 0,
+                subscription_identifiers: identifiers,
+                row: Some(position),
+            }),
+            _ => stored.orphans.extend(parts.iter().map(|(key, _)| delete((*key).clone()))),
+        }
+    }
+    for (prefix, parts) in messages(&rows, b'r', 9) {
+        match (number_in(prefix, 1), joined(&parts)) {
+            (Some(number), Some((routed, ..))) => stored.retained.push((number, routed)),
+            _ => stored.orphans.extend(parts.iter().map(|(key, _)| delete((*key).clone()))),
+        }
+    }
+    stored.sessions = sessions.into_values().collect();
+    stored
+}
+
+type Row<'a> = (&'a Vec<u8>, &'a Vec<u8>);
+
+fn under(rows: &BTreeMap<Vec<u8>, Vec<u8>>, kind: u8) -> impl Iterator<Item = Row<'_>> {
+    rows.range(vec![kind]..vec![kind + 1])
+}
+
+/// The rows of one kind, grouped by the first `prefix` bytes of their keys.
+fn messages(rows: &BTreeMap<Vec<u8>, Vec<u8>>, kind: u8, prefix: usize) -> Vec<(&[u8], Vec<Row<'_>>)> {
+    let mut groups: Vec<(&[u8], Vec<Row<'_>>)> = Vec::new();
+    for (key, value) in under(rows, kind) {
+        let group = key.get(..prefix).unwrap_or(key);
+        match groups.last_mut().filter(|(last, _)| *last == group) {
+            Some((_, parts)) => parts.push((key, value)),
+            None => groups.push((group, vec![(key, value)])),
+        }
+    }
+    groups
+}
+
+/// A whole message, or nothing if a part is missing or illegible.
+fn joined(parts: &[Row<'_>]) -> Option<(Routed, u8, Box<[u32]>)> {
+    let expected = u16::from_be_bytes(*parts.first()?.1.first_chunk()?);
+    let complete = parts.len() == usize::from(expected)
+        && parts.iter().zip(0_u16..).all(|((key, _), part)| key.last_chunk() == Some(&part.to_be_bytes()));
+    if !complete {
+        return None;
+    }
+    let mut bytes: Vec<u8> = Vec::new();
+    parts.iter().for_each(|(_, value)| bytes.extend_from_slice(value));
+    decode(Bytes::from(bytes).slice(2..))
+}
+
+fn encoded_length(routed: &Routed, identifiers: &[u32]) -> usize {
+    let message = &routed.message;
+    2 + 1
+        + 8
+        + 2
+        + routed.topic.as_str().len()
+        + 1
+        + 4 * identifiers.len()
+        + 4
+        + message.properties.as_bytes().len()
+        + message.payload.len()
+}
+
+fn encode(routed: &Routed, flags: u8, identifiers: &[u32]) -> Vec<u8> {
+    let length = encoded_length(routed, identifiers);
+    let mut bytes = Vec::with_capacity(length);
+    let message = &routed.message;
+    bytes.put_u16(parts(length));
+    bytes.put_u8(flags);
+    bytes.put_u64(message.expires_at.map_or(0, |expires_at| expires_at.0));
+    let topic = routed.topic.as_str().as_bytes();
+    // A topic has at most 512 bytes, a session at most a few hundred subscriptions of which 255 are told.
+    bytes.put_u16(u16::try_from(topic.len()).unwrap_or(u16::MAX));
+    bytes.put_slice(topic);
+    bytes.put_u8(u8::try_from(identifiers.len()).unwrap_or(u8::MAX));
+    identifiers.iter().for_each(|&identifier| bytes.put_u32(identifier));
+    let properties = message.properties.as_bytes();
+    bytes.put_u32(u32::try_from(properties.len()).unwrap_or(u32::MAX));
+    bytes.put_slice(properties);
+    bytes.put_slice(&message.payload);
+    bytes
+}
+
+fn decode(mut bytes: Bytes) -> Option<(Routed, u8, Box<[u32]>)> {
+    let flags = bytes.try_get_u8().ok()?;
+    let expires_at = Some(bytes.try_get_u64().ok()?).filter(|&seconds| seconds != 0).map(UnixTime);
+    let topic_length = usize::from(bytes.try_get_u16().ok()?);
+    let topic = TopicName::from_bytes(&split(&mut bytes, topic_length)?).ok()?;
+    let count = bytes.try_get_u8().ok()?;
+    let identifiers = (0..count).map(|_| bytes.try_get_u32().ok()).collect::<Option<_>>()?;
+    let properties_length = bytes.try_get_u32().ok()? as usize;
+    let properties = ForwardedProperties::from_checked(split(&mut bytes, properties_length)?);
+    let qos = QoS::from_bits(flags & 0x03)?;
+    let message = Message { payload: bytes, qos, retain: flags & 1 << 2 != 0, expires_at, properties };
+    Some((Routed { topic, message, publisher: None }, flags, identifiers))
+}
+
+fn split(bytes: &mut Bytes, length: usize) -> Option<Bytes> {
+    (bytes.len() >= length).then(|| bytes.split_to(length))
+}
+
+fn parts(length: usize) -> u16 {
+    // A packet has at most some hundred kilobytes.
+    u16::try_from(length.div_ceil(ROW_CHUNK_BYTES)).unwrap_or(u16::MAX)
+}
+
+fn in_parts(bytes: &[u8], key: impl Fn(u16) -> Vec<u8>) -> Vec<Write> {
+    bytes.chunks(ROW_CHUNK_BYTES).zip(0_u16..).map(|(part, number)| put(key(number), part.to_vec())).collect()
+}
+
+fn subscription_in(key: &[u8], value: &[u8]) -> Option<Subscription> {
+    let number = u32::from_be_bytes(*key.get(9..)?.first_chunk()?);
+    let row: SubscriptionRow = serde_json::from_slice(value).ok()?;
+    let options = SubscriptionOptions {
+        qos: QoS::from_bits(row.qos)?,
+        no_local: row.no_local,
+        retain_as_published: row.retain_as_published,
+        retain_handling: RetainHandling::Send,
+    };
+    Some(Subscription { filter: TopicFilter::parse(&row.filter).ok()?, options, identifier: row.identifier, number })
+}
+
+fn subscription_key(session: u64, number: u32) -> Vec<u8> {
+    key(b'u', &[&session.to_be_bytes(), &number.to_be_bytes()])
+}
+
+fn queued_key(session: u64, position: u64, part: u16) -> Vec<u8> {
+    key(b'q', &[&session.to_be_bytes(), &position.to_be_bytes(), &part.to_be_bytes()])
+}
+
+fn retained_key(number: u64, part: u16) -> Vec<u8> {
+    key(b'r', &[&number.to_be_bytes(), &part.to_be_bytes()])
+}
+
+fn key(kind: u8, numbers: &[&[u8]]) -> Vec<u8> {
+    let mut key = vec![kind];
+    numbers.iter().for_each(|number| key.extend_from_slice(number));
+    key
+}
+
+fn number_in(key: &[u8], at: usize) -> Option<u64> {
+    Some(u64::from_be_bytes(*key.get(at..)?.first_chunk()?))
+}
+
+fn put(key: Vec<u8>, value: Vec<u8>) -> Write {
+    Write::Put { table: Table::Mqtt, key, value }
+}
+
+fn delete(key: Vec<u8>) -> Write {
+    Write::Delete { table: Table::Mqtt, key }
+}
+
+fn to_json(row: &impl Serialize) -> Vec<u8> {
+    serde_json::to_vec(row).expect("a row of strings and numbers always has a JSON form")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use hearthkey_core::DeviceId;
+
+    fn apply(rows: &mut BTreeMap<Vec<u8>, Vec<u8>>, writes: impl IntoIterator<Item = Write>) {
+        for write in writes {
+            match write {
+                Write::Put { key, value, .. } => {
+                    assert!(key.len() <= 255 && value.len() <= 4_096, "a row that the store refuses");
+                    rows.insert(key, value);
+                }
+                Write::Delete { key, .. } => {
+                    rows.remove(&key);
+                }
+            }
+        }
+    }
+
+    fn routed(bytes: usize) -> Routed {
+        let payload = Bytes::from((0..bytes).map(|index| (index % 251) as u8).collect::<Vec<_>>());
+        let properties = ForwardedProperties::default().with_user_property("a", "b");
+        let message = Message { payload, qos: QoS::AtLeastOnce, retain: true, expires_at: Some(UnixTime(77)), properties };
+        Routed { topic: TopicName::parse("dev/lamp/state").expect("legal"), message, publisher: None }
+    }
+
+    fn session() -> SessionRow {
+        SessionRow {
+            principal: Principal::Device(DeviceId::parse("lamp").expect("legal")),
+            client_identifier: "lamp/2".into(),
+            expiry: 60,
+        }
+    }
+
+    fn pending(bytes: usize, position: u64) -> Pending {
+        Pending {
+            routed: Arc::new(routed(bytes)),
+            qos: QoS::AtLeastOnce,
+            retain: true,
+            subscription_identifiers: Box::new([4, 500]),
+            row: Some(position),
+        }
+    }
+
+    #[test]
+    fn what_was_stored_comes_back() {
+        let mut rows = BTreeMap::new();
+        apply(&mut rows, [put_session(3, &session())]);
+        let options = SubscriptionOptions {
+            qos: QoS::AtLeastOnce,
+            no_local: true,
+            retain_as_published: false,
+            retain_handling: RetainHandling::Send,
+        };
+        let filter = TopicFilter::parse("dev/lamp/cmd/+").expect("legal");
+        let subscription = Subscription { filter, options, identifier: Some(9), number: 2 };
+        apply(&mut rows, [put_subscription(3, &subscription)]);
+        for (position, bytes) in [(1, 0), (2, 3_900), (3, 200_000)] {
+            apply(&mut rows, put_queued(3, position, &pending(bytes, position)));
+        }
+        apply(&mut rows, put_retained(8, &routed(10_000), 0));
+        let stored = restore(rows.clone());
+        assert!(stored.orphans.is_empty());
+        assert_eq!(stored.retained, [(8, routed(10_000))]);
+        let restored = stored.sessions.first().expect("a session");
+        assert_eq!((restored.number, &restored.row), (3, &session()));
+        assert_eq!(restored.subscriptions, [subscription]);
+        assert_eq!(restored.queue, [pending(0, 1), pending(3_900, 2), pending(200_000, 3)]);
+
+        // And all of it can be deleted again.
+        for (position, bytes) in [(1, 0), (2, 3_900), (3, 200_000)] {
+            apply(&mut rows, delete_queued(3, position, &pending(bytes, position)));
+        }
+        apply(&mut rows, [delete_subscription(3, 2), delete_session(3)]);
+        apply(&mut rows, put_retained(8, &routed(1), retained_parts(&routed(10_000))));
+        assert_eq!(rows.len(), 1, "a shorter kept message leaves no parts of the longer one behind");
+        apply(&mut rows, delete_retained(8, retained_parts(&routed(1))));
+        assert!(rows.is_empty());
+    }
+
+    #[test]
+    fn rows_that_belong_to_nothing_are_deleted_and_nothing_else() {
+        let mut rows = BTreeMap::new();
+        apply(&mut rows, [put_session(3, &session())]);
+        apply(&mut rows, put_queued(4, 1, &pending(10, 1)));
+        apply(&mut rows, put_queued(3, 1, &pending(10_000, 1)));
+        apply(&mut rows, put_retained(8, &routed(10_000), 0));
+        rows.remove(&queued_key(3, 1, 1)).expect("a part in the middle");
+        rows.remove(&retained_key(8, 0)).expect("the first part");
+        rows.insert(vec![b's', 1], b"{}".to_vec());
+        rows.insert(vec![b'u'], Vec::new());
+        let stored = restore(rows.clone());
+        assert_eq!((stored.sessions.len(), stored.retained.len()), (1, 0));
+        apply(&mut rows, stored.orphans);
+        assert_eq!(rows.into_keys().collect::<Vec<_>>(), [key(b's', &[&3_u64.to_be_bytes()])]);
+    }
+}

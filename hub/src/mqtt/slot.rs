@@ -1,0 +1,159 @@
+//! Where a session lives while connections come and go: its state, the connection that holds it, and the way to reach that
+//! connection.
+
+use super::{
+    packet::Will,
+    rows::{self, SessionRow},
+    session::{Pending, QueueBounds, Session},
+};
+use hearthkey_core::{
+    Seconds,
+    rights::Rights,
+    session::{Authority, EndReason, Principal, Standing},
+    write::Write,
+};
+use std::sync::{
+    Arc, Mutex, MutexGuard, PoisonError,
+    atomic::{AtomicBool, Ordering},
+};
+use tokio::{sync::Notify, time::Instant};
+
+/// Whose session it is. The principal is part of the name: nobody takes over another's session.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(super) struct SessionKey {
+    pub(super) principal: Principal,
+    pub(super) client_identifier: Box<str>,
+}
+
+/// A session and who holds it.
+#[derive(Debug)]
+pub(super) struct Slot {
+    pub(super) key: SessionKey,
+    pub(super) number: u64,
+    /// Whether it outlives its connections, and therefore has rows.
+    pub(super) is_durable: bool,
+    pub(super) state: Mutex<SlotState>,
+    /// A message was queued for the connection that holds the session.
+    pub(super) wake: Notify,
+}
+
+#[derive(Debug)]
+pub(super) struct SlotState {
+    pub(super) session: Session,
+    pub(super) attached: Option<Attached>,
+    pub(super) armed: Option<Armed>,
+    pub(super) expiry: Seconds,
+    pub(super) detached_at: Option<Instant>,
+    pub(super) next_position: u64,
+    pub(super) is_discarded: bool,
+    /// Whether a loss was recorded since the client was last here.
+    pub(super) overflowed: bool,
+}
+
+/// The connection that holds a session.
+#[derive(Debug)]
+pub(super) struct Attached {
+    pub(super) connection: u64,
+    pub(super) authority: Authority,
+    pub(super) rights: Arc<Rights>,
+    pub(super) control: Arc<Control>,
+}
+
+/// A will that is to be published if the connection is lost.
+#[derive(Debug)]
+pub(super) struct Armed {
+    pub(super) will: Will,
+    /// The rights of the session as they were last.
+    pub(super) rights: Arc<Rights>,
+    /// When a delayed will is due.
+    pub(super) due: Option<Instant>,
+}
+
+/// What others tell a connection. Only the last word counts, so nothing piles up.
+#[derive(Debug, Default)]
+pub(super) struct Control {
+    has_word: AtomicBool,
+    word: Mutex<Word>,
+    notify: Notify,
+}
+
+/// What a connection is told.
+#[derive(Debug, Default)]
+pub(super) struct Word {
+    pub(super) end: Option<EndReason>,
+    pub(super) standing: Option<Standing>,
+}
+
+impl Control {
+    /// The connection is to end; the first reason stands.
+    pub(super) fn end(&self, reason: EndReason) {
+        lock(&self.word).end.get_or_insert(reason);
+        self.announce();
+    }
+
+    /// The rights of the connection have changed.
+    pub(super) fn replace_standing(&self, standing: Standing) {
+        lock(&self.word).standing = Some(standing);
+        self.announce();
+    }
+
+    /// What there is to obey, if anything. Costs next to nothing when there is not.
+    pub(super) fn take(&self) -> Option<Word> {
+        if !self.has_word.load(Ordering::Acquire) {
+            return None;
+        }
+        let mut word = lock(&self.word);
+        self.has_word.store(false, Ordering::Release);
+        // An end stays an end.
+        Some(Word { end: word.end.clone(), standing: word.standing.take() })
+    }
+
+    /// Waits for a word.
+    pub(super) async fn announced(&self) {
+        self.notify.notified().await;
+    }
+
+    fn announce(&self) {
+        self.has_word.store(true, Ordering::Release);
+        self.notify.notify_one();
+    }
+}
+
+impl Slot {
+    pub(super) fn new(key: SessionKey, number: u64, expiry: Seconds, bounds: QueueBounds) -> Self {
+        Self {
+            key,
+            number,
+            is_durable: expiry.0 > 0,
+            state: Mutex::new(SlotState {
+                session: Session::new(bounds),
+                attached: None,
+                armed: None,
+                expiry,
+                detached_at: None,
+                next_position: 1,
+                is_discarded: false,
+                overflowed: false,
+            }),
+            wake: Notify::new(),
+        }
+    }
+
+    pub(super) fn row(&self, expiry: Seconds) -> SessionRow {
+        SessionRow {
+            principal: self.key.principal.clone(),
+            client_identifier: self.key.client_identifier.clone(),
+            expiry: expiry.0,
+        }
+    }
+
+    /// The rows to delete when a message has left the session.
+    pub(super) fn forget_row(&self, pending: &Pending) -> Vec<Write> {
+        pending.row.map_or_else(Vec::new, |position| rows::delete_queued(self.number, position, pending).collect())
+    }
+}
+
+/// Locks; a panic elsewhere while it was held leaves the value as it was, which each holder here keeps consistent.
+pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,0 +1,181 @@
+//! SUBSCRIBE and UNSUBSCRIBE of one connection, and the link to the fabric on which its subscriptions live.
+
+use super::{
+    connection::{Answer, Connection, fault, fault_of},
+    fabric::{Fabric, Link},
+    gate::{Ending, Gate},
+    message::QoS,
+    packet::{RetainHandling, Subscribe, SubscribeRequest, reason},
+    persister::Ticket,
+    session::{Pending, Subscription},
+    slot::lock,
+};
+use hearthkey_core::topic::{InvalidTopic, SubscriptionFilter};
+use tokio::io::{AsyncRead, AsyncWrite};
+
+/// What is answered to a SUBSCRIBE, and what follows the answer.
+#[derive(Debug, Default)]
+pub(super) struct SubAck {
+    pub(super) packet_identifier: u16,
+    pub(super) reason_codes: Vec<u8>,
+    /// Why the first of the refused was refused.
+    pub(super) words: Option<String>,
+    /// The subscriptions that get the retained messages.
+    pub(super) want_retained: Vec<Subscription>,
+}
+
+impl SubAck {
+    fn refuse(&mut self, reason_code: u8, words: String) {
+        self.reason_codes.push(reason_code);
+        self.words.get_or_insert(words);
+    }
+}
+
+impl<G: Gate, F: Fabric, S: AsyncRead + AsyncWrite + Send> Connection<'_, G, F, S> {
+    pub(super) async fn subscribe(&mut self, subscribe: Subscribe) -> Result<(), Ending> {
+        let mut suback = SubAck { packet_identifier: subscribe.packet_identifier, ..SubAck::default() };
+        let mut tickets = Vec::new();
+        for request in subscribe.requests {
+            tickets.extend(self.subscribe_one(request, subscribe.identifier, &mut suback).await?);
+        }
+        self.answer_when(tickets, Answer::Subscribe(suback))
+    }
+
+    async fn subscribe_one(
+        &mut self,
+        request: SubscribeRequest,
+        identifier: Option<u32>,
+        suback: &mut SubAck,
+    ) -> Result<Option<Ticket>, Ending> {
+        let asked = match request.filter {
+            Ok(asked) if asked.share_name.is_none() => asked,
+            Ok(_) => {
+                suback.refuse(reason::SHARED_SUBSCRIPTIONS_NOT_SUPPORTED, "shared subscriptions are not offered".to_owned());
+                return Ok(None);
+            }
+            Err(invalid) => {
+                suback.refuse(reason::TOPIC_FILTER_INVALID, invalid.to_string());
+                return Ok(None);
+            }
+        };
+        let permit = match self.rights.authorize_subscribe(asked) {
+            Ok(permit) => permit,
+            Err(denied) => {
+                suback.refuse(reason::NOT_AUTHORIZED, denied.to_string());
+                self.denied(denied);
+                return Ok(None);
+            }
+        };
+        let mut options = request.options;
+        options.qos = options.qos.min(QoS::AtLeastOnce);
+        let filter = permit.subscription().filter.clone();
+        let max = self.front.limits.max_subscriptions;
+        let subscribed = lock(&self.slot.state).session.subscribe(filter, options, identifier, max);
+        let Ok((subscription, is_new)) = subscribed else {
+            suback.refuse(reason::QUOTA_EXCEEDED, format!("a session has at most {max} subscriptions"));
+            self.limited("too many subscriptions");
+            return Ok(None);
+        };
+        self.subscriptions_by_number.insert(subscription.number, subscription.clone());
+        let ticket = self.slot.is_durable.then(|| self.front.subscribe_durably(&self.slot, &subscription));
+        self.ensure_link().await?;
+        if is_new
+            && let Some(link) = &mut self.link
+            && link.subscribe(&permit, subscription.number).await.is_err()
+        {
+            self.relink().await?;
+        }
+        suback.reason_codes.push(options.qos as u8);
+        match options.retain_handling {
+            RetainHandling::Send => suback.want_retained.push(subscription),
+            RetainHandling::SendIfNew if is_new => suback.want_retained.push(subscription),
+            RetainHandling::SendIfNew | RetainHandling::DoNotSend => {}
+        }
+        Ok(ticket)
+    }
+
+    pub(super) fn offer_retained(&mut self, subscription: &Subscription) {
+        let found = self.front.retained_matching(&subscription.filter);
+        let mut state = lock(&self.slot.state);
+        // A client that subscribes again and again without reading gets them once.
+        if state.session.outbound.len() > self.front.limits.max_retained_messages {
+            return;
+        }
+        for routed in found {
+            state.session.outbound.offer_retained(Pending {
+                qos: routed.message.qos.min(subscription.options.qos),
+                retain: true,
+                subscription_identifiers: subscription.identifier.into_iter().collect(),
+                row: None,
+                routed,
+            });
+        }
+    }
+
+    pub(super) async fn unsubscribe(
+        &mut self,
+        packet_identifier: u16,
+        filters: Vec<Result<SubscriptionFilter, InvalidTopic>>,
+    ) -> Result<(), Ending> {
+        let mut reason_codes = Vec::with_capacity(filters.len());
+        let mut tickets = Vec::new();
+        for filter in filters {
+            let removed = match &filter {
+                Ok(asked) if asked.share_name.is_none() => lock(&self.slot.state).session.unsubscribe(&asked.filter),
+                Ok(_) => None,
+                Err(_) => {
+                    reason_codes.push(reason::TOPIC_FILTER_INVALID);
+                    continue;
+                }
+            };
+            let Some(subscription) = removed else {
+                reason_codes.push(reason::NO_SUBSCRIPTION_EXISTED);
+                continue;
+            };
+            reason_codes.push(reason::SUCCESS);
+            self.subscriptions_by_number.remove(&subscription.number);
+            if self.slot.is_durable {
+                tickets.push(self.front.unsubscribe_durably(&self.slot, &subscription));
+            }
+            if let Some(link) = &mut self.link
+                && link.unsubscribe(&subscription.filter).await.is_err()
+            {
+                self.relink().await?;
+            }
+        }
+        self.answer_when(tickets, Answer::Unsubscribe(packet_identifier, reason_codes))
+    }
+
+    pub(super) async fn ensure_link(&mut self) -> Result<(), Ending> {
+        if self.link.is_none() {
+            self.link = Some(self.front.fabric.link().await.map_err(|gone| fault_of(reason::SERVER_UNAVAILABLE, &gone))?);
+        }
+        Ok(())
+    }
+
+    /// A new link in place of a dead one or of none, with all subscriptions that the rights still cover.
+    pub(super) async fn relink(&mut self) -> Result<(), Ending> {
+        let gone = |gone| fault_of(reason::SERVER_UNAVAILABLE, &gone);
+        // Twice: the fabric may die again.
+        for _ in 0..2 {
+            let mut link = match self.link.take() {
+                Some(dead) => self.front.fabric.replace(dead).await.map_err(gone)?,
+                None => self.front.fabric.link().await.map_err(gone)?,
+            };
+            let mut alive = link.flush().await.is_ok();
+            for subscription in self.subscriptions_by_number.values() {
+                let filter = SubscriptionFilter { share_name: None, filter: subscription.filter.clone() };
+                if let Ok(permit) = self.rights.authorize_subscribe(filter)
+                    && alive
+                {
+                    alive = link.subscribe(&permit, subscription.number).await.is_ok();
+                }
+            }
+            self.link = Some(link);
+            if alive {
+                return Ok(());
+            }
+        }
+        Err(fault(reason::SERVER_UNAVAILABLE, "the message fabric died"))
+    }
+}

@@ -1,0 +1,204 @@
+//! One network connection as bytes: what has arrived, and what waits to be written, by packets. Knows nothing of their meaning.
+
+use super::{
+    limits::LINGER,
+    packet::{
+        Fault,
+        frame::{self, Frame},
+    },
+};
+use bytes::{Buf, BytesMut};
+use std::{collections::VecDeque, io};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadHalf, WriteHalf};
+
+/// The two directions of a connection.
+pub(super) struct Wire<S> {
+    pub(super) inbound: Inbound<S>,
+    pub(super) outbound: Outbox<S>,
+}
+
+/// What arrives.
+pub(super) struct Inbound<S> {
+    half: ReadHalf<S>,
+    bytes: BytesMut,
+    read_size: usize,
+}
+
+/// What waits to be written.
+pub(super) struct Outbox<S> {
+    half: WriteHalf<S>,
+    bytes: BytesMut,
+    /// What is left of each packet, the first possibly begun.
+    packets: VecDeque<usize>,
+    first_is_begun: bool,
+    needs_flush: bool,
+}
+
+/// An idle connection holds no more than this for reading; a busy one up to `LARGE_READ`.
+const SMALL_READ: usize = 1024;
+const LARGE_READ: usize = 64 * 1024;
+
+impl<S: AsyncRead + AsyncWrite> Wire<S> {
+    pub(super) fn new(stream: S) -> Self {
+        let (reader, writer) = tokio::io::split(stream);
+        Self {
+            inbound: Inbound { half: reader, bytes: BytesMut::new(), read_size: SMALL_READ },
+            outbound: Outbox {
+                half: writer,
+                bytes: BytesMut::new(),
+                packets: VecDeque::new(),
+                first_is_begun: false,
+                needs_flush: false,
+            },
+        }
+    }
+
+    /// Writes what is left and waits for the peer to close, so that a reset does not destroy the last packet on its way.
+    pub(super) async fn linger(mut self) {
+        let farewell = async {
+            self.outbound.write_all().await?;
+            self.outbound.half.shutdown().await?;
+            let mut scrap = [0; 1024];
+            while self.inbound.half.read(&mut scrap).await? > 0 {}
+            io::Result::Ok(())
+        };
+        // Whatever happens here, the connection is over.
+        let _ = tokio::time::timeout(LINGER, farewell).await;
+    }
+}
+
+impl<S: AsyncRead> Inbound<S> {
+    /// The next whole packet among what has arrived.
+    pub(super) fn next(&mut self, max_packet_bytes: usize) -> Result<Option<Frame>, Fault> {
+        frame::next(&mut self.bytes, max_packet_bytes)
+    }
+
+    /// Reads more. False at the end of the stream. May be dropped while it waits.
+    pub(super) async fn fill(&mut self) -> io::Result<bool> {
+        self.bytes.reserve(self.read_size);
+        let room = self.bytes.capacity() - self.bytes.len();
+        let read = self.half.read_buf(&mut self.bytes).await?;
+        if read == room {
+            self.read_size = (self.read_size * 2).min(LARGE_READ);
+        } else if read < self.read_size / 4 {
+            self.read_size = (self.read_size / 2).max(SMALL_READ);
+        }
+        Ok(read > 0)
+    }
+
+    /// The next whole packet, waiting for it; nothing at the end of the stream.
+    pub(super) async fn packet(&mut self, max_packet_bytes: usize) -> io::Result<Result<Option<Frame>, Fault>> {
+        loop {
+            match self.next(max_packet_bytes) {
+                Ok(None) if self.fill().await? => {}
+                result => return Ok(result),
+            }
+        }
+    }
+}
+
+impl<S: AsyncWrite> Outbox<S> {
+    /// Appends one packet.
+    pub(super) fn push<T>(&mut self, encode: impl FnOnce(&mut BytesMut) -> T) -> T {
+        let before = self.bytes.len();
+        let result = encode(&mut self.bytes);
+        if self.bytes.len() > before {
+            self.packets.push_back(self.bytes.len() - before);
+        }
+        result
+    }
+
+    /// Bytes that wait.
+    pub(super) fn len(&self) -> usize {
+        self.bytes.len()
+    }
+
+    /// Whether there is something to write or to flush.
+    pub(super) fn is_pending(&self) -> bool {
+        !self.bytes.is_empty() || self.needs_flush
+    }
+
+    /// Writes some. May be dropped while it waits.
+    pub(super) async fn write_some(&mut self) -> io::Result<()> {
+        if self.bytes.is_empty() {
+            self.half.flush().await?;
+            self.needs_flush = false;
+            return Ok(());
+        }
+        let written = self.half.write(&self.bytes).await?;
+        if written == 0 {
+            return Err(io::ErrorKind::WriteZero.into());
+        }
+        self.needs_flush = true;
+        self.advance(written);
+        Ok(())
+    }
+
+    /// Drops the packets of which nothing is written yet.
+    pub(super) fn cut(&mut self) {
+        let keep = if self.first_is_begun { self.packets.front().copied().unwrap_or(0) } else { 0 };
+        self.bytes.truncate(keep);
+        self.packets.truncate(usize::from(keep > 0));
+    }
+
+    async fn write_all(&mut self) -> io::Result<()> {
+        while self.is_pending() {
+            self.write_some().await?;
+        }
+        Ok(())
+    }
+
+    fn advance(&mut self, mut written: usize) {
+        self.bytes.advance(written);
+        while let Some(first) = self.packets.front_mut() {
+            if written < *first {
+                *first -= written;
+                self.first_is_begun |= written > 0;
+                break;
+            }
+            written -= *first;
+            self.packets.pop_front();
+            self.first_is_begun = false;
+        }
+        if self.bytes.is_empty() && self.bytes.capacity() > LARGE_READ {
+            self.bytes = BytesMut::new();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use bytes::BufMut;
+
+    #[tokio::test]
+    async fn a_cut_leaves_only_what_was_begun() {
+        let (stream, mut peer) = tokio::io::duplex(5);
+        let mut wire = Wire::new(stream);
+        for packet in [&b"abc"[..], b"defg", b"hi"] {
+            wire.outbound.push(|out| out.put_slice(packet));
+        }
+        wire.outbound.write_some().await.expect("five bytes fit");
+        wire.outbound.cut();
+        wire.outbound.push(|out| out.put_slice(b"END"));
+        tokio::spawn(wire.linger());
+        let mut text = String::new();
+        peer.read_to_string(&mut text).await.expect("text");
+        assert_eq!(text, "abcdefgEND");
+    }
+
+    #[tokio::test]
+    async fn a_cut_between_packets_leaves_nothing() {
+        let (stream, mut peer) = tokio::io::duplex(3);
+        let mut wire = Wire::new(stream);
+        for packet in [&b"abc"[..], b"defg"] {
+            wire.outbound.push(|out| out.put_slice(packet));
+        }
+        wire.outbound.write_some().await.expect("three bytes fit");
+        wire.outbound.cut();
+        tokio::spawn(wire.linger());
+        let mut text = String::new();
+        peer.read_to_string(&mut text).await.expect("text");
+        assert_eq!(text, "abc");
+    }
+}
