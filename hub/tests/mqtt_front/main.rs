@@ -1,0 +1,9 @@
+//! The MQTT front over real sockets, with a gate made by hand: each story and its opposite.
+#![allow(clippy::unwrap_used)]
+
+mod admission;
+mod bad_input;
+mod ends;
+mod messages;
+mod sessions;
+mod support;

@@ -1,0 +1,286 @@
+//! What outlives a connection, a restart and a power cut.
+
+use crate::support::*;
+use hearthkey::mqtt::{Limits, gate::Happening};
+use std::time::Duration;
+
+const TEMPERATURE: &str = "dev/lamp/tele/temperature";
+
+async fn kept_owner(home: &Home) -> Client {
+    home.connected(Connect::kept("owner")).await
+}
+
+fn session_present(client: &Client) -> bool {
+    client.connack.body[0] == 1
+}
+
+#[tokio::test]
+async fn a_kept_session_gets_what_came_while_it_was_away_in_order() {
+    let home = Home::new().await;
+    let mut owner = kept_owner(&home).await;
+    assert!(!session_present(&owner));
+    assert_eq!(owner.subscribe("dev/lamp/tele/+", 1).await, 1);
+    owner.goodbye().await;
+    let mut lamp = home.v5("lamp").await;
+    for number in 0..20 {
+        assert_eq!(lamp.publish1(TEMPERATURE, &number.to_string()).await, 0);
+    }
+    lamp.publish0(TEMPERATURE, "QoS 0 is not kept").await;
+    lamp.nothing_came().await;
+    let mut owner = kept_owner(&home).await;
+    assert!(session_present(&owner));
+    for number in 0..20 {
+        let message = owner.message().await;
+        assert_eq!((message.payload, message.qos, message.dup), (number.to_string(), 1, false));
+    }
+    owner.nothing_came().await;
+    lamp.publish1(TEMPERATURE, "live").await;
+    assert_eq!(owner.message().await.payload, "live", "the subscription still stands");
+}
+
+#[tokio::test]
+async fn mqtt_3_keeps_a_session_too_and_a_clean_one_forgets() {
+    let home = Home::new().await;
+    let kept = Connect { clean_start: false, ..Connect::v311("owner") };
+    let mut owner = home.connected(kept.clone()).await;
+    owner.subscribe("dev/lamp/tele/+", 1).await;
+    owner.goodbye().await;
+    let mut lamp = home.v5("lamp").await;
+    lamp.publish1(TEMPERATURE, "21").await;
+    let mut owner = home.connected(kept.clone()).await;
+    assert!(session_present(&owner));
+    assert_eq!(owner.message().await.payload, "21");
+    owner.goodbye().await;
+    home.connected(Connect { clean_start: true, ..kept.clone() }).await.goodbye().await;
+    lamp.publish1(TEMPERATURE, "22").await;
+    let mut owner = home.connected(kept).await;
+    assert!(!session_present(&owner));
+    owner.nothing_came().await;
+}
+
+#[tokio::test]
+async fn what_was_not_acknowledged_comes_again_and_says_so() {
+    let home = Home::new().await;
+    let mut owner = kept_owner(&home).await;
+    owner.subscribe("dev/lamp/tele/+", 1).await;
+    let mut lamp = home.v5("lamp").await;
+    for text in ["a", "b", "c"] {
+        lamp.publish1(TEMPERATURE, text).await;
+    }
+    let first = owner.message_unacknowledged().await;
+    let second = owner.message_unacknowledged().await;
+    let third = owner.message_unacknowledged().await;
+    owner.puback(second.packet_identifier).await;
+    owner.nothing_came().await;
+    drop(owner);
+    let mut owner = kept_owner(&home).await;
+    for earlier in [first, third] {
+        let again = owner.message().await;
+        assert_eq!((again.dup, again.packet_identifier, again.payload), (true, earlier.packet_identifier, earlier.payload));
+    }
+    owner.nothing_came().await;
+}
+
+#[tokio::test]
+async fn no_more_is_in_flight_than_the_client_takes() {
+    let home = Home::new().await;
+    let mut connect = Connect::v5("owner");
+    connect.properties = vec![0x21, 0, 2];
+    let mut owner = home.connected(connect).await;
+    owner.subscribe("dev/lamp/tele/+", 1).await;
+    let mut lamp = home.v5("lamp").await;
+    for number in 0..5 {
+        lamp.publish1(TEMPERATURE, &number.to_string()).await;
+    }
+    let first = owner.message_unacknowledged().await;
+    owner.message_unacknowledged().await;
+    owner.nothing_came().await;
+    owner.puback(first.packet_identifier).await;
+    assert_eq!(owner.message_unacknowledged().await.payload, "2");
+    owner.nothing_came().await;
+}
+
+#[tokio::test]
+async fn sessions_queues_and_retained_messages_survive_a_restart() {
+    let home = Home::new().await;
+    let mut owner = kept_owner(&home).await;
+    owner.subscribe_with("dev/lamp/tele/+", 1, &[0x0B, 7]).await;
+    owner.goodbye().await;
+    let mut lamp = home.v5("lamp").await;
+    let large = "x".repeat(30_000);
+    for text in ["a", &large, "c"] {
+        lamp.publish1(TEMPERATURE, text).await;
+    }
+    lamp.publish("dev/lamp/status", "online", true, &[]).await;
+    let home = home.restarted().await;
+    let mut owner = kept_owner(&home).await;
+    assert!(session_present(&owner));
+    for text in ["a", &large, "c"] {
+        let message = owner.message().await;
+        assert_eq!((message.payload.as_str(), &message.properties[..]), (text, &[0x0B, 7][..]));
+    }
+    owner.nothing_came().await;
+    assert_eq!(owner.subscribe("dev/+/status", 0).await, 0);
+    assert_eq!(owner.message().await.payload, "online");
+    // What was acknowledged does not come again after the next restart, and the subscription is still there.
+    let home = home.restarted().await;
+    let mut owner = kept_owner(&home).await;
+    owner.nothing_came().await;
+    home.v5("lamp").await.publish1(TEMPERATURE, "d").await;
+    assert_eq!(owner.message().await.payload, "d");
+}
+
+#[tokio::test]
+async fn acknowledged_means_durable() {
+    let home = Home::new().await;
+    let mut owner = kept_owner(&home).await;
+    owner.subscribe("dev/lamp/tele/+", 1).await;
+    owner.goodbye().await;
+    let mut lamp = home.v5("lamp").await;
+    home.gate.disk.set(DiskMode::Hangs);
+    for (topic, retain) in [(TEMPERATURE, false), ("dev/lamp/status", true)] {
+        let publish = lamp.publish_packet(topic, "21", 1, retain, &[]);
+        lamp.send(&publish).await;
+    }
+    // The disk hangs: a ping is answered, the publishes are not, and a power cut now would lose them.
+    lamp.nothing_came().await;
+    assert!(!kept_owner(&home.after_a_power_cut().await).await.connack.body.is_empty());
+    home.gate.disk.set(DiskMode::Works);
+    assert_eq!((lamp.puback_of(1).await, lamp.puback_of(2).await), (0, 0));
+    // Acknowledged: the same power cut loses nothing.
+    let home = home.after_a_power_cut().await;
+    let mut owner = kept_owner(&home).await;
+    assert_eq!(owner.message().await.payload, "21");
+    owner.subscribe("dev/lamp/status", 0).await;
+    assert_eq!(owner.message().await.payload, "21");
+}
+
+#[tokio::test]
+async fn what_needs_no_row_does_not_wait_for_the_disk() {
+    let home = Home::new().await;
+    let mut owner = home.v5("owner").await;
+    owner.subscribe("dev/lamp/tele/+", 1).await;
+    let mut lamp = home.v5("lamp").await;
+    home.gate.disk.set(DiskMode::Hangs);
+    assert_eq!(lamp.publish1(TEMPERATURE, "21").await, 0);
+    assert_eq!(owner.message().await.payload, "21");
+}
+
+#[tokio::test]
+async fn what_could_not_be_stored_is_not_acknowledged() {
+    let home = Home::new().await;
+    let mut lamp = home.v5("lamp").await;
+    home.gate.disk.set(DiskMode::Fails);
+    let publish = lamp.publish_packet("dev/lamp/status", "on", 1, true, &[]);
+    lamp.send(&publish).await;
+    let (code, words) = lamp.disconnected().await;
+    assert_eq!(code, 0x83);
+    assert!(words.contains("could not store"), "{words}");
+    assert_eq!(home.refusal_of_a_session().await, 0x88);
+}
+
+impl Home {
+    async fn refusal_of_a_session(&self) -> u8 {
+        let mut owner = self.stranger().await;
+        owner.send(&Connect::kept("owner").packet()).await;
+        owner.disconnected().await.0
+    }
+}
+
+#[tokio::test]
+async fn a_full_queue_drops_the_oldest_and_says_so_to_the_hub() {
+    let limits = Limits { max_queued_messages: 3, ..Limits::default() };
+    let home = Home::with(FakeGate::of_a_home(), limits).await;
+    let mut owner = kept_owner(&home).await;
+    owner.subscribe("dev/lamp/tele/+", 1).await;
+    owner.goodbye().await;
+    let mut lamp = home.v5("lamp").await;
+    for number in 0..6 {
+        lamp.publish1(TEMPERATURE, &number.to_string()).await;
+    }
+    home.gate.event(|event| matches!(&event.what, Happening::Limited { limit } if limit.contains("queue"))).await;
+    assert_eq!(home.front.stats().lost, 3);
+    let home = home.after_a_power_cut().await;
+    let mut owner = kept_owner(&home).await;
+    for number in 3..6 {
+        assert_eq!(owner.message().await.payload, number.to_string());
+    }
+    owner.nothing_came().await;
+}
+
+#[tokio::test]
+async fn queued_messages_need_the_right_at_the_moment_of_replay() {
+    let home = Home::new().await;
+    let mut owner = kept_owner(&home).await;
+    owner.subscribe("dev/#", 1).await;
+    owner.goodbye().await;
+    for id in ["lamp", "oven"] {
+        home.v5(id).await.publish1(&format!("dev/{id}/tele/x"), id).await;
+    }
+    home.gate.grant("owner", user("owner"), rights(&[], &["dev/oven/#"]), None);
+    let mut owner = kept_owner(&home).await;
+    assert_eq!(owner.message().await.payload, "oven");
+    owner.nothing_came().await;
+    // And what was withheld is gone for good.
+    home.gate.grant("owner", user("owner"), rights(&[], &["#"]), None);
+    home.reconsider(user("owner"));
+    owner.nothing_came().await;
+}
+
+#[tokio::test]
+async fn a_session_ends_when_its_time_is_over() {
+    let home = Home::new().await;
+    let mut short = Connect::kept("owner");
+    short.properties = vec![0x11, 0, 0, 0, 1];
+    let mut owner = home.connected(short.clone()).await;
+    owner.subscribe("dev/lamp/tele/+", 1).await;
+    owner.goodbye().await;
+    within(async {
+        while home.front.stats().kept_sessions > 0 {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    })
+    .await;
+    assert!(!session_present(&home.connected(Connect { clean_start: true, ..short }).await));
+    within(async {
+        while home.gate.rows().len() > 1 {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_disconnect_may_change_how_long_a_session_is_kept_but_not_revive_one() {
+    let home = Home::new().await;
+    let mut owner = kept_owner(&home).await;
+    owner.send(&[0xE0, 7, 0, 5, 0x11, 0, 0, 0, 0]).await;
+    owner.closed().await;
+    let mut owner = kept_owner(&home).await;
+    assert!(!session_present(&owner));
+    owner.nothing_came().await;
+    let mut brief = home.connected(Connect { client_identifier: "brief".to_owned(), ..Connect::v5("owner") }).await;
+    brief.send(&[0xE0, 7, 0, 5, 0x11, 0, 0, 0, 9]).await;
+    assert_eq!(brief.disconnected().await.0, 0x82);
+}
+
+#[tokio::test]
+async fn at_the_bound_of_kept_sessions_a_new_one_ends_with_its_connection_and_is_told() {
+    let limits = Limits { max_kept_sessions: 1, ..Limits::default() };
+    let home = Home::with(FakeGate::of_a_home(), limits).await;
+    let owner = kept_owner(&home).await;
+    let lamp = home.connected(Connect::kept("lamp")).await;
+    let told_zero = [0x11, 0, 0, 0, 0];
+    assert!(lamp.connack.body.windows(5).any(|window| window == told_zero), "{:?}", lamp.connack);
+    assert!(!owner.connack.body.windows(5).any(|window| window == told_zero));
+}
+
+#[tokio::test]
+async fn a_longer_expiry_than_the_hub_keeps_is_shortened_and_told() {
+    let home = Home::new().await;
+    let mut forever = Connect::kept("owner");
+    forever.properties = vec![0x11, 0xFF, 0xFF, 0xFF, 0xFF];
+    let owner = home.connected(forever).await;
+    let week = [0x11, 0, 0x09, 0x3A, 0x80];
+    assert!(owner.connack.body.windows(5).any(|window| window == week), "{:?}", owner.connack);
+}
