@@ -94,12 +94,7 @@ pub fn thermostat(id: &str) -> Arc<Rights> {
 }
 
 pub fn rights(publish: &[&str], subscribe: &[&str]) -> Arc<Rights> {
-<<<<<<< HEAD
     Arc::new(Rights::granting("test", &PermissionName::parse("all").unwrap(), publish, subscribe))
-=======
-    let owned = |filters: &[&str]| filters.iter().map(|filter| (*filter).to_owned()).collect::<Vec<_>>();
-    Arc::new(Rights::granting("test", &PermissionName::parse("all").unwrap(), &owned(publish), &owned(subscribe)))
->>>>>>> 2edae09 (Tell the stories of the MQTT front over real sockets)
 }
 
 impl FakeGate {
