@@ -94,7 +94,8 @@ pub fn thermostat(id: &str) -> Arc<Rights> {
 }
 
 pub fn rights(publish: &[&str], subscribe: &[&str]) -> Arc<Rights> {
-    Arc::new(Rights::granting("test", &PermissionName::parse("all").unwrap(), publish, subscribe))
+    let owned = |filters: &[&str]| filters.iter().map(|filter| (*filter).to_owned()).collect::<Vec<_>>();
+    Arc::new(Rights::granting("test", &PermissionName::parse("all").unwrap(), &owned(publish), &owned(subscribe)))
 }
 
 impl FakeGate {
