@@ -155,7 +155,9 @@ impl Device {
         }
         self.phase = Phase::Offline;
         self.session.disconnected();
-        if matches!(ending, Ending::Refused { reason_code: ReasonCode::NOT_AUTHORIZED, .. }) {
+        if let Ending::Refused { reason_code: ReasonCode::NOT_AUTHORIZED, .. }
+        | Ending::Disconnected { reason_code: ReasonCode::NOT_AUTHORIZED, .. } = ending
+        {
             // Perhaps our date or the issuer's name is wrong: have the hub say both before the next assertion.
             self.clock.forget();
         }
@@ -412,7 +414,10 @@ impl Device {
         if connack.reason_code != ReasonCode::SUCCESS {
             return Err(Ending::refused(connack.reason_code, connack.reason_string));
         }
-        if connack.authentication_method != METHOD || (self.clean_start && connack.session_present) {
+        if self.clean_start && connack.session_present {
+            return Err(Ending::BadPacket(DecodeError::Protocol("session present after a clean start")));
+        }
+        if connack.authentication_method != METHOD {
             return Err(Ending::BadAuthentication);
         }
         let grant = Grant::from_token_response(connack.authentication_data).map_err(|_| Ending::BadAuthentication)?;

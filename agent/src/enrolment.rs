@@ -6,7 +6,7 @@ use crate::http::{self, Authority, HttpError};
 use crate::identity::{DeviceKey, HubAddress, Identity, IdentityError, Stored};
 use crate::json::Object;
 use crate::keys::{Drbg, SecretKey};
-use crate::platform::{ConnectFailed, Platform, Transport};
+use crate::platform::{ConnectFailed, Platform, Record, Transport};
 use crate::time::Clock;
 use crate::tls::{self, HomeCa, TlsError, TrustAnchor};
 use crate::workspace::Workspace;
@@ -121,7 +121,7 @@ pub struct Enrolled {
 pub enum EnrolError {
     /// The enrolment string cannot be read.
     String(EnrolmentStringError),
-    /// The device is enrolled already; erase its identity record first.
+    /// The device is enrolled already; [erase](Identity::erase) its identity first.
     AlreadyEnrolled,
     /// The identity record cannot be read or written.
     Identity(IdentityError),
@@ -248,6 +248,10 @@ pub async fn enrol<P: Platform>(
         return Err(EnrolError::Refused(refusal(response.status, response.body)));
     }
     let (client_id, issuer) = registration(response.body).ok_or(EnrolError::BadRegistration)?;
+    if platform.load(Record::CommandSequence, &mut [0; 8]) != Ok(None) {
+        // What another hub counted means nothing to this one.
+        platform.store(Record::CommandSequence, &[0; 8]).map_err(IdentityError::Storage)?;
+    }
     let enrolled = Stored::Enrolled(Identity { key, client_id, issuer, hub: enrolment.hub.clone(), home_ca });
     enrolled.store(platform)?;
     workspace.incoming.zeroize();

@@ -96,6 +96,14 @@ impl Identity {
         }
     }
 
+    /// Erases key and enrolment, so that the device can be enrolled anew: at another hub, or after a revocation.
+    ///
+    /// # Errors
+    /// [`StorageFailed`] if the medium failed.
+    pub fn erase<P: Platform>(platform: &mut P) -> Result<(), StorageFailed> {
+        platform.store(Record::Identity, &[])
+    }
+
     /// The OAuth `client_id`, which is the device's name at the hub.
     #[must_use]
     pub fn client_id(&self) -> &str {
@@ -125,8 +133,8 @@ impl Stored {
     pub(crate) fn load<P: Platform>(platform: &mut P) -> Result<Option<Self>, IdentityError> {
         let mut bytes = Zeroizing::new([0; Identity::MAX_BYTES]);
         match platform.load(Record::Identity, &mut *bytes)? {
+            Some(0) | None => Ok(None), // never written, or erased
             Some(length) => Self::from_bytes(bytes.get(..length).unwrap_or_default()).map(Some),
-            None => Ok(None),
         }
     }
 

@@ -61,7 +61,9 @@ impl Ending {
     #[must_use]
     pub fn is_revocation(&self) -> bool {
         match self {
-            Self::Refused { reason_code: ReasonCode::NOT_AUTHORIZED, reason } => reason.ends_with("is revoked"),
+            // At the door, or when a renewal is refused.
+            Self::Refused { reason_code: ReasonCode::NOT_AUTHORIZED, reason }
+            | Self::Disconnected { reason_code: ReasonCode::NOT_AUTHORIZED, reason } => reason.ends_with("is revoked"),
             Self::Disconnected { reason_code: ReasonCode::ADMINISTRATIVE_ACTION, reason } => reason.starts_with("revoked"),
             _ => false,
         }
@@ -239,6 +241,8 @@ mod tests {
         assert!(!Ending::Tls(TlsError::Closed).is_revocation());
         assert!(!Ending::disconnected(ReasonCode::NOT_AUTHORIZED, "revoked").is_revocation());
         assert!(!Ending::refused(ReasonCode::SERVER_BUSY, "is revoked").is_revocation());
+        let renewal = "invalid_client: client lamp is revoked";
+        assert!(Ending::disconnected(ReasonCode::NOT_AUTHORIZED, renewal).is_revocation());
     }
 
     #[test]

@@ -19,7 +19,7 @@ pub trait Platform {
     /// Must not return with predictable bytes: if the source fails, do not return.
     fn entropy(&mut self, out: &mut [u8]);
 
-    /// Reads the record `key` into `out` and says how long it is; `None` if it was never stored.
+    /// Reads the record `key` into `out` and says how long it is (zero is legal); `None` if it was never stored.
     ///
     /// # Errors
     /// [`StorageFailed`] if the medium failed or the record does not fit.

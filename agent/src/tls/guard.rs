@@ -245,15 +245,16 @@ impl<'a, R: Read, W: Write> RecordGuard<'a, R, W> {
         let wanted = self.record_length().min(MAX_RECORD);
         let space = self.buffers.incoming.get_mut(self.received..wanted).unwrap_or_default();
         let outgoing = drain(&mut self.writer, &mut self.buffers.outgoing, &self.shared.waiting, &mut self.unflushed);
-        match select(self.reader.read(space), outgoing).await {
-            Either::First(Ok(0)) => Err(GuardError::Io(ErrorKind::ConnectionReset)),
-            Either::First(Ok(count)) => {
+        // Outgoing first: a hub that never pauses must not keep us from answering.
+        match select(outgoing, self.reader.read(space)).await {
+            Either::First(Err(kind)) => Err(GuardError::Io(kind)),
+            Either::First(Ok(never)) => match never {},
+            Either::Second(Ok(0)) => Err(GuardError::Io(ErrorKind::ConnectionReset)),
+            Either::Second(Ok(count)) => {
                 self.received += count;
                 Ok(())
             }
-            Either::First(Err(error)) => Err(GuardError::Io(error.kind())),
-            Either::Second(Err(kind)) => Err(GuardError::Io(kind)),
-            Either::Second(Ok(never)) => match never {},
+            Either::Second(Err(error)) => Err(GuardError::Io(error.kind())),
         }
     }
 }

@@ -3,6 +3,9 @@
 //! The engine leaves holes (it accepts a handshake without a certificate, its own verifier is lax, some records panic it);
 //! three neighbours close them: [`guard`] admits only legal records, [`hello`] compares ServerHello with the offer,
 //! [`verifier`] judges the chain and keeps the proof without which there is no [`Connection`].
+//!
+//! One hole stays: a handshake message that has no place after the handshake, sent *encrypted*, panics the engine, and only
+//! the engine can look inside. Whoever can send one holds the hub's key, and could as well command the device.
 
 mod guard;
 mod hello;

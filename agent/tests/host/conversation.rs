@@ -579,10 +579,9 @@ async fn a_packet_that_breaks_the_protocol_is_answered_with_its_reason_and_a_new
 #[tokio::test(start_paused = true)]
 async fn a_hub_that_authenticates_otherwise_is_left() {
     let token = token_response(LIFETIME);
-    let answers: [Vec<u8>; 5] = [
+    let answers: [Vec<u8>; 4] = [
         mqtt::packet(0x20, &[0, 0, 0]),
         mqtt::connack(false, b"{}", TODAY, &[]),
-        mqtt::connack(true, &token, TODAY, &[]),
         mqtt::auth(0x18, br#"{"issuer":"https://hub:8443"}"#, None),
         mqtt::auth(0, &token, None),
     ];
@@ -598,6 +597,32 @@ async fn a_hub_that_authenticates_otherwise_is_left() {
         home.run(lamp, check).await;
         assert_eq!(count(&events, "BadAuthentication"), 1, "{events:?}");
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_session_that_was_to_be_dropped_is_not_taken_over() {
+    let mut home = Home::new(26).await;
+    let (lamp, events) = lamp();
+    let check = async |hub: &mut Hub| {
+        let mut call = hub.answer().await;
+        assert!(call.connect().await.clean_start);
+        call.welcome(true, TODAY, &[]).await;
+        assert_eq!(call.packet().await, FromClient::Disconnect(0x82));
+    };
+    home.run(lamp, check).await;
+    assert_eq!(count(&events, "Connected"), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_renewal_refused_to_a_revoked_device_stops_it() {
+    let mut home = Home::new(27).await;
+    let check = async |hub: &mut Hub| {
+        let mut call = hub.let_in().await;
+        let FromClient::Auth { reason: 0x19, .. } = not_a_ping(&mut call).await else { panic!("no renewal") };
+        call.send(&mqtt::disconnect(0x87, "invalid_client: client lamp is revoked")).await;
+        assert_eq!(call.next().await, None);
+    };
+    assert_eq!(home.run(lamp().0, check).await, Some(Ended::Revoked));
 }
 
 /// A reader and a writer make progress together: the hub sends faster than it reads.
