@@ -14,7 +14,7 @@ pub fn encode(bytes: &[u8]) -> String {
 /// Exactly `N` bytes from hexadecimal digits.
 #[must_use]
 pub fn decode<const N: usize>(text: &str) -> Option<[u8; N]> {
-    if text.len() != N * 2 || !text.is_ascii() {
+    if text.len() != N * 2 || !text.bytes().all(|digit| matches!(digit, b'0'..=b'9' | b'a'..=b'f')) {
         return None;
     }
     let mut bytes = [0; N];
@@ -23,4 +23,17 @@ pub fn decode<const N: usize>(text: &str) -> Option<[u8; N]> {
         *byte = u8::from_str_radix(digits, 16).ok()?;
     }
     Some(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bytes_have_one_spelling() {
+        assert_eq!(decode(&encode(&[0, 15, 255])), Some([0, 15, 255]));
+        for bad in ["0f", "000fff00", "000FFF", "00+fff", "00 fff", "000fxx", "000f\u{e9}"] {
+            assert_eq!(decode::<3>(bad), None, "{bad}");
+        }
+    }
 }

@@ -2,9 +2,12 @@
 
 use super::*;
 use crate::{
+    audit::{AuditDraft, Outcome},
     limits::{
-        MAX_CHILDREN, MAX_DEVICES, MAX_FILTERS_PER_PROFILE, MAX_PERMISSIONS_PER_PROFILE, MAX_PROFILE_BYTES, MAX_PROFILES,
-        MAX_SCOPE_BYTES_PER_PROFILE, MAX_SECRETS_PER_CLIENT, MAX_USED_ASSERTIONS, MAX_USED_ASSERTIONS_PER_CLIENT,
+        ACCESS_TOKEN_LIFETIME_RANGE, MAX_AUDIT_KINDS, MAX_CHILDREN, MAX_DEVICES, MAX_FILTERS_PER_PROFILE, MAX_FORM_BYTES,
+        MAX_FORM_PARAMETERS, MAX_PERMISSIONS_PER_PROFILE, MAX_PROFILE_BYTES, MAX_PROFILES, MAX_SCOPE_BYTES_PER_PROFILE,
+        MAX_SCOPES, MAX_SECRETS_PER_CLIENT, MAX_TOPIC_BYTES, MAX_TOPIC_LEVELS, MAX_USED_ASSERTIONS,
+        MAX_USED_ASSERTIONS_PER_CLIENT,
     },
     oauth::ErrorCode,
     profile::InvalidProfile,
@@ -176,4 +179,50 @@ fn a_device_has_one_open_code_at_a_time() {
         }
         assert_eq!(world.registry.enrolments_by_code_hash.len(), 1);
     }
+}
+
+#[test]
+fn the_aggregated_audit_of_a_flood_fits_into_one_batch() {
+    let mut world = World::new();
+    let entry = |number: usize| {
+        let draft = AuditDraft {
+            actor: "\0".repeat(1_000),
+            action: "mqtt.authorize",
+            target: format!("{number} {}", "\"".repeat(2_000)),
+            outcome: Outcome::Denied,
+            reason: "\0".repeat(2_000),
+            count: u64::MAX,
+        };
+        (draft, "x".repeat(1_000))
+    };
+    let change = world.registry.record((0..MAX_AUDIT_KINDS).map(entry).collect(), world.now);
+    world.commit(change);
+}
+
+#[test]
+fn topics_scopes_and_forms_are_read_up_to_their_bounds() {
+    use crate::topic::{TopicFilter, TopicName};
+    let topic = |bytes: usize| "x".repeat(bytes);
+    let levels = |count: usize| vec!["x"; count].join("/");
+    for (text, good) in [
+        (topic(MAX_TOPIC_BYTES), true),
+        (topic(MAX_TOPIC_BYTES + 1), false),
+        (levels(MAX_TOPIC_LEVELS), true),
+        (levels(MAX_TOPIC_LEVELS + 1), false),
+    ] {
+        assert_eq!((TopicName::parse(&text).is_ok(), TopicFilter::parse(&text).is_ok()), (good, good), "{text}");
+    }
+    let scope = |count: usize| (0..count).map(|number| format!("p{number}")).collect::<Vec<_>>().join(" ");
+    assert!(Scope::parse(&scope(MAX_SCOPES)).is_ok());
+    assert!(Scope::parse(&scope(MAX_SCOPES + 1)).is_err());
+    let form = |count: usize| (0..count).map(|number| format!("p{number}=x")).collect::<Vec<_>>().join("&");
+    assert!(TokenRequest::parse(form(MAX_FORM_PARAMETERS).as_bytes()).is_ok());
+    assert!(TokenRequest::parse(form(MAX_FORM_PARAMETERS + 1).as_bytes()).is_err());
+    let body = |bytes: usize| format!("a={}", "x".repeat(bytes - 2));
+    assert!(TokenRequest::parse(body(MAX_FORM_BYTES).as_bytes()).is_ok());
+    assert!(TokenRequest::parse(body(MAX_FORM_BYTES + 1).as_bytes()).is_err());
+    let lifetime = |seconds: u64| Profile::from_toml(&format!("name = \"p\"\ntoken_lifetime_s = {seconds}\n[permissions]\n"));
+    let (shortest, longest) = ACCESS_TOKEN_LIFETIME_RANGE.into_inner();
+    assert!(lifetime(shortest).is_ok() && lifetime(longest).is_ok());
+    assert!(lifetime(shortest - 1).is_err() && lifetime(longest + 1).is_err());
 }
