@@ -31,7 +31,7 @@ pub struct FleetOptions {
 
 impl Default for FleetOptions {
     fn default() -> Self {
-        Self { threads: None, starting_at_once: 32 }
+        Self { threads: None, starting_at_once: 8 }
     }
 }
 
