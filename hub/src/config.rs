@@ -248,6 +248,20 @@ impl Listeners {
     }
 }
 
+impl LogLevel {
+    /// The word in the file, which tracing knows too.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Error => "error",
+            Self::Warn => "warn",
+            Self::Info => "info",
+            Self::Debug => "debug",
+            Self::Trace => "trace",
+        }
+    }
+}
+
 impl HubName {
     /// The name as text.
     #[must_use]

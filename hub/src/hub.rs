@@ -33,7 +33,9 @@ use hearthkey_core::{
     write::{Sequence, Table, Write},
 };
 use std::{
+    convert::Infallible,
     net::IpAddr,
+    pin::Pin,
     sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock, Weak},
     time::Duration,
 };
@@ -74,14 +76,14 @@ pub struct Foundation {
     pub address: Address,
 }
 
-/// Where sessions are: the MQTT front, as far as the hub needs it. Neither method blocks.
+/// Where sessions are: the MQTT front, as far as the hub needs it.
 pub trait Outlet: Send + Sync {
-    /// Judges the sessions concerned anew.
+    /// Judges the sessions concerned anew. Does not block.
     fn reconsider(&self, affected: &Affected);
-    /// Publishes a message of the hub's own.
-    fn publish(&self, permit: PublishPermit, message: Message);
-    /// How many connections a principal has now.
-    fn connections_of(&self, principal: &Principal) -> usize;
+    /// Publishes a message of the hub's own; ready when what must be kept of it is kept.
+    fn publish(&self, permit: PublishPermit, message: Message) -> Pin<Box<dyn Future<Output = Result<(), String>> + Send + '_>>;
+    /// Whether a principal has an open session now.
+    fn is_online(&self, principal: &Principal) -> bool;
 }
 
 struct Head {
@@ -249,6 +251,18 @@ impl Hub {
         };
         kept.map_err(NotDecided::Unavailable)?;
         Ok(answer)
+    }
+
+    /// As [`Hub::decide`], for a decision that policy never refuses.
+    ///
+    /// # Errors
+    /// Why the store cannot keep it.
+    pub async fn decide_always<T>(&self, decision: impl FnOnce(&Registry) -> Change<T>) -> Result<T, String> {
+        let decided = self.decide(|registry| Ok::<_, Infallible>(decision(registry))).await;
+        decided.map_err(|error| match error {
+            NotDecided::Unavailable(why) => why,
+            NotDecided::Refused(never) => match never {},
+        })
     }
 
     /// Waits until a batch is durable: an answer that rests on what others decided must not leave before theirs is kept.
@@ -420,7 +434,8 @@ impl Hub {
         let command = self.decide(decision).await?;
         if let Some(outlet) = self.seen.outlet() {
             let message = Message::at_least_once(command.payload).expiring_at(command.record.expires_at);
-            outlet.publish(PublishPermit::for_hub(topic), message);
+            let published = outlet.publish(PublishPermit::for_hub(topic), message).await;
+            published.map_err(|why| NotDecided::Unavailable(format!("the command could not be published: {why}")))?;
         }
         Ok(command.record)
     }
@@ -465,7 +480,7 @@ impl Hub {
     ///
     /// # Panics
     /// Never: `owner` is a legal name.
-    pub async fn own_locally(&self, token: Option<&str>) -> Result<Option<Secret>, NotDecided<()>> {
+    pub async fn own_locally(&self, token: Option<&str>) -> Result<Option<Secret>, String> {
         if token.is_some_and(|token| self.admit(token).is_ok()) {
             return Ok(None);
         }
@@ -473,14 +488,14 @@ impl Hub {
         let (id, secret) = Secret::generate(CredentialKind::PersonalAccessToken, &entropy::random());
         let hash = self.pepper.hash(secret.expose().as_bytes());
         let context = self.context(None, "");
-        self.decide(|registry| Ok(registry.found(owner, (id, hash), &context))).await?;
+        self.decide_always(|registry| registry.found(owner, (id, hash), &context)).await?;
         Ok(Some(secret))
     }
 
     /// Whether a principal is connected by MQTT now.
     #[must_use]
     pub fn is_connected(&self, principal: &Principal) -> bool {
-        self.seen.outlet().is_some_and(|outlet| outlet.connections_of(principal) > 0)
+        self.seen.outlet().is_some_and(|outlet| outlet.is_online(principal))
     }
 
     /// Appends audit entries about what the shell saw.
@@ -489,7 +504,7 @@ impl Hub {
             return;
         }
         let now = self.now();
-        if let Err(NotDecided::Unavailable(why)) = self.decide(|registry| Ok::<_, ()>(registry.record(entries, now))).await {
+        if let Err(why) = self.decide_always(|registry| registry.record(entries, now)).await {
             tracing::error!(why, "audit entries could not be kept");
         }
     }
@@ -499,11 +514,7 @@ impl Hub {
     /// # Errors
     /// Why they are not kept.
     pub async fn keep(&self, writes: Vec<Write>) -> Result<(), String> {
-        let kept = self.decide(|_| Ok::<_, ()>(Change { writes, answer: () })).await;
-        kept.map_err(|error| match error {
-            NotDecided::Unavailable(why) => why,
-            NotDecided::Refused(()) => String::new(),
-        })
+        self.decide_always(|_| Change { writes, answer: () }).await
     }
 
     /// Stored audit rows with numbers above `after`, at most `limit`, in order.
@@ -551,10 +562,10 @@ impl Hub {
             let context = hub.context(None, "");
             let mut more = false;
             if hub.view(|registry| !registry.sweep(&context).writes.is_empty()) {
-                let swept = hub.decide(|registry| Ok::<_, ()>(registry.sweep(&context))).await;
+                let swept = hub.decide_always(|registry| registry.sweep(&context)).await;
                 more = swept.is_ok();
-                if let Err(error) = swept {
-                    tracing::warn!(why = ?error, "what has ended could not be removed");
+                if let Err(why) = swept {
+                    tracing::warn!(why, "what has ended could not be removed");
                 }
             }
             more |= hub.trim_audit().await;
@@ -575,7 +586,7 @@ impl Hub {
         }
         match self.audit_rows(anchor, limit) {
             Ok(rows) => {
-                let trimmed = self.decide(|registry| Ok::<_, ()>(registry.trim_audit(&rows))).await;
+                let trimmed = self.decide_always(|registry| registry.trim_audit(&rows)).await;
                 trimmed.is_ok() && self.view(|registry| registry.audit_anchor().seq > anchor)
             }
             Err(error) => {

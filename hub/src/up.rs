@@ -1,0 +1,162 @@
+//! `hearthkey up`: starts the hub, says where it is, and stops it cleanly. Simulated devices are [`crate::simulate`]'s.
+
+use crate::{
+    cli::{Exit, Failure, Output, UpOptions},
+    config::{LogConfig, LogFormat},
+    server::{Server, Settings},
+    simulate,
+};
+use hearthkey_certs::HubNames;
+use std::{
+    net::{IpAddr, UdpSocket},
+    process::ExitCode,
+    time::Duration,
+};
+use tokio::signal::unix::{SignalKind, signal};
+
+/// Runs the hub until Ctrl-C, SIGTERM, or the end of `--for`.
+///
+/// # Errors
+/// [`Failure`] with the next thing to do.
+pub fn run(options: UpOptions) -> Result<ExitCode, Failure> {
+    start_logging(&options.config.log);
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| Failure::new(Exit::Refused, format!("cannot start: {error}")))?;
+    let exit = runtime.block_on(up(options))?;
+    Ok(exit.into())
+}
+
+async fn up(options: UpOptions) -> Result<Exit, Failure> {
+    let mut out = Output::new(options.format);
+    let refused = |error: &dyn std::fmt::Display| Failure::new(Exit::Refused, error.to_string());
+    let settings = settings(&options).map_err(|error| refused(&error))?;
+    let server = Server::start(settings).await.map_err(|error| refused(&error))?;
+    for warning in options.config.warnings() {
+        out.note(format!("warning: {warning}"));
+    }
+    if let Some(restored) = server.restored() {
+        out.note(format!(
+            "warning: the store was damaged; the backup {} was restored ({} rows). What was decided after it, revocations included, is gone: run `{} device list`",
+            restored.backup.display(),
+            restored.rows,
+            program()
+        ));
+    }
+    greet(&server, &options, &mut out)?;
+    let ended = end_of_run(options.run_for);
+    let exit = match options.simulate {
+        Some(devices) => simulate::run(&server, &options.data, &data_flag(&options), devices, &mut out, ended).await,
+        None => {
+            ended.await;
+            Ok(Exit::Done)
+        }
+    };
+    server.stop().await;
+    exit
+}
+
+/// What a person should type for this program.
+pub(crate) fn program() -> String {
+    std::env::args().next().unwrap_or_else(|| "hearthkey".to_owned())
+}
+
+fn greet(server: &Server, options: &UpOptions, out: &mut Output) -> Result<(), Failure> {
+    let addresses = server.addresses();
+    if options.format == crate::cli::Format::Json {
+        return out.json_line(&serde_json::json!({
+            "event": "started",
+            "first_start": server.is_first_start(),
+            "data": options.data,
+            "issuer": server.hub().issuer(),
+            "listeners": addresses,
+        }));
+    }
+    if server.is_first_start() {
+        out.line(format!("made a home CA, a signing key and the owner's context in {}", options.data.display()))?;
+    }
+    out.line(format!("https  {}", server.hub().issuer()))?;
+    out.line(format!("mqtts  {}", addresses.mqtts))?;
+    if let Some(mqtt) = addresses.mqtt {
+        out.line(format!("mqtt   {mqtt} (no TLS)"))?;
+    }
+    if options.simulate.is_none() {
+        let data = data_flag(options);
+        out.line(format!("next, in another terminal: {} device add thermostat-1 --profile thermostat{data}", program()))?;
+        out.line("Ctrl-C stops the hub")?;
+    }
+    Ok(())
+}
+
+/// ` --data DIR`, where it is not the default.
+fn data_flag(options: &UpOptions) -> String {
+    let default = crate::cli::default_data_dir().is_ok_and(|default| default == options.data);
+    if default || std::env::var_os("HEARTHKEY_DATA").is_some() {
+        String::new()
+    } else {
+        format!(" --data {}", options.data.display())
+    }
+}
+
+/// Resolves on Ctrl-C, SIGTERM, or after `run_for`.
+async fn end_of_run(run_for: Option<Duration>) {
+    let elapsed = async {
+        match run_for {
+            Some(span) => tokio::time::sleep(span).await,
+            None => std::future::pending().await,
+        }
+    };
+    let terminated = async {
+        match signal(SignalKind::terminate()) {
+            Ok(mut terminate) => drop(terminate.recv().await),
+            Err(_) => std::future::pending().await,
+        }
+    };
+    tokio::select! {
+        () = elapsed => {}
+        () = terminated => {}
+        // When the signal cannot be heard, the system ends the process by it.
+        Ok(()) = tokio::signal::ctrl_c() => {}
+    }
+}
+
+fn settings(options: &UpOptions) -> Result<Settings, hearthkey_certs::InvalidHubName> {
+    let mut names: HubNames = options.config.hub_names()?;
+    let on_lan = !options.listeners.https.ip().is_loopback() || !options.listeners.mqtts.ip().is_loopback();
+    let mut host = options.config.names.first().map(|name| name.as_str().to_owned());
+    if on_lan {
+        if let Some(address) = address_in_lan() {
+            names.add_address(address)?;
+            host.get_or_insert_with(|| address.to_string());
+        }
+        if let Some(hostname) = hostname::get().ok().and_then(|name| name.into_string().ok()) {
+            // A host name that is no DNS name cannot stand in a certificate, and nobody could resolve it.
+            let _ = names.add(&hostname).and_then(|()| names.add(&format!("{hostname}.local")));
+        }
+    }
+    Ok(Settings {
+        data: options.data.clone(),
+        listeners: options.listeners,
+        names,
+        host: host.unwrap_or_else(|| "localhost".to_owned()),
+        issuer: None,
+    })
+}
+
+/// The address that this machine would use in its network. A connected UDP socket sends nothing.
+fn address_in_lan() -> Option<IpAddr> {
+    let socket = UdpSocket::bind("0.0.0.0:0").ok()?;
+    socket.connect("192.0.2.1:9").ok()?;
+    socket.local_addr().ok().map(|address| address.ip()).filter(|address| !address.is_unspecified())
+}
+
+fn start_logging(config: &LogConfig) {
+    // rumqttd's span per publish costs 40 % of its throughput.
+    let filter = format!("{},rumqttd=off,hyper=warn,h2=warn,rustls=warn,sled=warn", config.level.as_str());
+    let subscriber = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false);
+    match config.format {
+        LogFormat::Text => subscriber.with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr())).init(),
+        LogFormat::Json => subscriber.json().init(),
+    }
+}
