@@ -6,6 +6,7 @@
 pub mod audit;
 pub mod audit_flood;
 pub mod claims;
+pub mod device_authorization;
 pub mod device_id;
 pub mod hex;
 pub mod jwt;

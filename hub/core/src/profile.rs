@@ -195,13 +195,14 @@ impl Profile {
     }
 }
 
-const SHIPPED: [&str; 6] = [
+const SHIPPED: [&str; 7] = [
     include_str!("../profiles/thermostat.toml"),
     include_str!("../profiles/sensor.toml"),
     include_str!("../profiles/switch.toml"),
     include_str!("../profiles/gateway.toml"),
     include_str!("../profiles/tasmota.toml"),
     include_str!("../profiles/home-assistant.toml"),
+    include_str!("../profiles/service.toml"),
 ];
 
 impl FilterTemplate {

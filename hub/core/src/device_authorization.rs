@@ -1,0 +1,264 @@
+//! Asking from a device without a keyboard, or from another machine: RFC 8628. Codes in, a grant out.
+//!
+//! Owns who waits, under which code, and how often they may ask. Kept in memory only: whoever waits while the hub restarts
+//! asks anew. Knows no clock and no randomness, nor what is granted.
+
+use crate::{Seconds, UnixTime, secret::SecretHash};
+use std::{collections::BTreeMap, fmt};
+
+/// How long somebody may wait for an approval.
+pub const WAIT: Seconds = Seconds::minutes(10);
+/// How often a waiting client may ask (RFC 8628 section 3.5: 5 s, and 5 more each time it was too fast).
+pub const INTERVAL: Seconds = Seconds(5);
+/// Most that wait at a time: a person approves one by one, and more is a flood.
+pub const MAX_WAITING: usize = 64;
+
+/// RFC 8628 section 6.1: consonants only, none that looks like another, none that makes a word.
+const ALPHABET: &[u8; 20] = b"BCDFGHJKLMNPQRSTVWXZ";
+
+/// What a person compares and types: eight letters, shown as `WDJB-MJHT`; 34 bits, guarded by a limit on guesses.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct UserCode([u8; 8]);
+
+/// Those who wait. `W` is what they want, `G` what they are granted.
+#[derive(Debug)]
+pub struct DeviceAuthorizations<W, G> {
+    waiting_by_device_code: BTreeMap<String, Waiting<W, G>>,
+}
+
+#[derive(Debug)]
+struct Waiting<W, G> {
+    user_code: UserCode,
+    wanted: W,
+    expires_at: UnixTime,
+    interval: Seconds,
+    next_poll_at: UnixTime,
+    answer: Answer<G>,
+}
+
+#[derive(Debug)]
+enum Answer<G> {
+    None,
+    Granted(G),
+    Denied,
+}
+
+/// What a poll is answered (RFC 8628 section 3.5).
+#[derive(Debug, PartialEq, Eq)]
+pub enum Poll<G> {
+    /// `authorization_pending`.
+    Pending,
+    /// `slow_down`: too soon; the interval has grown.
+    SlowDown {
+        /// Wait this long before asking again.
+        interval: Seconds,
+    },
+    /// `access_denied`.
+    Denied,
+    /// `expired_token`: too late, granted already, or never asked.
+    Expired,
+    /// Once.
+    Granted(G),
+}
+
+/// Why nobody can be put on the list now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum CannotWait {
+    /// [`MAX_WAITING`].
+    #[error("{MAX_WAITING} requests wait for approval already; try again later")]
+    TooMany,
+    /// Another waits under the same code: once in 25 thousand million.
+    #[error("the code is taken; ask again")]
+    CodeTaken,
+}
+
+impl UserCode {
+    /// A code from randomness; the bias of 16 bits over 20 letters is under one in three thousand.
+    #[must_use]
+    pub fn from_random(randomness: [u8; 16]) -> Self {
+        let mut letters = [0; 8];
+        for (letter, pair) in letters.iter_mut().zip(randomness.chunks_exact(2)) {
+            let number = usize::from(u16::from_be_bytes([pair[0], pair[1]]));
+            *letter = ALPHABET[number % ALPHABET.len()];
+        }
+        Self(letters)
+    }
+
+    /// A code as a person types it: any case, with or without the hyphen or spaces.
+    #[must_use]
+    pub fn parse(text: &str) -> Option<Self> {
+        let letters: Vec<u8> =
+            text.bytes().filter(|byte| !b"- ".contains(byte)).map(|byte| byte.to_ascii_uppercase()).take(9).collect();
+        let letters: [u8; 8] = letters.try_into().ok()?;
+        letters.iter().all(|letter| ALPHABET.contains(letter)).then_some(Self(letters))
+    }
+}
+
+impl<W, G> Default for DeviceAuthorizations<W, G> {
+    fn default() -> Self {
+        Self { waiting_by_device_code: BTreeMap::new() }
+    }
+}
+
+impl<W, G> DeviceAuthorizations<W, G> {
+    /// Puts somebody on the list until [`WAIT`] is over.
+    ///
+    /// # Errors
+    /// [`CannotWait`].
+    pub fn start(&mut self, device_code: &SecretHash, user_code: UserCode, wanted: W, now: UnixTime) -> Result<(), CannotWait> {
+        self.waiting_by_device_code.retain(|_, waiting| now < waiting.expires_at);
+        if self.waiting_by_device_code.len() >= MAX_WAITING {
+            return Err(CannotWait::TooMany);
+        }
+        if self.waiting_by_device_code.values().any(|waiting| waiting.user_code == user_code) {
+            return Err(CannotWait::CodeTaken);
+        }
+        let waiting = Waiting {
+            user_code,
+            wanted,
+            expires_at: now.plus(WAIT),
+            interval: INTERVAL,
+            next_poll_at: now,
+            answer: Answer::None,
+        };
+        self.waiting_by_device_code.insert(device_code.to_hex(), waiting);
+        Ok(())
+    }
+
+    /// Those who wait for an answer, with their codes.
+    pub fn waiting(&self, now: UnixTime) -> impl Iterator<Item = (&UserCode, &W)> {
+        let open = move |waiting: &&Waiting<W, G>| now < waiting.expires_at && matches!(waiting.answer, Answer::None);
+        self.waiting_by_device_code.values().filter(open).map(|waiting| (&waiting.user_code, &waiting.wanted))
+    }
+
+    /// What the one wants who waits under a code.
+    #[must_use]
+    pub fn wanted(&self, user_code: &UserCode, now: UnixTime) -> Option<&W> {
+        self.waiting(now).find(|(code, _)| *code == user_code).map(|(_, wanted)| wanted)
+    }
+
+    /// Answers the one who waits under a code: a grant, or `None` for a denial. False if nobody waits.
+    pub fn answer(&mut self, user_code: &UserCode, grant: Option<G>, now: UnixTime) -> bool {
+        let open = |waiting: &&mut Waiting<W, G>| {
+            waiting.user_code == *user_code && now < waiting.expires_at && matches!(waiting.answer, Answer::None)
+        };
+        match self.waiting_by_device_code.values_mut().find(open) {
+            Some(waiting) => {
+                waiting.answer = grant.map_or(Answer::Denied, Answer::Granted);
+                true
+            }
+            None => false,
+        }
+    }
+
+    /// Asks for the answer. A grant is handed out once.
+    pub fn poll(&mut self, device_code: &SecretHash, now: UnixTime) -> Poll<G> {
+        let key = device_code.to_hex();
+        let Some(waiting) = self.waiting_by_device_code.get_mut(&key).filter(|waiting| now < waiting.expires_at) else {
+            return Poll::Expired;
+        };
+        if now < waiting.next_poll_at {
+            waiting.interval = Seconds(waiting.interval.0 + INTERVAL.0);
+            waiting.next_poll_at = now.plus(waiting.interval);
+            return Poll::SlowDown { interval: waiting.interval };
+        }
+        waiting.next_poll_at = now.plus(waiting.interval);
+        if matches!(waiting.answer, Answer::None) {
+            return Poll::Pending;
+        }
+        match self.waiting_by_device_code.remove(&key).map(|waiting| waiting.answer) {
+            Some(Answer::Granted(grant)) => Poll::Granted(grant),
+            Some(Answer::Denied) => Poll::Denied,
+            Some(Answer::None) | None => Poll::Expired,
+        }
+    }
+}
+
+impl fmt::Display for UserCode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (place, letter) in self.0.iter().enumerate() {
+            let separator = if place == 4 { "-" } else { "" };
+            write!(f, "{separator}{}", char::from(*letter))?;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::secret::Pepper;
+
+    const NOW: UnixTime = UnixTime(1_780_000_000);
+
+    fn hash(text: &str) -> SecretHash {
+        Pepper::new([0; 32]).hash(text.as_bytes())
+    }
+
+    fn code(seed: u8) -> UserCode {
+        UserCode::from_random([seed; 16])
+    }
+
+    #[test]
+    fn who_is_approved_is_granted_once() {
+        let mut list = DeviceAuthorizations::<&str, &str>::default();
+        list.start(&hash("d"), code(1), "join", NOW).expect("room");
+        assert_eq!(list.poll(&hash("d"), NOW), Poll::Pending);
+        assert_eq!(list.wanted(&code(1), NOW), Some(&"join"));
+        assert!(list.answer(&code(1), Some("granted"), NOW));
+        assert!(!list.answer(&code(1), None, NOW), "one answer");
+        let later = NOW.plus(INTERVAL);
+        assert_eq!(list.poll(&hash("other"), later), Poll::Expired);
+        assert_eq!(list.poll(&hash("d"), later), Poll::Granted("granted"));
+        assert_eq!(list.poll(&hash("d"), later.plus(INTERVAL)), Poll::Expired);
+    }
+
+    #[test]
+    fn who_is_denied_or_too_late_gets_nothing() {
+        let mut list = DeviceAuthorizations::<(), ()>::default();
+        list.start(&hash("a"), code(1), (), NOW).expect("room");
+        list.start(&hash("b"), code(2), (), NOW).expect("room");
+        assert!(list.answer(&code(1), None, NOW));
+        assert_eq!(list.poll(&hash("a"), NOW), Poll::Denied);
+        assert!(!list.answer(&code(2), Some(()), NOW.plus(WAIT)));
+        assert_eq!(list.poll(&hash("b"), NOW.plus(WAIT)), Poll::Expired);
+    }
+
+    #[test]
+    fn who_asks_too_often_must_wait_longer_each_time() {
+        let mut list = DeviceAuthorizations::<(), ()>::default();
+        list.start(&hash("a"), code(1), (), NOW).expect("room");
+        assert_eq!(list.poll(&hash("a"), NOW), Poll::Pending);
+        assert_eq!(list.poll(&hash("a"), NOW.plus(Seconds(4))), Poll::SlowDown { interval: Seconds(10) });
+        assert_eq!(list.poll(&hash("a"), NOW.plus(Seconds(9))), Poll::SlowDown { interval: Seconds(15) });
+        assert_eq!(list.poll(&hash("a"), NOW.plus(Seconds(24))), Poll::Pending);
+    }
+
+    #[test]
+    fn the_list_is_bounded_and_empties_itself() {
+        let mut list = DeviceAuthorizations::<(), ()>::default();
+        let user_code = |number: usize| {
+            let mut randomness = [0; 16];
+            randomness[1] = u8::try_from(number % 20).expect("small");
+            randomness[3] = u8::try_from(number / 20).expect("small");
+            UserCode::from_random(randomness)
+        };
+        for number in 0..MAX_WAITING {
+            list.start(&hash(&number.to_string()), user_code(number), (), NOW).expect("room");
+        }
+        assert_eq!(list.start(&hash("x"), code(9), (), NOW), Err(CannotWait::TooMany));
+        assert_eq!(list.start(&hash("x"), code(9), (), NOW.plus(WAIT)), Ok(()));
+        assert_eq!(list.waiting(NOW.plus(WAIT)).count(), 1);
+    }
+
+    #[test]
+    fn a_code_reads_back_however_it_is_typed() {
+        let code = UserCode::from_random([3, 200, 7, 9, 1, 0, 255, 255, 4, 4, 9, 13, 77, 1, 2, 3]);
+        let shown = code.to_string();
+        assert_eq!(UserCode::parse(&shown), Some(code.clone()));
+        assert_eq!(UserCode::parse(&shown.to_lowercase().replace('-', " ")), Some(code));
+        for bad in ["", "AEIO-UYAA", "BCDF-GHJ", "BCDF-GHJKL", "ÄÄÄÄ"] {
+            assert_eq!(UserCode::parse(bad), None, "{bad}");
+        }
+    }
+}
