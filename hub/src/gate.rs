@@ -62,11 +62,11 @@ impl Gate for HubGate {
         _client_identifier: &str,
         _user_name: Option<&str>,
         password: &[u8],
-        _peer: SocketAddr,
+        peer: SocketAddr,
     ) -> Result<Admission, Refusal> {
         let bearer = std::str::from_utf8(password)
             .map_err(|_| refusal(OAuthError::new(ErrorCode::InvalidToken, "the password is no text")))?;
-        let (authority, standing) = self.hub.admit(bearer).map_err(refusal)?;
+        let (authority, standing) = self.hub.admit(bearer, Some(peer.ip())).map_err(refusal)?;
         Ok(Admission { authority, standing, token_response: None })
     }
 

@@ -10,13 +10,15 @@ use crate::{
     enrolment_string::{self, Address},
     entropy,
     mqtt::{gate::Affected, message::Message},
-    signing_key::SigningKey,
+    passwords::Passwords,
+    signing_key::SigningKeys,
     store::{Row, Store, StoreError},
 };
+use arc_swap::ArcSwap;
 use base64ct::{Base64UrlUnpadded, Encoding};
 use hearthkey_core::{
     DeviceId, Seconds, UnixTime,
-    audit::ChainHead,
+    audit::{AuditDraft, ChainHead, Outcome},
     audit_flood::Entry,
     claims::{ACCESS_TOKEN_TYPE, AccessTokenVerifier},
     jwt::Jwk,
@@ -27,8 +29,8 @@ use hearthkey_core::{
         RegistrationRefused, RegistrationRequest, Registry, SendCommands, UserPermit,
     },
     rights::PublishPermit,
-    secret::{CredentialKind, Pepper, PresentedCredential, Secret},
-    session::{Authority, EndReason, Principal, Standing},
+    secret::{CredentialKind, Pepper, PresentedCredential, Secret, SecretHash},
+    session::{Authority, CredentialId, EndReason, Principal, Standing},
     topic::TopicName,
     write::{Sequence, Table, Write},
 };
@@ -54,12 +56,22 @@ pub struct Hub {
     head: Mutex<Head>,
     seen: Arc<Seen>,
     pepper: Pepper,
-    signing_key: SigningKey,
-    verifier: AccessTokenVerifier,
+    data: DataDir,
+    signing: ArcSwap<Signing>,
+    /// One rotation at a time.
+    rotating: tokio::sync::Mutex<()>,
+    issuer: String,
+    passwords: Passwords,
     /// The issuer, the token endpoint, and earlier issuers: what an assertion may name as its audience.
     audiences: Vec<String>,
     ca_sha256: [u8; 32],
     address: Address,
+}
+
+/// What signs and verifies access tokens at the moment.
+struct Signing {
+    keys: SigningKeys,
+    verifier: AccessTokenVerifier,
 }
 
 /// What the hub stands on.
@@ -157,13 +169,9 @@ impl Hub {
     pub fn start(foundation: Foundation) -> Result<(Arc<Self>, Vec<Row>), StartError> {
         let Foundation { store, data, ca_sha256, issuers, address } = foundation;
         let (registry, mqtt_rows) = rebuild(&*store)?;
-        let signing_key = SigningKey::load_or_create(&data)?;
+        let now = clock::now();
         let issuer = issuers.first().cloned().unwrap_or_default();
-        let verifier = AccessTokenVerifier {
-            keys: vec![signing_key.public_key().clone()],
-            issuer: issuer.clone(),
-            audience: issuer.clone(),
-        };
+        let signing = Signing::new(SigningKeys::load_or_create(&data, now)?, &issuer, now);
         let audiences = issuers.iter().flat_map(|issuer| [issuer.clone(), format!("{issuer}/oauth2/token")]).collect();
         let sequence = store.last_sequence();
         let seen = Seen {
@@ -178,8 +186,11 @@ impl Hub {
             head: Mutex::new(Head { registry, sequence }),
             seen: Arc::new(seen),
             pepper: Pepper::new(data.pepper()?),
-            signing_key,
-            verifier,
+            signing: ArcSwap::from_pointee(signing),
+            rotating: tokio::sync::Mutex::new(()),
+            issuer,
+            passwords: Passwords::default(),
+            data,
             audiences,
             ca_sha256,
             address,
@@ -201,7 +212,7 @@ impl Hub {
     /// The issuer of access tokens.
     #[must_use]
     pub fn issuer(&self) -> &str {
-        &self.verifier.issuer
+        &self.issuer
     }
 
     /// Where devices reach the hub.
@@ -300,19 +311,21 @@ impl Hub {
         self.head.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Who holds a bearer credential: an access token, a personal access token or an API key, good at this moment.
+    /// Who holds a bearer credential that came from an address: an access token, a personal access token or an API key, good
+    /// at this moment.
     ///
     /// # Errors
     /// `invalid_token`; the evidence says why.
-    pub fn authenticate_bearer(&self, bearer: &str) -> Result<Authority, OAuthError> {
-        self.admit(bearer).map(|(authority, _)| authority)
+    pub fn authenticate_bearer(self: &Arc<Self>, bearer: &str, source: IpAddr) -> Result<Authority, OAuthError> {
+        self.admit(bearer, Some(source)).map(|(authority, _)| authority)
     }
 
-    /// As [`Hub::authenticate_bearer`], with what the authority amounts to.
+    /// As [`Hub::authenticate_bearer`], with what the authority amounts to. Without a source (the hub itself asks) a
+    /// credential that is bound to networks is refused, and the use is not noted.
     ///
     /// # Errors
     /// `invalid_token`; the evidence says why.
-    pub fn admit(&self, bearer: &str) -> Result<(Authority, Standing), OAuthError> {
+    pub fn admit(self: &Arc<Self>, bearer: &str, source: Option<IpAddr>) -> Result<(Authority, Standing), OAuthError> {
         let now = clock::now();
         let refused = |evidence: String| OAuthError {
             code: ErrorCode::InvalidToken,
@@ -321,13 +334,63 @@ impl Hub {
         };
         let authority = if bearer.starts_with("hk_") {
             let presented = PresentedCredential::parse(bearer).map_err(|why| refused(why.to_string()))?;
-            let authority = self.view(|registry| registry.authenticate_credential(&presented, &self.pepper));
-            authority.ok_or_else(|| refused(format!("credential {} is unknown or its secret is wrong", presented.id)))?
+            self.admit_credential(&presented, source).map_err(refused)?
         } else {
-            self.verifier.verify(bearer, now).map_err(|why| refused(why.to_string()))?.authority()
+            self.signing.load().verifier.verify(bearer, now).map_err(|why| refused(why.to_string()))?.authority()
         };
         let standing = self.judge_at(&authority, now).map_err(|end| refused(end.reason_string()))?;
         Ok((authority, standing))
+    }
+
+    fn admit_credential(
+        self: &Arc<Self>,
+        presented: &PresentedCredential<'_>,
+        source: Option<IpAddr>,
+    ) -> Result<Authority, String> {
+        enum Noted {
+            Known,
+            Used,
+            Stolen,
+        }
+        let context = self.context(source, "");
+        let id: CredentialId = presented.id.into();
+        let (authority, noted) = self.view(|registry| {
+            let authority = registry.authenticate_credential(presented, &self.pepper);
+            let authority = authority.ok_or_else(|| format!("credential {id} is unknown or its secret is wrong"))?;
+            let record = registry.credential(&id).ok_or_else(|| format!("credential {id} is gone"))?;
+            let from_there = source.map_or(record.networks.is_empty(), |source| record.may_come_from(source));
+            if !from_there {
+                return Err(format!("credential {id} may not be used from {}", context.source));
+            }
+            let noted = if record.replaced_at.is_some() {
+                Noted::Stolen
+            } else if source.is_some() && registry.note_use(&id, &context).is_some() {
+                Noted::Used
+            } else {
+                Noted::Known
+            };
+            Ok((authority, noted))
+        })?;
+        let hub = Arc::clone(self);
+        match noted {
+            Noted::Known => {}
+            // Neither waits: the answer does not rest on it.
+            Noted::Used => drop(tokio::spawn(async move {
+                let kept = hub.decide(|registry| registry.note_use(&id, &context).ok_or(())).await;
+                if let Err(NotDecided::Unavailable(why)) = kept {
+                    tracing::warn!(why, "the use of a credential could not be noted");
+                }
+            })),
+            Noted::Stolen => {
+                tracing::warn!(credential = %id, source = context.source, "a replaced token was used: its family ends");
+                drop(tokio::spawn(async move {
+                    if let Err(why) = hub.decide_always(|registry| registry.revoke_family(&id, &context)).await {
+                        tracing::error!(why, "a family of tokens could not be revoked");
+                    }
+                }));
+            }
+        }
+        Ok(authority)
     }
 
     /// What an authority amounts to now.
@@ -360,7 +423,7 @@ impl Hub {
         let issued: IssuedToken = issued.map_err(unavailable)?;
         let authority = issued.authority();
         let json = serde_json::json!({
-            "access_token": self.signing_key.sign(ACCESS_TOKEN_TYPE, &issued.claims),
+            "access_token": self.signing.load().keys.current().sign(ACCESS_TOKEN_TYPE, &issued.claims),
             "token_type": "Bearer",
             "expires_in": issued.expires_in,
             "scope": issued.claims.scope,
@@ -392,7 +455,45 @@ impl Hub {
     /// The public keys that verify access tokens (RFC 7517).
     #[must_use]
     pub fn jwks(&self) -> serde_json::Value {
-        serde_json::json!({ "keys": [self.signing_key.to_jwk()] })
+        self.signing.load().keys.jwks(clock::now())
+    }
+
+    /// Makes another signing key and goes on with it; the one before it verifies until its last token has ended.
+    ///
+    /// # Errors
+    /// Why not; then the key before stays in use.
+    pub async fn rotate_signing_key(&self, actor: &str, context: &Context) -> Result<(), String> {
+        let _turn = self.rotating.lock().await;
+        let signing = self.signing.load_full();
+        let (data, issuer, now) = (self.data.clone(), self.issuer.clone(), context.now);
+        let rotated = tokio::task::spawn_blocking(move || {
+            signing.keys.rotated(&data, now).map(|keys| Signing::new(keys, &issuer, now)).map_err(|error| error.to_string())
+        });
+        self.signing.store(Arc::new(rotated.await.map_err(|error| error.to_string())??));
+        let entry = AuditDraft {
+            actor: actor.to_owned(),
+            action: "signing_key.rotate",
+            target: "hub".to_owned(),
+            outcome: Outcome::Success,
+            reason: String::new(),
+            count: 1,
+        };
+        self.record(vec![(entry, context.source.clone())]).await;
+        Ok(())
+    }
+
+    /// Hashes and verifies people's passwords.
+    #[must_use]
+    pub fn passwords(&self) -> &Passwords {
+        &self.passwords
+    }
+
+    /// A fresh credential: its id and hash to keep, its text to show once.
+    #[must_use]
+    pub fn new_credential(&self, kind: CredentialKind) -> ((CredentialId, SecretHash), Secret) {
+        let (id, secret) = Secret::generate(kind, &entropy::random());
+        let hash = self.pepper.hash(secret.expose().as_bytes());
+        ((id, hash), secret)
     }
 
     /// A fresh enrolment code: what the registry keeps, and the string to show.
@@ -407,8 +508,7 @@ impl Hub {
     /// A fresh client secret: what the registry keeps, and the text to show.
     #[must_use]
     pub fn new_client_secret(&self) -> (NewEnrolment, ShownOnce) {
-        let (id, secret) = Secret::generate(CredentialKind::ClientSecret, &entropy::random());
-        let hash = self.pepper.hash(secret.expose().as_bytes());
+        let ((id, hash), secret) = self.new_credential(CredentialKind::ClientSecret);
         (NewEnrolment::Secret(id, hash), ShownOnce::ClientSecret(secret))
     }
 
@@ -480,15 +580,14 @@ impl Hub {
     ///
     /// # Panics
     /// Never: `owner` is a legal name.
-    pub async fn own_locally(&self, token: Option<&str>) -> Result<Option<Secret>, String> {
-        if token.is_some_and(|token| self.admit(token).is_ok()) {
+    pub async fn own_locally(self: &Arc<Self>, token: Option<&str>) -> Result<Option<Secret>, String> {
+        if token.is_some_and(|token| self.admit(token, None).is_ok()) {
             return Ok(None);
         }
         let owner = DeviceId::parse("owner").expect("legal");
-        let (id, secret) = Secret::generate(CredentialKind::PersonalAccessToken, &entropy::random());
-        let hash = self.pepper.hash(secret.expose().as_bytes());
+        let (fresh, secret) = self.new_credential(CredentialKind::PersonalAccessToken);
         let context = self.context(None, "");
-        self.decide_always(|registry| registry.found(owner, (id, hash), &context)).await?;
+        self.decide_always(|registry| registry.found(owner, fresh, &context)).await?;
         Ok(Some(secret))
     }
 
@@ -569,6 +668,11 @@ impl Hub {
                 }
             }
             more |= hub.trim_audit().await;
+            if hub.signing.load().keys.rotation_due(context.now)
+                && let Err(why) = hub.rotate_signing_key("hub", &context).await
+            {
+                tracing::error!(why, "the signing key could not be rotated");
+            }
             drop(hub);
             // One batch at a time, so that others are served in between; but all that there is.
             if !more {
@@ -610,6 +714,17 @@ impl Hub {
             }
             Err(error) => tracing::error!(%error, "the store cannot be reopened yet"),
         }
+    }
+}
+
+impl Signing {
+    fn new(keys: SigningKeys, issuer: &str, now: UnixTime) -> Self {
+        let verifier = AccessTokenVerifier {
+            keys: keys.public_keys(now).cloned().collect(),
+            issuer: issuer.to_owned(),
+            audience: issuer.to_owned(),
+        };
+        Self { keys, verifier }
     }
 }
 
@@ -715,7 +830,7 @@ mod tests {
         let root = temp.path().join("data");
         let hub = start(&root);
         let token = hub.own_locally(None).await.expect("kept").expect("made");
-        let authority = hub.authenticate_bearer(token.expose()).expect("the owner");
+        let authority = hub.authenticate_bearer(token.expose(), IpAddr::from([127, 0, 0, 1])).expect("the owner");
         let permit = hub.view(|registry| registry.permit_user::<ManageDevices>(&authority, hub.now())).expect("the owner may");
         let new = NewDevice {
             id: DeviceId::parse("lamp").expect("legal"),
@@ -739,7 +854,7 @@ mod tests {
             hub.own_locally(Some(token.expose())).await.expect("nothing to keep").is_none(),
             "the token still acts for the owner"
         );
-        assert!(hub.authenticate_bearer("hk_pat_nonsense").is_err());
+        assert!(hub.authenticate_bearer("hk_pat_nonsense", IpAddr::from([127, 0, 0, 1])).is_err());
         let rows = hub.audit_rows(0, 100).expect("readable");
         let (anchor, head) = hub.audit_chain();
         assert_eq!(hearthkey_core::audit::verify(&anchor, rows.iter().map(Vec::as_slice), &head), Ok(head.seq));

@@ -12,6 +12,7 @@ pub mod gate;
 pub mod http;
 pub mod hub;
 pub mod mqtt;
+pub mod passwords;
 pub mod server;
 pub mod signing_key;
 mod simulate;

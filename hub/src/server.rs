@@ -300,7 +300,7 @@ async fn back_up_daily(store: Weak<SledStore>) {
 }
 
 /// Writes what the command line on this machine needs: where the hub is, whom to trust, the owner's token.
-async fn write_local_context(hub: &Hub, data: &DataDir, https: SocketAddr) -> Result<(), ServerError> {
+async fn write_local_context(hub: &Arc<Hub>, data: &DataDir, https: SocketAddr) -> Result<(), ServerError> {
     let token_file = data.contexts().join("local.token");
     let token = fs::read_to_string(&token_file).ok().map(Zeroizing::new);
     let fresh = hub.own_locally(token.as_ref().map(|token| token.trim())).await;

@@ -160,11 +160,11 @@ fn telemetry_line(topic: &str, payload: &[u8]) -> Option<SimLine> {
 }
 
 /// The owner, by the token that lies beside the data.
-fn owner(hub: &Hub, data: &Path) -> Result<Authority, Failure> {
+fn owner(hub: &Arc<Hub>, data: &Path) -> Result<Authority, Failure> {
     let file = data.join("contexts").join("local.token");
     let token = std::fs::read_to_string(&file).map(zeroize::Zeroizing::new);
     let token = token.map_err(|error| failed(format!("cannot read {}: {error}", file.display())))?;
-    hub.authenticate_bearer(token.trim()).map_err(failed)
+    hub.admit(token.trim(), None).map(|(authority, _)| authority).map_err(failed)
 }
 
 /// Adds the device, or enrols it anew, unless it has its key from an earlier run.
