@@ -118,7 +118,10 @@ fn refusal(error: OAuthError) -> Refusal {
         | ErrorCode::InvalidTarget
         | ErrorCode::InvalidToken
         | ErrorCode::InsufficientScope
-        | ErrorCode::InvalidClientMetadata => RefusalKind::BadCredentials,
+        | ErrorCode::InvalidClientMetadata
+        | ErrorCode::AuthorizationPending
+        | ErrorCode::AccessDenied
+        | ErrorCode::ExpiredToken => RefusalKind::BadCredentials,
     };
     Refusal { error: error.code.as_str().to_owned(), description: error.description, kind }
 }

@@ -5,6 +5,7 @@
 //! store fails, nothing more is decided until it was reopened and both were rebuilt from it.
 
 use crate::{
+    approvals::Approvals,
     clock,
     data_dir::DataDir,
     enrolment_string::{self, Address},
@@ -25,10 +26,11 @@ use hearthkey_core::{
     oauth::{BasicCredentials, ErrorCode, OAuthError, TokenRequest},
     profile::CommandName,
     registry::{
-        Acknowledgement, Change, CommandRecord, CommandRefused, Context, IssuedToken, NewEnrolment, Registered,
+        Acknowledgement, AuthenticatedClient, Change, CommandRecord, CommandRefused, Context, IssuedToken, NewEnrolment, Registered,
         RegistrationRefused, RegistrationRequest, Registry, SendCommands, UserPermit,
     },
     rights::PublishPermit,
+    scope::Scope,
     secret::{CredentialKind, Pepper, PresentedCredential, Secret, SecretHash},
     session::{Authority, CredentialId, EndReason, Principal, Standing},
     topic::TopicName,
@@ -62,6 +64,7 @@ pub struct Hub {
     rotating: tokio::sync::Mutex<()>,
     issuer: String,
     passwords: Passwords,
+    approvals: Approvals,
     /// The issuer, the token endpoint, and earlier issuers: what an assertion may name as its audience.
     audiences: Vec<String>,
     ca_sha256: [u8; 32],
@@ -190,6 +193,7 @@ impl Hub {
             rotating: tokio::sync::Mutex::new(()),
             issuer,
             passwords: Passwords::default(),
+            approvals: Approvals::default(),
             data,
             audiences,
             ca_sha256,
@@ -418,8 +422,17 @@ impl Hub {
         let authentication = request.client_authentication(basic)?;
         let client =
             self.view(|registry| registry.authenticate_client(&authentication, &self.audiences, &self.pepper, context.now))?;
+        self.issue(&client, request, context).await
+    }
+
+    async fn issue(
+        &self,
+        client: &AuthenticatedClient,
+        request: &TokenRequest,
+        context: &Context,
+    ) -> Result<TokenResponse, OAuthError> {
         let jti = entropy::unique_name();
-        let issued = self.decide(|registry| registry.issue_token(&client, request, self.issuer(), jti, context)).await;
+        let issued = self.decide(|registry| registry.issue_token(client, request, self.issuer(), jti, context)).await;
         let issued: IssuedToken = issued.map_err(unavailable)?;
         let authority = issued.authority();
         let json = serde_json::json!({
@@ -429,6 +442,37 @@ impl Hub {
             "scope": issued.claims.scope,
         });
         Ok(TokenResponse { json: json.to_string().into_bytes(), authority })
+    }
+
+    /// The answer to a login that was approved: a personal access token in the form of RFC 6749 section 5.1.
+    pub(crate) fn login_response(self: &Arc<Self>, secret: &Secret, scope: &Scope, expires_in: Seconds) -> Result<TokenResponse, OAuthError> {
+        let (authority, _) = self.admit(secret.expose(), None)?;
+        let json = serde_json::json!({
+            "access_token": secret.expose(),
+            "token_type": "Bearer",
+            "expires_in": expires_in,
+            "scope": scope,
+        });
+        Ok(TokenResponse { json: json.to_string().into_bytes(), authority })
+    }
+
+    /// The answer to a device that joined: an access token, and who it is now.
+    pub(crate) async fn token_for_joined(&self, id: &DeviceId, context: &Context) -> Result<TokenResponse, OAuthError> {
+        let gone = || OAuthError::new(ErrorCode::ExpiredToken, "the device was removed again meanwhile");
+        let client = self.view(|registry| registry.joined_client(id)).ok_or_else(gone)?;
+        let request = TokenRequest::parse(b"grant_type=client_credentials")?;
+        let mut response = self.issue(&client, &request, context).await?;
+        let mut json: serde_json::Value = serde_json::from_slice(&response.json).unwrap_or_default();
+        json["client_id"] = serde_json::json!(id);
+        json["issuer"] = serde_json::json!(self.issuer());
+        response.json = json.to_string().into_bytes();
+        Ok(response)
+    }
+
+    /// Those who wait for a person.
+    #[must_use]
+    pub fn approvals(&self) -> &Approvals {
+        &self.approvals
     }
 
     /// Registers a device's key by its enrolment code (RFC 7591).

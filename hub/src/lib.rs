@@ -2,6 +2,7 @@
 //!
 //! This crate is the shell: it reads clocks, sockets and files and performs what `hearthkey-core` decides.
 
+pub mod approvals;
 pub mod cli;
 pub mod clock;
 pub mod config;

@@ -28,6 +28,12 @@ pub enum ErrorCode {
     InsufficientScope,
     /// A registration without a usable key (RFC 7591).
     InvalidClientMetadata,
+    /// Nobody has approved yet (RFC 8628).
+    AuthorizationPending,
+    /// The owner said no (RFC 8628).
+    AccessDenied,
+    /// The device code has expired (RFC 8628).
+    ExpiredToken,
     /// Too many requests.
     SlowDown,
     /// The hub cannot decide now: full disk, stopping.
@@ -94,6 +100,9 @@ impl ErrorCode {
             Self::InvalidToken => "invalid_token",
             Self::InsufficientScope => "insufficient_scope",
             Self::InvalidClientMetadata => "invalid_client_metadata",
+            Self::AuthorizationPending => "authorization_pending",
+            Self::AccessDenied => "access_denied",
+            Self::ExpiredToken => "expired_token",
             Self::SlowDown => "slow_down",
             Self::TemporarilyUnavailable => "temporarily_unavailable",
         }

@@ -97,15 +97,15 @@ impl Rights {
 
     /// Rights over given filters by one rule: users and integrations.
     #[must_use]
-    pub fn granting(source: &str, permission: &PermissionName, publish: &[String], subscribe: &[String]) -> Self {
-        let granted = |text: &String| {
+    pub fn granting(source: &str, permission: &PermissionName, publish: &[impl AsRef<str>], subscribe: &[impl AsRef<str>]) -> Self {
+        let granted = |text: &str| {
             let filter = TopicFilter::parse(text).ok()?;
-            Some(Granted {
-                filter,
-                rule: Rule { source: source.to_owned(), permission: permission.clone(), template: (*text).to_owned() },
-            })
+            Some(Granted { filter, rule: Rule { source: source.to_owned(), permission: permission.clone(), template: text.to_owned() } })
         };
-        Self { publish: publish.iter().filter_map(granted).collect(), subscribe: subscribe.iter().filter_map(granted).collect() }
+        Self {
+            publish: publish.iter().filter_map(|text| granted(text.as_ref())).collect(),
+            subscribe: subscribe.iter().filter_map(|text| granted(text.as_ref())).collect(),
+        }
     }
 
     /// Adds the rights of another.

@@ -32,6 +32,7 @@ pub struct AuthenticatedClient {
 enum Method {
     Assertion { thumbprint: Box<str>, jti: Box<str>, remembered_until: UnixTime },
     Secret { id: CredentialId },
+    Joined { thumbprint: Box<str> },
 }
 
 /// An access token to sign and hand out.
@@ -218,6 +219,7 @@ impl Registry {
                 }
                 Ok(None)
             }
+            Method::Joined { thumbprint } => Ok(Some(Confirmation { jkt: thumbprint.clone() })),
         }
     }
 
@@ -259,6 +261,13 @@ impl Registry {
         if self.devices.get(&device.id) != Some(device) {
             draft.put(Table::Device, device.id.as_str(), device);
         }
+    }
+
+    /// A device that the owner has just let in: the device code, which is the caller's to check, proves that it is the one.
+    #[must_use]
+    pub fn joined_client(&self, id: &DeviceId) -> Option<AuthenticatedClient> {
+        let key = self.devices.get(id)?.keys.last()?;
+        Some(AuthenticatedClient { id: id.clone(), method: Method::Joined { thumbprint: key.thumbprint.clone() } })
     }
 
     fn client_in_good_standing(&self, id: &DeviceId) -> Result<&DeviceRecord, OAuthError> {

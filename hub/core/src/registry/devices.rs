@@ -104,6 +104,13 @@ pub enum NewEnrolment {
     Code(SecretHash),
     /// By a secret, for a device that cannot sign.
     Secret(CredentialId, SecretHash),
+    /// By a key that it has shown and the owner has compared: a device that joined without a string.
+    Key {
+        /// The key.
+        public_key: PublicKey,
+        /// What it says it is.
+        software: String,
+    },
 }
 
 /// What a device sends to register (RFC 7591).
@@ -140,6 +147,9 @@ pub enum DeviceRefused {
     /// The asker's token is about other devices.
     #[error("your token is limited to other devices than {0}")]
     OutOfReach(DeviceId),
+    /// The key belongs to another device already.
+    #[error("that key is registered for another device already")]
+    KeyInUse,
     /// No such profile.
     #[error("there is no profile {0}; `hearthkey profile list` shows all")]
     UnknownProfile(ProfileName),
@@ -169,6 +179,22 @@ pub enum RegistrationRefused {
 }
 
 impl DeviceRecord {
+    fn add_key(&mut self, public_key: PublicKey, software: &str, added_at: UnixTime, now: UnixTime) {
+        self.keys.retain(|key| key.retires_at.is_none_or(|retires| now < retires));
+        if self.keys.len() >= MAX_KEYS_PER_CLIENT {
+            // The key that was used last stays; of the others the oldest goes.
+            let in_use = self.keys.iter().enumerate().max_by_key(|(_, key)| key.first_used_at).map(|(index, _)| index);
+            self.keys.remove(usize::from(in_use == Some(0)));
+        }
+        let thumbprint = public_key.thumbprint();
+        self.keys.push(ClientKey { thumbprint, public_key, added_at, first_used_at: None, retires_at: None });
+        if self.status == DeviceStatus::Pending {
+            self.status = DeviceStatus::Active;
+        }
+        self.enrolled_at = Some(now);
+        self.software = software.chars().filter(|c| !c.is_control()).take(MAX_SOFTWARE_CHARACTERS).collect();
+    }
+
     fn target(&self) -> String {
         format!("device {}", self.id)
     }
@@ -206,6 +232,7 @@ impl Registry {
         if children.len() > MAX_CHILDREN {
             return Err(DeviceRefused::TooMany(format!("a gateway acts for at most {MAX_CHILDREN} children")));
         }
+        self.refuse_known_key(&enrolment)?;
         let device = DeviceRecord {
             id,
             profile,
@@ -240,6 +267,7 @@ impl Registry {
         if device.status == DeviceStatus::Revoked {
             return Err(DeviceRefused::Revoked(device.id));
         }
+        self.refuse_known_key(&enrolment)?;
         let secrets = self.client_secrets(id).count();
         if matches!(enrolment, NewEnrolment::Secret(..)) && secrets >= MAX_SECRETS_PER_CLIENT {
             return Err(DeviceRefused::TooMany(format!(
@@ -341,34 +369,28 @@ impl Registry {
             }
             return Ok(draft.finish(registered(key.added_at)));
         }
-        if self.devices.values().any(|other| other.keys.iter().any(|key| key.thumbprint == thumbprint)) {
+        if self.knows_key(&thumbprint) {
             return Err(RegistrationRefused::KeyInUse);
         }
         let mut device = device.clone();
         let added_at = self.time_of_next_credential(&device, context.now);
         let answer = registered(added_at);
-        device.keys.retain(|key| key.retires_at.is_none_or(|retires| context.now < retires));
-        if device.keys.len() >= MAX_KEYS_PER_CLIENT {
-            // The key that was used last stays; of the others the oldest goes.
-            let in_use = device.keys.iter().enumerate().max_by_key(|(_, key)| key.first_used_at).map(|(index, _)| index);
-            device.keys.remove(usize::from(in_use == Some(0)));
-        }
-        device.keys.push(ClientKey {
-            thumbprint,
-            public_key: request.public_key.clone(),
-            added_at,
-            first_used_at: None,
-            retires_at: None,
-        });
-        if device.status == DeviceStatus::Pending {
-            device.status = DeviceStatus::Active;
-        }
-        device.enrolled_at = Some(context.now);
-        device.software = request.software.chars().filter(|c| !c.is_control()).take(MAX_SOFTWARE_CHARACTERS).collect();
+        device.add_key(request.public_key.clone(), &request.software, added_at, context.now);
         draft.put(Table::Device, device.id.as_str(), &device);
         draft.put(Table::EnrolmentCode, code, &used);
         draft.audit(&Principal::Device(device.id.clone()), "device.enrol", device.target());
         Ok(draft.finish(answer))
+    }
+
+    fn knows_key(&self, thumbprint: &str) -> bool {
+        self.devices.values().any(|device| device.keys.iter().any(|key| *key.thumbprint == *thumbprint))
+    }
+
+    fn refuse_known_key(&self, enrolment: &NewEnrolment) -> Result<(), DeviceRefused> {
+        match enrolment {
+            NewEnrolment::Key { public_key, .. } if self.knows_key(&public_key.thumbprint()) => Err(DeviceRefused::KeyInUse),
+            NewEnrolment::Code(_) | NewEnrolment::Secret(..) | NewEnrolment::Key { .. } => Ok(()),
+        }
     }
 
     fn device_in_reach(&self, permit: &UserPermit<ManageDevices>, id: &DeviceId) -> Result<&DeviceRecord, DeviceRefused> {
@@ -427,6 +449,11 @@ impl Registry {
                 let record =
                     EnrolmentRecord { device: device.id.clone(), expires_at: now.plus(ENROLMENT_CODE_LIFETIME), used_by: None };
                 draft.put(Table::EnrolmentCode, hash.to_hex(), &record);
+            }
+            NewEnrolment::Key { public_key, software } => {
+                let added_at = self.time_of_next_credential(&device, now);
+                device.add_key(public_key, &software, added_at, now);
+                draft.audit(&Principal::Device(device.id.clone()), "device.enrol", device.target());
             }
             NewEnrolment::Secret(id, hash) => {
                 if device.status == DeviceStatus::Pending {

@@ -1,0 +1,231 @@
+//! Those who ask without a credential and wait for a person: devices that join without a string, and people who log in from
+//! another machine (RFC 8628). Kept in memory; decisions about the registry are the registry's.
+
+use crate::{
+    clock, entropy,
+    hub::{Hub, NotDecided, TokenResponse},
+};
+use base64ct::{Base64UrlUnpadded, Encoding};
+use hearthkey_core::{
+    DeviceId, Seconds, UnixTime,
+    device_authorization::{CannotWait, DeviceAuthorizations, INTERVAL, Poll, UserCode, WAIT},
+    jwt::PublicKey,
+    oauth::{ErrorCode, OAuthError},
+    profile::ProfileName,
+    registry::{
+        Context, CredentialRefused, DeviceRecord, DeviceRefused, ManageDevices, ManageOwnCredentials, NewDevice, NewEnrolment,
+        NewPersonalAccessToken, UserPermit,
+    },
+    scope::Scope,
+    secret::{CredentialKind, Secret},
+};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+/// Longest join window: an open door that nobody remembers is no door.
+pub const MAX_JOIN_WINDOW: Seconds = Seconds::minutes(15);
+/// Life of a token that a login without a wish gets.
+pub const LOGIN_LIFETIME: Seconds = Seconds(12 * 3_600);
+
+/// The list of those who wait, and the join window.
+#[derive(Debug, Default)]
+pub struct Approvals(Mutex<State>);
+
+#[derive(Debug, Default)]
+struct State {
+    waiting: DeviceAuthorizations<Wanted, Granted>,
+    open_until: Option<UnixTime>,
+}
+
+/// What somebody who waits wants.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Wanted {
+    /// To become a device of the home.
+    Join {
+        /// Its key.
+        public_key: PublicKey,
+        /// What it says it is.
+        software: String,
+    },
+    /// To act for whoever approves.
+    Login {
+        /// Where it asks from.
+        source: String,
+    },
+}
+
+/// What somebody was granted.
+#[derive(Debug)]
+pub enum Granted {
+    /// The device is enrolled under this name; it proves its key from now on.
+    Join(DeviceId),
+    /// A personal access token of the person who approved.
+    Login {
+        /// The token.
+        secret: Secret,
+        /// What it may do.
+        scope: Scope,
+        /// How long it lives.
+        expires_in: Seconds,
+    },
+}
+
+/// What the one who asks is told (RFC 8628 section 3.2).
+#[derive(Debug)]
+pub struct Started {
+    /// What it polls with.
+    pub device_code: Secret,
+    /// What a person compares.
+    pub user_code: UserCode,
+    /// How long it may wait.
+    pub expires_in: Seconds,
+    /// How often it may poll.
+    pub interval: Seconds,
+}
+
+/// Why an approval is refused.
+#[derive(Debug, thiserror::Error)]
+pub enum ApprovalRefused {
+    /// Nobody waits under that code.
+    #[error("nobody waits under that code; `hearthkey approve` without a code lists those who do")]
+    Unknown,
+    /// A device wants to join, a person to log in: the approval was for the other.
+    #[error("{0}")]
+    OtherKind(&'static str),
+    /// The registry refused the device.
+    #[error("{0}")]
+    Device(#[from] DeviceRefused),
+    /// The registry refused the token.
+    #[error("{0}")]
+    Credential(#[from] CredentialRefused),
+}
+
+impl Approvals {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Opens the join window from now on for a span, at most [`MAX_JOIN_WINDOW`]; a span of 0 closes it.
+    pub fn open_join_window(&self, _permit: &UserPermit<ManageDevices>, span: Seconds) -> UnixTime {
+        let until = clock::now().plus(span.min(MAX_JOIN_WINDOW));
+        self.lock().open_until = Some(until);
+        until
+    }
+
+    /// Those who wait, with their codes.
+    #[must_use]
+    pub fn waiting(&self) -> Vec<(UserCode, Wanted)> {
+        let now = clock::now();
+        self.lock().waiting.waiting(now).map(|(code, wanted)| (code.clone(), wanted.clone())).collect()
+    }
+
+    /// Denies the one who waits under a code.
+    pub fn deny(&self, user_code: &UserCode) -> bool {
+        self.lock().waiting.answer(user_code, None, clock::now())
+    }
+}
+
+impl Hub {
+    /// Puts somebody on the list of those who wait.
+    ///
+    /// # Errors
+    /// `access_denied` for a device while no join window is open, `slow_down` when too many wait.
+    pub fn ask_for_approval(&self, wanted: Wanted) -> Result<Started, OAuthError> {
+        let now = clock::now();
+        let mut state = self.approvals().lock();
+        let open = state.open_until.is_some_and(|until| now < until);
+        if matches!(wanted, Wanted::Join { .. }) && !open {
+            let how = "no device may join now; the owner opens a window with `hearthkey join --for 3m`";
+            return Err(OAuthError::new(ErrorCode::AccessDenied, how));
+        }
+        let device_code = Base64UrlUnpadded::encode_string(&entropy::random::<32>());
+        let hash = self.pepper().hash(device_code.as_bytes());
+        let user_code = UserCode::from_random(entropy::random());
+        let started = state.waiting.start(&hash, user_code.clone(), wanted, now);
+        started.map_err(|why: CannotWait| OAuthError::new(ErrorCode::SlowDown, why.to_string()))?;
+        Ok(Started { device_code: Secret::new(device_code), user_code, expires_in: WAIT, interval: INTERVAL })
+    }
+
+    /// Lets a device in that the owner has compared, under a name and with a profile.
+    ///
+    /// # Errors
+    /// [`ApprovalRefused`].
+    pub async fn approve_join(
+        &self,
+        permit: &UserPermit<ManageDevices>,
+        user_code: &UserCode,
+        name: DeviceId,
+        profile: ProfileName,
+        context: &Context,
+    ) -> Result<DeviceRecord, NotDecided<ApprovalRefused>> {
+        let wanted = self.approvals().lock().waiting.wanted(user_code, context.now).cloned();
+        let (public_key, software) = match wanted {
+            Some(Wanted::Join { public_key, software }) => (public_key, software),
+            Some(Wanted::Login { .. }) => {
+                return Err(NotDecided::Refused(ApprovalRefused::OtherKind("a person waits under that code, not a device")));
+            }
+            None => return Err(NotDecided::Refused(ApprovalRefused::Unknown)),
+        };
+        let new = NewDevice { id: name.clone(), profile, children: Vec::new() };
+        let enrolment = NewEnrolment::Key { public_key, software };
+        let device =
+            self.decide(|registry| registry.add_device(permit, new, enrolment, context).map_err(ApprovalRefused::from)).await?;
+        // If it has given up meanwhile it is enrolled all the same: its key is known.
+        self.approvals().lock().waiting.answer(user_code, Some(Granted::Join(name)), context.now);
+        Ok(device)
+    }
+
+    /// Lets a person's other machine in: it gets a personal access token of the approver.
+    ///
+    /// # Errors
+    /// [`ApprovalRefused`].
+    pub async fn approve_login(
+        &self,
+        permit: &UserPermit<ManageOwnCredentials>,
+        user_code: &UserCode,
+        scope: Option<Scope>,
+        lifetime: Option<Seconds>,
+        context: &Context,
+    ) -> Result<(), NotDecided<ApprovalRefused>> {
+        let wanted = self.approvals().lock().waiting.wanted(user_code, context.now).cloned();
+        let source = match wanted {
+            Some(Wanted::Login { source }) => source,
+            Some(Wanted::Join { .. }) => {
+                return Err(NotDecided::Refused(ApprovalRefused::OtherKind(
+                    "a device waits under that code; give it a name and a profile",
+                )));
+            }
+            None => return Err(NotDecided::Refused(ApprovalRefused::Unknown)),
+        };
+        let expires_in = lifetime.unwrap_or(LOGIN_LIFETIME);
+        let new = NewPersonalAccessToken { name: format!("login from {source}"), scope, devices: None, lifetime: expires_in };
+        let (fresh, secret) = self.new_credential(CredentialKind::PersonalAccessToken);
+        let decision = |registry: &hearthkey_core::registry::Registry| {
+            registry.create_personal_access_token(permit, new, fresh, context).map_err(ApprovalRefused::from)
+        };
+        let record = self.decide(decision).await?;
+        let granted = Granted::Login { secret, scope: record.scope, expires_in };
+        if self.approvals().lock().waiting.answer(user_code, Some(granted), context.now) {
+            Ok(())
+        } else {
+            Err(NotDecided::Refused(ApprovalRefused::Unknown))
+        }
+    }
+
+    /// The token endpoint's answer to a poll (RFC 8628 section 3.4).
+    ///
+    /// # Errors
+    /// `authorization_pending`, `slow_down`, `access_denied`, `expired_token`.
+    pub async fn poll_approval(self: &Arc<Self>, device_code: &str, context: &Context) -> Result<TokenResponse, OAuthError> {
+        let hash = self.pepper().hash(device_code.as_bytes());
+        let answer = self.approvals().lock().waiting.poll(&hash, context.now);
+        let refused = |code, why: &str| Err(OAuthError::new(code, why));
+        match answer {
+            Poll::Pending => refused(ErrorCode::AuthorizationPending, "nobody has approved yet"),
+            Poll::SlowDown { interval } => refused(ErrorCode::SlowDown, &format!("ask every {} s at most", interval.0)),
+            Poll::Denied => refused(ErrorCode::AccessDenied, "the owner said no"),
+            Poll::Expired => refused(ErrorCode::ExpiredToken, "the code is unknown, used or has expired; ask anew"),
+            Poll::Granted(Granted::Login { secret, scope, expires_in }) => self.login_response(&secret, &scope, expires_in),
+            Poll::Granted(Granted::Join(client_id)) => self.token_for_joined(&client_id, context).await,
+        }
+    }
+}
