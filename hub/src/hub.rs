@@ -26,8 +26,8 @@ use hearthkey_core::{
     oauth::{BasicCredentials, ErrorCode, OAuthError, TokenRequest},
     profile::CommandName,
     registry::{
-        Acknowledgement, AuthenticatedClient, Change, CommandRecord, CommandRefused, Context, IssuedToken, NewEnrolment, Registered,
-        RegistrationRefused, RegistrationRequest, Registry, SendCommands, UserPermit,
+        Acknowledgement, AuthenticatedClient, Change, CommandRecord, CommandRefused, Context, IssuedToken, NewEnrolment,
+        Registered, RegistrationRefused, RegistrationRequest, Registry, SendCommands, UserPermit,
     },
     rights::PublishPermit,
     scope::Scope,
@@ -445,7 +445,12 @@ impl Hub {
     }
 
     /// The answer to a login that was approved: a personal access token in the form of RFC 6749 section 5.1.
-    pub(crate) fn login_response(self: &Arc<Self>, secret: &Secret, scope: &Scope, expires_in: Seconds) -> Result<TokenResponse, OAuthError> {
+    pub(crate) fn login_response(
+        self: &Arc<Self>,
+        secret: &Secret,
+        scope: &Scope,
+        expires_in: Seconds,
+    ) -> Result<TokenResponse, OAuthError> {
         let (authority, _) = self.admit(secret.expose(), None)?;
         let json = serde_json::json!({
             "access_token": secret.expose(),
@@ -874,7 +879,7 @@ mod tests {
         let root = temp.path().join("data");
         let hub = start(&root);
         let token = hub.own_locally(None).await.expect("kept").expect("made");
-        let authority = hub.authenticate_bearer(token.expose(), IpAddr::from([127, 0, 0, 1])).expect("the owner");
+        let authority = hub.admit(token.expose(), None).expect("the owner").0;
         let permit = hub.view(|registry| registry.permit_user::<ManageDevices>(&authority, hub.now())).expect("the owner may");
         let new = NewDevice {
             id: DeviceId::parse("lamp").expect("legal"),
@@ -898,7 +903,7 @@ mod tests {
             hub.own_locally(Some(token.expose())).await.expect("nothing to keep").is_none(),
             "the token still acts for the owner"
         );
-        assert!(hub.authenticate_bearer("hk_pat_nonsense", IpAddr::from([127, 0, 0, 1])).is_err());
+        assert!(hub.admit("hk_pat_nonsense", None).is_err());
         let rows = hub.audit_rows(0, 100).expect("readable");
         let (anchor, head) = hub.audit_chain();
         assert_eq!(hearthkey_core::audit::verify(&anchor, rows.iter().map(Vec::as_slice), &head), Ok(head.seq));

@@ -147,7 +147,15 @@ impl Server {
         housekeeping.spawn(back_up_daily(Arc::downgrade(&store)));
 
         let mut listeners = JoinSet::new();
-        let surroundings = http::Surroundings { ca_pem: ca.certificate_pem().to_owned() };
+        let surroundings = http::Surroundings {
+            ca_pem: ca.certificate_pem().to_owned(),
+            listeners: http::Listeners {
+                https: Some(addresses.https.to_string()),
+                mqtts: Some(addresses.mqtts.to_string()),
+                mqtt: addresses.mqtt.map(|address| address.to_string()),
+            },
+            data_dir: Some(root.clone()),
+        };
         let transport = http::Transport::Tls(tls::server_config(Arc::clone(&in_use), &tls::HTTPS_PROTOCOLS)?);
         let serving = http::serve(Arc::clone(&hub), surroundings, https, transport, stopping.clone());
         listeners.spawn(async move {

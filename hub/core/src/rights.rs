@@ -97,10 +97,18 @@ impl Rights {
 
     /// Rights over given filters by one rule: users and integrations.
     #[must_use]
-    pub fn granting(source: &str, permission: &PermissionName, publish: &[impl AsRef<str>], subscribe: &[impl AsRef<str>]) -> Self {
+    pub fn granting(
+        source: &str,
+        permission: &PermissionName,
+        publish: &[impl AsRef<str>],
+        subscribe: &[impl AsRef<str>],
+    ) -> Self {
         let granted = |text: &str| {
             let filter = TopicFilter::parse(text).ok()?;
-            Some(Granted { filter, rule: Rule { source: source.to_owned(), permission: permission.clone(), template: text.to_owned() } })
+            Some(Granted {
+                filter,
+                rule: Rule { source: source.to_owned(), permission: permission.clone(), template: text.to_owned() },
+            })
         };
         Self {
             publish: publish.iter().filter_map(|text| granted(text.as_ref())).collect(),

@@ -125,7 +125,7 @@ impl FromRequestParts<Arc<Http>> for Caller {
         http.bearer_failures.admit(peer.source, claimed, Instant::now()).map_err(|slow_down| {
             Problem::new(StatusCode::TOO_MANY_REQUESTS, slow_down.to_string()).coded("slow_down").retry_after(slow_down.0)
         })?;
-        match http.hub.authenticate_bearer(bearer) {
+        match http.hub.authenticate_bearer(bearer, peer.source) {
             Ok(authority) => {
                 http.bearer_failures.succeeded(peer.source, name_of(&authority), Instant::now());
                 Ok(Self { authority, peer })

@@ -286,7 +286,10 @@ impl From<OAuthError> for Refused {
             | ErrorCode::UnsupportedGrantType
             | ErrorCode::InvalidScope
             | ErrorCode::InvalidTarget
-            | ErrorCode::InvalidClientMetadata => (StatusCode::BAD_REQUEST, None, None),
+            | ErrorCode::InvalidClientMetadata
+            | ErrorCode::AuthorizationPending
+            | ErrorCode::AccessDenied
+            | ErrorCode::ExpiredToken => (StatusCode::BAD_REQUEST, None, None),
             ErrorCode::InvalidToken => (StatusCode::UNAUTHORIZED, Some(BEARER_INVALID), None),
             ErrorCode::InsufficientScope => (StatusCode::FORBIDDEN, None, None),
             ErrorCode::SlowDown => (StatusCode::TOO_MANY_REQUESTS, None, Some(RETRY_AFTER_FULL)),

@@ -279,6 +279,7 @@ fn refused(refused: DeviceRefused) -> Problem {
         DeviceRefused::UnknownProfile(_) => unprocessable(refused).coded("unknown_profile"),
         DeviceRefused::Revoked(_) => conflict(refused, "device_revoked"),
         DeviceRefused::OutOfReach(_) => out_of_reach(refused),
+        DeviceRefused::KeyInUse => conflict(refused, "key_in_use"),
         DeviceRefused::TooMany(_) => conflict(refused, "too_many"),
     }
 }
