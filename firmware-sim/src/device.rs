@@ -27,8 +27,10 @@ const LONGEST_RETRY: Duration = Duration::from_secs(15);
 /// What a device is given before it starts.
 #[derive(Debug)]
 pub struct DeviceOptions {
-    /// Needed when the storage holds no identity; ignored otherwise.
+    /// Needed when the storage holds no identity; not used otherwise, unless `erase` is set.
     pub enrolment: Option<EnrolmentString>,
+    /// Forget a stored identity and enrol anew: after a revocation, or to move to another home.
+    pub erase: bool,
     /// Where the identity is kept.
     pub storage: Storage,
     /// Time between two reports.
@@ -44,7 +46,15 @@ pub struct DeviceOptions {
 impl DeviceOptions {
     /// A device that has enrolled before, or that is given an enrolment string as well.
     pub fn stored_in(storage: Storage) -> Self {
-        Self { enrolment: None, storage, interval: Duration::from_secs(5), seed: 1, time_scale: 60, agent: Config::DEFAULT }
+        Self {
+            enrolment: None,
+            erase: false,
+            storage,
+            interval: Duration::from_secs(5),
+            seed: 1,
+            time_scale: 60,
+            agent: Config::DEFAULT,
+        }
     }
 
     /// A device that enrols and keeps its identity in memory only.
@@ -56,12 +66,12 @@ impl DeviceOptions {
 /// Runs a device until it is asked to stop, is revoked, or cannot become a device of this home.
 pub(crate) async fn run(options: DeviceOptions, orders: Orders, mut reporter: Reporter, starting: Arc<Semaphore>) {
     let stopping = orders.stopping();
-    let DeviceOptions { enrolment, storage, interval, seed, time_scale, agent } = options;
+    let DeviceOptions { enrolment, erase, storage, interval, seed, time_scale, agent } = options;
     let mut host = Host::new(storage);
     let mut workspace = Box::new(Workspace::new());
 
     let started = tokio::select! {
-        started = start(&mut host, enrolment.as_ref(), &mut workspace, &mut reporter, &starting) => started,
+        started = start(&mut host, enrolment.as_ref(), erase, &mut workspace, &mut reporter, &starting) => started,
         () = stopping => return reporter.report(SimEventKind::Stopped { failure: None }),
     };
     let (enrolled, permit) = match started {
@@ -75,7 +85,7 @@ pub(crate) async fn run(options: DeviceOptions, orders: Orders, mut reporter: Re
     thermostat.reporter().report(SimEventKind::Stopped {
         failure: match ended {
             Ended::Left(_) => None,
-            Ended::Revoked => Some("the hub revoked this device; its owner can add it anew".to_owned()),
+            Ended::Revoked => Some("the hub revoked this device; enrol it anew with a new string and --erase".to_owned()),
         },
     });
 }
@@ -84,15 +94,25 @@ pub(crate) async fn run(options: DeviceOptions, orders: Orders, mut reporter: Re
 async fn start(
     host: &mut Host,
     enrolment: Option<&EnrolmentString>,
+    erase: bool,
     workspace: &mut Workspace,
     reporter: &mut Reporter,
     starting: &Arc<Semaphore>,
 ) -> Result<(Enrolled, Option<OwnedSemaphorePermit>), String> {
     // Nobody closes the semaphore; without a permit the device would only start sooner.
     let permit = Arc::clone(starting).acquire_owned().await.ok();
+    if erase && enrolment.is_some() {
+        Identity::erase(host).map_err(|error| EnrolError::Identity(error.into()).to_string())?;
+    }
     let stored = Identity::load(host).map_err(|error| EnrolError::Identity(error).to_string())?;
     let enrolled = match (stored, enrolment) {
-        (Some(identity), _) => Enrolled { identity, clock: hearthkey_agent::Clock::unset() },
+        (Some(identity), string) => {
+            if string.is_some() {
+                let client_id = identity.client_id();
+                tracing::warn!("enrolled as {client_id} already: the enrolment string is not used; --erase enrols anew");
+            }
+            Enrolled { identity, clock: hearthkey_agent::Clock::unset() }
+        }
         (None, Some(enrolment)) => enrol_with_patience(host, enrolment, workspace, reporter).await?,
         (None, None) => {
             return Err(

@@ -35,6 +35,29 @@ async fn a_device_whose_hub_is_down_tries_again_until_it_is_stopped() {
 }
 
 #[tokio::test]
+async fn a_damaged_identity_is_named_and_once_erased_the_device_enrols_anew() {
+    let home = tempfile::tempdir().expect("a temporary directory");
+    let damaged = || {
+        let mut storage = Storage::directory(home.path()).expect("made");
+        storage.store("identity", b"not what an agent wrote").expect("writable");
+        DeviceOptions { enrolment: Some(enrolment_string(1)), ..DeviceOptions::stored_in(storage) }
+    };
+    let (fleet, mut events) = start([damaged()]);
+    let SimEventKind::Stopped { failure: Some(reason) } = events.next().await.expect("an event").kind else {
+        panic!("it should give up");
+    };
+    assert!(reason.contains("the identity record cannot be used"), "{reason}");
+    fleet.stop().await;
+
+    let (fleet, mut events) = start([DeviceOptions { erase: true, ..damaged() }]);
+    let SimEventKind::Disconnected { reason } = events.next().await.expect("an event").kind else {
+        panic!("it should call the hub");
+    };
+    assert!(reason.contains("no connection to the hub"), "{reason}");
+    fleet.stop().await;
+}
+
+#[tokio::test]
 async fn a_server_that_is_no_hub_is_told_nothing_and_ends_the_attempt() {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
     let port = listener.local_addr().expect("bound").port();

@@ -50,6 +50,10 @@ pub(crate) struct DeviceArguments {
     #[arg(long, value_name = "DIR")]
     pub(crate) storage: Option<PathBuf>,
 
+    /// Forget the identity in --storage and enrol anew: after a revocation, or to move to another home
+    #[arg(long, requires = "enrol", requires = "storage")]
+    pub(crate) erase: bool,
+
     #[command(flatten)]
     pub(crate) run: RunArguments,
 }

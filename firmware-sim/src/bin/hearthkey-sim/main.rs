@@ -31,8 +31,10 @@ type Failure = Box<dyn std::error::Error>;
 async fn main() -> ExitCode {
     let arguments = Arguments::parse();
     tracing_subscriber::fmt()
-        .with_env_filter(EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("error")))
+        .with_env_filter(EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("warn")))
         .with_writer(std::io::stderr)
+        .without_time()
+        .with_target(false)
         .init();
     let outcome = match arguments.command {
         Command::Device(arguments) => run_device(arguments).await,
@@ -71,7 +73,7 @@ async fn run_device(arguments: DeviceArguments) -> Result<Summary, Failure> {
         }
     };
     let run = &arguments.run;
-    let device = device_options(enrolment, storage, run, 0);
+    let device = DeviceOptions { erase: arguments.erase, ..device_options(enrolment, storage, run, 0) };
     let (fleet, mut events) = Fleet::start(vec![device], FleetOptions::default())?;
     print_until_the_end(&mut events, run).await?;
     let summary = fleet.stop().await;
