@@ -108,7 +108,7 @@ where
     loop {
         let wakes_at = match (ends_at, visit.idle_since()) {
             (Some(ends_at), _) => ends_at,
-            (None, Some(since)) => Instant::from_std(since) + IDLE_TIMEOUT,
+            (None, Some(since)) => since + IDLE_TIMEOUT,
             (None, None) => Instant::now() + IDLE_TIMEOUT,
         };
         let stopping = tokio::select! {

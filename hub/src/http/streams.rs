@@ -160,16 +160,7 @@ impl<P: Permission + Send + Sync + 'static> Events<P> {
     pub(super) async fn send(&mut self, name: &str, data: &impl Serialize) -> Result<(), StreamEnd> {
         self.check()?;
         let event = Event::default().event(name).json_data(data).map_err(|_| StreamEnd::Broken("an event has no JSON form"))?;
-        let mut stop = self.http.stop.clone();
-        tokio::select! {
-            biased;
-            sent = timeout(STREAM_STALL, self.events.send(event)) => match sent {
-                Ok(Ok(())) => Ok(()),
-                Ok(Err(_)) => Err(StreamEnd::Gone),
-                Err(_) => Err(StreamEnd::TooSlow),
-            },
-            _ = stop.wait_for(|stop| *stop) => Err(StreamEnd::HubStopping),
-        }
+        hand_over(&self.events, event, self.http.stop.clone()).await
     }
 
     /// Ends the stream, telling the reader why if it still reads.
@@ -196,5 +187,62 @@ impl<P: Permission + Send + Sync + 'static> Events<P> {
         let permit = hub.view(|registry| registry.permit_user::<P>(&self.caller.authority, hub.now()));
         permit.map_err(|missing| StreamEnd::NotAllowed(missing.to_string()))?;
         Ok(standing.expires_at.map_or(AT_LEAST_EVERY, |at| Duration::from_secs(at.since(hub.now()).0).min(AT_LEAST_EVERY)))
+    }
+}
+
+async fn hand_over<T>(events: &mpsc::Sender<T>, event: T, mut stop: watch::Receiver<bool>) -> Result<(), StreamEnd> {
+    tokio::select! {
+        biased;
+        sent = timeout(STREAM_STALL, events.send(event)) => match sent {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(_)) => Err(StreamEnd::Gone),
+            Err(_) => Err(StreamEnd::TooSlow),
+        },
+        _ = stop.wait_for(|stop| *stop) => Err(StreamEnd::HubStopping),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_reader_that_takes_nothing_is_given_up_and_one_that_is_slow_is_waited_for() {
+        let (_stop, stopped) = watch::channel(false);
+        let (events, mut reader) = mpsc::channel(1);
+        assert_eq!(hand_over(&events, 1, stopped.clone()).await, Ok(()));
+        let slow = async {
+            tokio::time::advance(STREAM_STALL / 2).await;
+            reader.recv().await
+        };
+        let (handed_over, read) = tokio::join!(hand_over(&events, 2, stopped.clone()), slow);
+        assert_eq!((handed_over, read), (Ok(()), Some(1)));
+        assert_eq!(hand_over(&events, 3, stopped.clone()).await, Err(StreamEnd::TooSlow));
+        drop(reader);
+        assert_eq!(hand_over(&events, 4, stopped).await, Err(StreamEnd::Gone));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_hub_that_stops_waits_for_no_reader() {
+        let (stop, stopped) = watch::channel(false);
+        let (events, _reader) = mpsc::channel(1);
+        assert_eq!(hand_over(&events, 1, stopped.clone()).await, Ok(()));
+        stop.send(true).expect("somebody listens");
+        assert_eq!(hand_over(&events, 2, stopped).await, Err(StreamEnd::HubStopping));
+    }
+
+    #[test]
+    fn all_have_some_streams_and_nobody_has_all() {
+        let streams = Arc::new(Streams::default());
+        let name = |number: usize| Principal::User(hearthkey_core::DeviceId::parse(&format!("user-{number}")).expect("legal"));
+        let mine: Vec<_> = (0..MAX_STREAMS_PER_PRINCIPAL).map(|_| streams.begin(&name(0)).expect("room")).collect();
+        assert!(streams.begin(&name(0)).is_err());
+        let others: Vec<_> =
+            (MAX_STREAMS_PER_PRINCIPAL..MAX_STREAMS).map(|number| streams.begin(&name(number)).expect("room")).collect();
+        assert!(streams.begin(&name(1)).is_err());
+        drop(mine);
+        assert!(streams.begin(&name(1)).is_ok());
+        drop(others);
+        assert!(streams.0.lock().expect("no panic").is_empty(), "who has none is forgotten");
     }
 }

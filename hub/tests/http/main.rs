@@ -3,6 +3,7 @@
 mod api;
 mod connections;
 mod home;
+mod hostile;
 mod register;
 mod streams;
 mod token;

@@ -1,6 +1,7 @@
 //! Event streams: what they tell, and when they end.
 
 use crate::home::Home;
+use hearthkey_core::registry::ManageOwnCredentials;
 use reqwest::Response;
 use serde_json::Value;
 
@@ -70,4 +71,40 @@ async fn nobody_opens_streams_without_bound() {
     let refused = home.get("/api/v1/audit/tail").bearer_auth(&home.owner).send().await.expect("an answer");
     assert_eq!(refused.status(), 429);
     assert_eq!(home.get("/api/v1/status").bearer_auth(&home.owner).send().await.expect("an answer").status(), 200);
+}
+
+#[tokio::test]
+async fn a_stream_ends_with_its_credential() {
+    let home = Home::open().await;
+    let mut tail = Events::of(&home, "/api/v1/audit/tail").await;
+    let id = home.owner.split('_').nth(2).expect("the public id").to_owned();
+    let authority = home.hub.authenticate_bearer(&home.owner, home.address.ip()).expect("the owner");
+    let context = home.hub.context(None, "");
+    let revoked = home.hub.decide(|registry| {
+        let permit = registry.permit_user::<ManageOwnCredentials>(&authority, context.now).expect("the owner may");
+        registry.revoke_credential(&permit, &id, &context)
+    });
+    revoked.await.expect("revoked");
+    let (name, end) = tail.next().await.expect("an event");
+    assert_eq!((name.as_str(), end["reason"].as_str()), ("end", Some("revoked by the owner")));
+    assert_eq!(tail.next().await, None);
+    assert_eq!(home.get("/api/v1/status").bearer_auth(&home.owner).send().await.expect("an answer").status(), 401);
+}
+
+#[tokio::test]
+async fn a_waiting_request_is_answered_when_the_hub_stops() {
+    let home = Home::open().await;
+    home.enrolled("lamp").await;
+    let sent = home.post("/api/v1/devices/lamp/commands/identify").bearer_auth(&home.owner).send().await.expect("an answer");
+    let command: Value = sent.json().await.expect("JSON");
+    let path = format!("/api/v1/devices/lamp/commands/{}?wait_s=60", command["id"].as_str().expect("an id"));
+    let waiting = home.get(&path).bearer_auth(&home.owner).send();
+    let stopping = async {
+        // Answered later than the waiting request was read, on the same connection.
+        home.get("/healthz").send().await.expect("an answer");
+        home.stop.send(true).expect("the server listens");
+    };
+    let (answer, ()) = tokio::join!(waiting, stopping);
+    assert_eq!(answer.expect("an answer").status(), 503);
+    home.server.await.expect("no panic").expect("no error");
 }
