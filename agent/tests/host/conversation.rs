@@ -108,10 +108,7 @@ async fn telemetry_is_published_acknowledged_and_refused_publishes_are_told_with
         Turn::At(now.instant.after(Duration::from_secs(1)))
     });
     let check = async |hub: &mut Hub| {
-        let mut call = hub.answer().await;
-        call.connect().await;
-        call.challenge(TODAY).await;
-        call.welcome(false, TODAY, &[]).await;
+        let mut call = hub.admit().await;
         let mut seen = vec![];
         while seen.len() < 5 {
             match call.packet().await {
@@ -442,10 +439,7 @@ async fn what_was_not_acknowledged_is_sent_again_with_dup_when_the_hub_kept_the_
         Turn::Idle
     });
     let check = async |hub: &mut Hub| {
-        let mut call = hub.answer().await;
-        call.connect().await;
-        call.challenge(TODAY).await;
-        call.welcome(false, TODAY, &[]).await;
+        let mut call = hub.admit().await;
         let first = loop {
             match call.packet().await {
                 FromClient::Publish { topic, packet_id, dup, .. } if topic == "dev/lamp/tele/door" => break (packet_id, dup),
@@ -454,9 +448,7 @@ async fn what_was_not_acknowledged_is_sent_again_with_dup_when_the_hub_kept_the_
         };
         call.hang_up().await;
         drop(call);
-        let mut call = hub.answer().await;
-        call.connect().await;
-        call.welcome(true, hub.date(), &[]).await;
+        let mut call = hub.admit().await;
         let again = loop {
             match call.packet().await {
                 FromClient::Publish { topic, packet_id, dup, .. } if topic == "dev/lamp/tele/door" => break (packet_id, dup),
@@ -483,10 +475,7 @@ async fn a_door_event_of_the_offline_time_is_delivered_later_and_a_reading_is_no
         Turn::Idle
     });
     let check = async |hub: &mut Hub| {
-        let mut call = hub.answer().await;
-        call.connect().await;
-        call.challenge(TODAY).await;
-        call.welcome(false, TODAY, &[]).await;
+        let mut call = hub.admit().await;
         loop {
             match call.packet().await {
                 FromClient::Publish { topic, .. } if topic == "dev/lamp/event/door" => break,
@@ -625,10 +614,8 @@ async fn a_renewal_refused_to_a_revoked_device_stops_it() {
     assert_eq!(home.run(lamp().0, check).await, Some(Ended::Revoked));
 }
 
-/// A reader and a writer make progress together: the hub sends faster than it reads.
-#[tokio::test(start_paused = true)]
-async fn a_hub_that_writes_without_reading_does_not_stop_the_device_from_reading() {
-    let mut home = Home::new(24).await;
+/// A lamp that fills every buffer that it is given.
+fn chattering_lamp() -> (Lamp, Rc<RefCell<Vec<String>>>) {
     let (mut lamp, events) = lamp();
     lamp.poll = Box::new(|now, outbox| {
         if outbox.is_online() {
@@ -636,11 +623,16 @@ async fn a_hub_that_writes_without_reading_does_not_stop_the_device_from_reading
         }
         Turn::At(now.instant.after(Duration::from_millis(100)))
     });
+    (lamp, events)
+}
+
+/// A reader and a writer make progress together: the hub sends faster than it reads.
+#[tokio::test(start_paused = true)]
+async fn a_hub_that_writes_without_reading_does_not_stop_the_device_from_reading() {
+    let mut home = Home::new(24).await;
+    let (lamp, events) = chattering_lamp();
     let check = async |hub: &mut Hub| {
-        let mut call = hub.answer().await;
-        call.connect().await;
-        call.challenge(TODAY).await;
-        call.welcome(false, TODAY, &[]).await;
+        let mut call = hub.admit().await;
         tokio::time::sleep(Duration::from_secs(5)).await;
         // Nothing was read for five seconds; the pipe and every buffer are full. A command still gets in.
         for sequence in 1..=3_u16 {
@@ -655,18 +647,9 @@ async fn a_hub_that_writes_without_reading_does_not_stop_the_device_from_reading
 #[tokio::test(start_paused = true)]
 async fn a_hub_that_never_reads_is_given_up() {
     let mut home = Home::new(25).await;
-    let (mut lamp, events) = lamp();
-    lamp.poll = Box::new(|now, outbox| {
-        if outbox.is_online() {
-            while outbox.telemetry("noise", &[b'x'; 500], Qos::AtMostOnce).is_ok() {}
-        }
-        Turn::At(now.instant.after(Duration::from_millis(100)))
-    });
+    let (lamp, events) = chattering_lamp();
     let check = async |hub: &mut Hub| {
-        let mut call = hub.answer().await;
-        call.connect().await;
-        call.challenge(TODAY).await;
-        call.welcome(false, TODAY, &[]).await;
+        let call = hub.admit().await;
         hub.ring().await;
         drop(call);
     };

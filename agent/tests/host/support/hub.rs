@@ -52,13 +52,19 @@ impl Hub {
 
     /// Takes a call and lets the device in, up to its first publishes: `online` and `about`, acknowledged.
     pub async fn let_in(&mut self) -> Call {
+        let mut call = self.admit().await;
+        call.settle_in().await;
+        call
+    }
+
+    /// Takes a call and lets the device in, up to CONNACK.
+    pub async fn admit(&mut self) -> Call {
         let mut call = self.answer().await;
         let connect = call.connect().await;
         if connect.data.as_deref() == Some(&[]) {
             call.challenge(self.date()).await;
         }
         call.welcome(!connect.clean_start, self.date(), &[]).await;
-        call.settle_in().await;
         call
     }
 }
