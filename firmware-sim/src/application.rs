@@ -210,7 +210,9 @@ impl Application for SimulatedThermostat {
             Event::Disconnected { ending, retry_in } => {
                 self.permit = None;
                 self.reporter.report(SimEventKind::Disconnected { reason: in_words(ending) });
-                tracing::debug!(?ending, ?retry_in, "disconnected");
+                if let Some(after) = retry_in {
+                    self.reporter.report(SimEventKind::Retrying { after });
+                }
             }
             Event::StorageFailed => tracing::error!("the device's storage failed; it goes on with what it has in memory"),
             Event::ClockSet(_) | Event::Command(_) => {}

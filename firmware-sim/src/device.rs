@@ -144,6 +144,7 @@ async fn enrol_with_patience(
             }
             Err(error) if may_pass(&error) => {
                 reporter.report(SimEventKind::Disconnected { reason: error.to_string() });
+                reporter.report(SimEventKind::Retrying { after: pause });
                 tokio::time::sleep(pause).await;
                 pause = (pause * 2).min(LONGEST_RETRY);
             }

@@ -68,10 +68,16 @@ pub enum SimEventKind {
     },
     /// The token was renewed within the session.
     Renewed,
-    /// The session ended; the agent decides whether and when to try again.
+    /// The session ended, or none came about.
     Disconnected {
         /// Why, in words.
         reason: String,
+    },
+    /// The device will try again.
+    Retrying {
+        /// When: a back-off with jitter, or minutes for a device that is disabled.
+        #[serde(serialize_with = "milliseconds", rename = "after_ms")]
+        after: Duration,
     },
     /// The device will do nothing more.
     Stopped {

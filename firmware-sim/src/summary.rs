@@ -120,6 +120,7 @@ impl Tally {
             SimEventKind::Command { rejected: None, .. } => summary.commands_succeeded += 1,
             SimEventKind::Command { rejected: Some(_), .. } => summary.commands_rejected += 1,
             SimEventKind::Renewed => summary.renewed += 1,
+            SimEventKind::Retrying { .. } => {}
             SimEventKind::Disconnected { reason } => {
                 session.online = false;
                 count_reason(&mut summary.disconnected_by_reason, reason);

@@ -28,6 +28,7 @@ async fn a_device_whose_hub_is_down_tries_again_until_it_is_stopped() {
             panic!("it should try again");
         };
         assert!(reason.contains("no connection to the hub"), "{reason}");
+        assert!(matches!(events.next().await.map(|event| event.kind), Some(SimEventKind::Retrying { .. })));
     }
     let summary = fleet.stop().await;
     assert_eq!(summary.failed_by_reason.len(), 0, "asked to stop, it did not fail: {summary:?}");

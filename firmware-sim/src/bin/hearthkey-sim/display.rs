@@ -66,6 +66,7 @@ fn in_words(event: &SimEventKind) -> String {
         }
         SimEventKind::Renewed => "token renewed".to_owned(),
         SimEventKind::Disconnected { reason } => format!("{BAD}disconnected{BAD:#}: {reason}"),
+        SimEventKind::Retrying { after } => format!("{QUIET}tries again in {:.1} s{QUIET:#}", after.as_secs_f64()),
         SimEventKind::Stopped { failure: None } => "stopped".to_owned(),
         SimEventKind::Stopped { failure: Some(reason) } => format!("{BAD}gave up{BAD:#}: {reason}"),
         other => format!("{other:?}"),
