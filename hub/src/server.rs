@@ -18,6 +18,7 @@ use crate::{
 };
 use hearthkey_certs::{HomeCa, HubCertificate, HubNames, SerialNumber};
 use hearthkey_core::{rights::PublishPermit, session::Principal};
+use rustls::pki_types::UnixTime;
 use std::{
     fs, io,
     net::SocketAddr,
@@ -123,7 +124,7 @@ impl Server {
         let opened = SledStore::open(&root)?;
         let store = Arc::new(opened.store);
         let ca = Arc::new(HomeCa::load_or_create(&data.ca(), pki_now())?);
-        let certificate = issue(&ca, &settings.names)?;
+        let certificate = issue(&ca, &settings.names, pki_now())?;
         let in_use = CertificateInUse::new(&certificate)?;
         let address =
             Address { host: settings.host.clone(), https_port: addresses.https.port(), mqtts_port: addresses.mqtts.port() };
@@ -265,33 +266,42 @@ fn url_host(host: &str) -> String {
     if host.contains(':') { format!("[{host}]") } else { host.to_owned() }
 }
 
-fn pki_now() -> rustls::pki_types::UnixTime {
-    rustls::pki_types::UnixTime::since_unix_epoch(Duration::from_secs(clock::now().0))
+fn pki_now() -> UnixTime {
+    UnixTime::since_unix_epoch(Duration::from_secs(clock::now().0))
 }
 
-fn issue(ca: &HomeCa, names: &HubNames) -> Result<HubCertificate, hearthkey_certs::Error> {
-    ca.issue_hub_certificate(names, SerialNumber::from_random(entropy::random()), pki_now())
+fn issue(ca: &HomeCa, names: &HubNames, now: UnixTime) -> Result<HubCertificate, hearthkey_certs::Error> {
+    ca.issue_hub_certificate(names, SerialNumber::from_random(entropy::random()), now)
 }
 
 /// Replaces the hub's certificate when two thirds of its life are over; open connections go on.
 async fn renew_certificate(ca: Arc<HomeCa>, names: HubNames, mut certificate: HubCertificate, in_use: Arc<CertificateInUse>) {
     loop {
         tokio::time::sleep(CERTIFICATE_CHECK_EVERY).await;
-        if !certificate.validity().renewal_due(pki_now()) {
-            continue;
-        }
-        let renewed = issue(&ca, &names).map_err(ServerError::from).and_then(|renewed| {
-            in_use.replace(&renewed)?;
-            Ok(renewed)
-        });
-        match renewed {
-            Ok(renewed) => {
+        match renewed_if_due(&ca, &names, &certificate, &in_use, pki_now()) {
+            Ok(None) => {}
+            Ok(Some(renewed)) => {
                 tracing::info!(not_after = renewed.validity().not_after, "the hub's certificate is renewed");
                 certificate = renewed;
             }
             Err(error) => tracing::error!(%error, "the hub's certificate cannot be renewed"),
         }
     }
+}
+
+fn renewed_if_due(
+    ca: &HomeCa,
+    names: &HubNames,
+    certificate: &HubCertificate,
+    in_use: &CertificateInUse,
+    now: UnixTime,
+) -> Result<Option<HubCertificate>, ServerError> {
+    if !certificate.validity().renewal_due(now) {
+        return Ok(None);
+    }
+    let renewed = issue(ca, names, now)?;
+    in_use.replace(&renewed)?;
+    Ok(Some(renewed))
 }
 
 async fn back_up_daily(store: Weak<SledStore>) {
@@ -319,4 +329,29 @@ async fn write_local_context(hub: &Arc<Hub>, data: &DataDir, https: SocketAddr) 
     let context = ContextFile { url: format!("https://localhost:{}", https.port()), ca_file, token_file };
     let text = toml::to_string(&context).map_err(|error| ServerError::Owner(error.to_string()))?;
     Ok(replace_file(&local_context_file(data.root()), text.as_bytes())?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_hub_renews_its_certificate_when_two_thirds_of_its_life_are_over_and_not_before() {
+        let temp = tempfile::tempdir().expect("a temporary directory");
+        let begin = UnixTime::since_unix_epoch(Duration::from_secs(1_780_000_000));
+        let ca = HomeCa::create(&temp.path().join("ca"), begin).expect("a CA");
+        let names = HubNames::default();
+        let certificate = issue(&ca, &names, begin).expect("issued");
+        let in_use = CertificateInUse::new(&certificate).expect("taken");
+        let shown = |in_use: &CertificateInUse| in_use.chain();
+        let before = shown(&in_use);
+        let validity = certificate.validity();
+        let due = validity.not_after - (validity.not_after - validity.not_before) / 3;
+        let at = |seconds| UnixTime::since_unix_epoch(Duration::from_secs(seconds));
+        assert!(renewed_if_due(&ca, &names, &certificate, &in_use, at(due - 1)).expect("nothing to do").is_none());
+        assert_eq!(shown(&in_use), before);
+        let renewed = renewed_if_due(&ca, &names, &certificate, &in_use, at(due)).expect("renewed").expect("due");
+        assert!(renewed.validity().not_after > validity.not_after);
+        assert_eq!(shown(&in_use), renewed.chain());
+    }
 }

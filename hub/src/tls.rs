@@ -6,6 +6,7 @@ use hearthkey_certs::HubCertificate;
 use rustls::{
     ServerConfig,
     crypto::{CryptoProvider, ring},
+    pki_types::CertificateDer,
     server::{ClientHello, ResolvesServerCert},
     sign::CertifiedKey,
 };
@@ -37,6 +38,14 @@ impl CertificateInUse {
     pub fn replace(&self, certificate: &HubCertificate) -> Result<(), rustls::Error> {
         self.0.store(Arc::new(certified(certificate)?));
         Ok(())
+    }
+}
+
+impl CertificateInUse {
+    /// The certificates that a new connection is shown: the hub's, then the CA's.
+    #[must_use]
+    pub fn chain(&self) -> Vec<CertificateDer<'static>> {
+        self.0.load().cert.clone()
     }
 }
 
