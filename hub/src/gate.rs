@@ -3,6 +3,7 @@
 use crate::{
     hub::Hub,
     mqtt::gate::{Admission, Ending, Gate, Happening, PersistError, Refusal, RefusalKind, SessionEvent},
+    throttle::{SlowDown, Throttle},
 };
 use hearthkey_core::{
     DeviceId, UnixTime,
@@ -12,12 +13,18 @@ use hearthkey_core::{
     session::{Authority, EndReason, Standing},
     write::Write,
 };
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    net::SocketAddr,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 use tokio::sync::mpsc;
 
 /// The hub as the front sees it.
 pub struct HubGate {
     hub: Arc<Hub>,
+    /// Failed proofs by MQTT. Those by HTTP are counted on their own.
+    failures: Throttle,
     events: mpsc::Sender<SessionEvent>,
     acknowledgements: mpsc::Sender<Acknowledged>,
 }
@@ -44,7 +51,36 @@ impl HubGate {
         let both = async move {
             tokio::join!(writing, relaying);
         };
-        (Self { hub, events, acknowledgements }, both)
+        (Self { hub, failures: Throttle::default(), events, acknowledgements }, both)
+    }
+}
+
+impl HubGate {
+    /// Looks at a proof unless too many failed before, and counts it if it fails.
+    async fn counting_failures(
+        &self,
+        client_identifier: &str,
+        peer: SocketAddr,
+        admit: impl Future<Output = Result<Admission, OAuthError>> + Send,
+    ) -> Result<Admission, Refusal> {
+        let claimed = || DeviceId::of_client_identifier(client_identifier).ok().map(String::from);
+        let slow_down = |why: SlowDown| refusal(OAuthError::new(ErrorCode::SlowDown, why.to_string()));
+        self.failures.admit(peer.ip(), claimed, Instant::now()).map_err(slow_down)?;
+        match admit.await {
+            Ok(admission) => {
+                if let Some(client) = claimed() {
+                    self.failures.succeeded(peer.ip(), &client, Instant::now());
+                }
+                Ok(admission)
+            }
+            Err(error) => {
+                if matches!(error.code, ErrorCode::InvalidClient | ErrorCode::InvalidToken) {
+                    self.failures.failed(peer.ip(), claimed().as_deref(), Instant::now());
+                }
+                tracing::info!(source = %peer.ip(), client_identifier, evidence = error.evidence, "CONNECT refused: {error}");
+                Err(refusal(error))
+            }
+        }
     }
 }
 
@@ -59,29 +95,29 @@ impl Gate for HubGate {
 
     async fn admit_by_password(
         &self,
-        _client_identifier: &str,
+        client_identifier: &str,
         _user_name: Option<&str>,
         password: &[u8],
         peer: SocketAddr,
     ) -> Result<Admission, Refusal> {
-        let bearer = std::str::from_utf8(password)
-            .map_err(|_| refusal(OAuthError::new(ErrorCode::InvalidToken, "the password is no text")))?;
-        let (authority, standing) = self.hub.admit(bearer, Some(peer.ip())).map_err(refusal)?;
-        Ok(Admission { authority, standing, token_response: None })
+        let admit = async {
+            let no_text = || OAuthError::new(ErrorCode::InvalidToken, "the password is no text");
+            let bearer = std::str::from_utf8(password).map_err(|_| no_text())?;
+            let (authority, standing) = self.hub.admit(bearer, Some(peer.ip()))?;
+            Ok(Admission { authority, standing, token_response: None })
+        };
+        self.counting_failures(client_identifier, peer, admit).await
     }
 
-    async fn admit_by_token_request(
-        &self,
-        _client_identifier: &str,
-        form: &[u8],
-        peer: SocketAddr,
-    ) -> Result<Admission, Refusal> {
-        let context = self.hub.context(Some(peer.ip()), "");
-        let request = TokenRequest::parse(form).map_err(refusal)?;
-        let response = self.hub.token(&request, None, &context).await.map_err(refusal)?;
-        let standing = self.hub.judge(&response.authority);
-        let standing = standing.map_err(|end| refusal(OAuthError::new(ErrorCode::InvalidClient, end.reason_string())))?;
-        Ok(Admission { authority: response.authority, standing, token_response: Some(response.json) })
+    async fn admit_by_token_request(&self, client_identifier: &str, form: &[u8], peer: SocketAddr) -> Result<Admission, Refusal> {
+        let admit = async {
+            let context = self.hub.context(Some(peer.ip()), "");
+            let response = self.hub.token(&TokenRequest::parse(form)?, None, &context).await?;
+            let standing = self.hub.judge(&response.authority);
+            let standing = standing.map_err(|end| OAuthError::new(ErrorCode::InvalidClient, end.reason_string()))?;
+            Ok(Admission { authority: response.authority, standing, token_response: Some(response.json) })
+        };
+        self.counting_failures(client_identifier, peer, admit).await
     }
 
     fn judge(&self, authority: &Authority) -> Result<Standing, EndReason> {
