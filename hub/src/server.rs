@@ -156,6 +156,7 @@ impl Server {
                 mqtt: addresses.mqtt.map(|address| address.to_string()),
             },
             data_dir: Some(root.clone()),
+            front: Some(front.clone()),
         };
         let transport = http::Transport::Tls(tls::server_config(Arc::clone(&in_use), &tls::HTTPS_PROTOCOLS)?);
         let serving = http::serve(Arc::clone(&hub), surroundings, https, transport, stopping.clone());

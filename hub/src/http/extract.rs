@@ -99,7 +99,8 @@ pub(super) fn out_of_reach(detail: impl ToString) -> Problem {
     Problem::new(StatusCode::FORBIDDEN, detail.to_string()).coded("out_of_reach")
 }
 
-fn ended(end: &EndReason) -> Problem {
+/// The credential ended since the request came.
+pub(super) fn ended(end: &EndReason) -> Problem {
     Problem::new(StatusCode::UNAUTHORIZED, format!("the credential does not hold any more: {}", end.word()))
         .coded("invalid_token")
         .challenging(CHALLENGE_INVALID)

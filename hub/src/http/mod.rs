@@ -17,7 +17,7 @@ mod streams;
 pub use connection::Transport;
 
 use self::{refusals::Refusals, streams::Streams};
-use crate::{hub::Hub, throttle::Throttle};
+use crate::{gate::HubGate, hub::Hub, mqtt::Front, throttle::Throttle};
 use axum::{Router, middleware, routing};
 use serde::Serialize;
 use std::{io, path::PathBuf, sync::Arc, time::Instant};
@@ -28,7 +28,7 @@ use tokio::{
 };
 
 /// What the HTTP side tells about the hub that the hub itself does not know.
-#[derive(Debug, Clone, Default)]
+#[derive(Clone, Default)]
 pub struct Surroundings {
     /// The certificate of the home CA, PEM.
     pub ca_pem: String,
@@ -36,6 +36,8 @@ pub struct Surroundings {
     pub listeners: Listeners,
     /// The data directory.
     pub data_dir: Option<PathBuf>,
+    /// Where messages pass, for `/watch`.
+    pub front: Option<Front<HubGate>>,
 }
 
 /// Where the hub listens, as people read it: `127.0.0.1:8443`.

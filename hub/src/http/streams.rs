@@ -3,7 +3,7 @@
 
 use super::{
     Http,
-    extract::Caller,
+    extract::{Caller, ended},
     limits::{MAX_STREAMS, MAX_STREAMS_PER_PRINCIPAL, MAX_WAITING_EVENTS, STREAM_HEARTBEAT, STREAM_STALL},
     problem::Problem,
 };
@@ -15,7 +15,12 @@ use axum::{
     },
 };
 use futures_util::stream;
-use hearthkey_core::{registry::Permission, session::Principal};
+use hearthkey_core::{
+    UnixTime,
+    registry::Permission,
+    rights::Rights,
+    session::{Principal, Standing},
+};
 use serde::Serialize;
 use std::{
     collections::HashMap,
@@ -26,7 +31,7 @@ use std::{
 };
 use tokio::{
     sync::{mpsc, watch},
-    time::timeout,
+    time::{Instant, sleep_until, timeout},
 };
 use tracing::debug;
 
@@ -47,6 +52,8 @@ pub(super) struct Events<P> {
     caller: Caller,
     events: mpsc::Sender<Event>,
     changes: watch::Receiver<u64>,
+    /// When the caller's standing is looked at anew, changes apart.
+    looks_again_at: Instant,
     _lasting: Lasting,
     permission: PhantomData<P>,
 }
@@ -113,6 +120,7 @@ impl<P: Permission + Send + Sync + 'static> Events<P> {
         F: Future<Output = ()> + Send + 'static,
     {
         caller.permit::<P>(http)?;
+        let standing = http.hub.judge(&caller.authority).map_err(|end| ended(&end))?;
         let lasting = http.streams.begin(&caller.authority.principal)?;
         let (sender, receiver) = mpsc::channel(MAX_WAITING_EVENTS);
         // Each change of credentials, users and devices is audited: so this tells when to look again.
@@ -122,6 +130,7 @@ impl<P: Permission + Send + Sync + 'static> Events<P> {
             caller,
             events: sender,
             changes,
+            looks_again_at: looks_again_at(&standing, http.hub.now()),
             _lasting: lasting,
             permission: PhantomData,
         }));
@@ -142,15 +151,16 @@ impl<P: Permission + Send + Sync + 'static> Events<P> {
     /// # Errors
     /// Why the stream ends.
     pub(super) async fn wait<T>(&mut self, next: impl Future<Output = T>) -> Result<Option<T>, StreamEnd> {
-        let expires_in = self.check()?;
         let mut stop = self.http.stop.clone();
         tokio::select! {
-            _ = stop.wait_for(|stop| *stop) => Err(StreamEnd::HubStopping),
-            () = self.events.closed() => Err(StreamEnd::Gone),
-            () = tokio::time::sleep(expires_in) => self.check().map(|_| None),
-            changed = self.changes.changed() => changed.map(|()| None).map_err(|_| StreamEnd::HubStopping),
-            next = next => Ok(Some(next)),
+            biased;
+            _ = stop.wait_for(|stop| *stop) => return Err(StreamEnd::HubStopping),
+            () = self.events.closed() => return Err(StreamEnd::Gone),
+            changed = self.changes.changed() => changed.map_err(|_| StreamEnd::HubStopping)?,
+            () = sleep_until(self.looks_again_at) => {}
+            next = next => return Ok(Some(next)),
         }
+        self.rights().map(|_| None)
     }
 
     /// Hands an event to the reader, waiting for it if it is slow.
@@ -158,7 +168,9 @@ impl<P: Permission + Send + Sync + 'static> Events<P> {
     /// # Errors
     /// Why the stream ends.
     pub(super) async fn send(&mut self, name: &str, data: &impl Serialize) -> Result<(), StreamEnd> {
-        self.check()?;
+        if self.changes.has_changed().unwrap_or(true) || self.looks_again_at <= Instant::now() {
+            self.rights()?;
+        }
         let event = Event::default().event(name).json_data(data).map_err(|_| StreamEnd::Broken("an event has no JSON form"))?;
         hand_over(&self.events, event, self.http.stop.clone()).await
     }
@@ -178,16 +190,25 @@ impl<P: Permission + Send + Sync + 'static> Events<P> {
         }
     }
 
-    /// Whether the stream may go on, and for how long at most.
-    fn check(&self) -> Result<Duration, StreamEnd> {
-        /// How often a credential without an end is looked at, changes apart.
-        const AT_LEAST_EVERY: Duration = Duration::from_secs(60 * 60);
+    /// What the caller may do with topics now, if the stream may go on.
+    ///
+    /// # Errors
+    /// Why the stream ends.
+    pub(super) fn rights(&mut self) -> Result<Arc<Rights>, StreamEnd> {
         let hub = &self.http.hub;
         let standing = hub.judge(&self.caller.authority).map_err(|end| StreamEnd::NotAllowed(end.reason_string()))?;
         let permit = hub.view(|registry| registry.permit_user::<P>(&self.caller.authority, hub.now()));
         permit.map_err(|missing| StreamEnd::NotAllowed(missing.to_string()))?;
-        Ok(standing.expires_at.map_or(AT_LEAST_EVERY, |at| Duration::from_secs(at.since(hub.now()).0).min(AT_LEAST_EVERY)))
+        self.looks_again_at = looks_again_at(&standing, hub.now());
+        Ok(standing.rights)
     }
+}
+
+fn looks_again_at(standing: &Standing, now: UnixTime) -> Instant {
+    /// A clock that is set back must not lengthen a life by more than this.
+    const AT_LEAST_EVERY: Duration = Duration::from_secs(60);
+    let expires_in = standing.expires_at.map(|at| Duration::from_secs(at.since(now).0));
+    Instant::now() + expires_in.map_or(AT_LEAST_EVERY, |expires_in| expires_in.min(AT_LEAST_EVERY))
 }
 
 async fn hand_over<T>(events: &mpsc::Sender<T>, event: T, mut stop: watch::Receiver<bool>) -> Result<(), StreamEnd> {

@@ -133,7 +133,8 @@ async fn without_a_good_credential_nothing_is_told() {
     let lamp = home.enrolled("lamp").await;
     let token: Value = home.by_assertion(&lamp.assertion(&home)).await.json().await.expect("JSON");
     let token = token["access_token"].as_str().expect("a token");
-    for path in ["/status", "/devices", "/devices/lamp", "/profiles", "/audit", "/audit/tail", "/devices/lamp/commands"] {
+    for path in ["/status", "/devices", "/devices/lamp", "/profiles", "/audit", "/audit/tail", "/watch", "/devices/lamp/commands"]
+    {
         let url = format!("/api/v1{path}");
         let bare = home.get(&url).send().await.expect("an answer");
         assert_eq!(header(&bare, "www-authenticate"), "Bearer realm=\"hearthkey\"");

@@ -5,8 +5,10 @@ use hearthkey::{
     data_dir::DataDir,
     enrolment_string::Address,
     entropy,
+    gate::HubGate,
     http::{self, Surroundings, Transport},
     hub::{Foundation, Hub, ShownOnce},
+    mqtt::{Front, Limits},
     store::SledStore,
     tls::{self, CertificateInUse},
 };
@@ -38,6 +40,7 @@ pub(crate) struct Home {
     /// A personal access token of the owner.
     pub(crate) owner: String,
     pub(crate) certificate: Arc<CertificateInUse>,
+    pub(crate) front: Front<HubGate>,
     pub(crate) stop: watch::Sender<bool>,
     pub(crate) server: JoinHandle<std::io::Result<()>>,
     _data: TempDir,
@@ -74,12 +77,16 @@ impl Home {
         let (hub, _) = Hub::start(foundation).expect("a hub");
         let owner = hub.own_locally(None).await.expect("kept").expect("made").expose().to_owned();
 
+        let (gate, writing_down) = HubGate::new(hub.clone());
+        tokio::spawn(writing_down);
+        let front = Front::new(Arc::new(gate), Limits::default(), Vec::new());
         let (stop, stopped) = watch::channel(false);
         let transport = Transport::Tls(tls::server_config(certificate.clone(), &tls::HTTPS_PROTOCOLS).expect("TLS"));
-        let surroundings = Surroundings { ca_pem: ca.certificate_pem().to_owned(), ..Surroundings::default() };
+        let surroundings =
+            Surroundings { ca_pem: ca.certificate_pem().to_owned(), front: Some(front.clone()), ..Surroundings::default() };
         let server = tokio::spawn(http::serve(hub.clone(), surroundings, listener, transport, stopped));
         let client = client(&ca, |builder| builder);
-        Self { hub, address, base, client, ca, owner, certificate, stop, server, _data: data }
+        Self { hub, address, base, client, ca, owner, certificate, front, stop, server, _data: data }
     }
 
     pub(crate) fn url(&self, path: &str) -> String {

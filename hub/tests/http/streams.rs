@@ -1,9 +1,10 @@
 //! Event streams: what they tell, and when they end.
 
 use crate::home::Home;
-use hearthkey_core::registry::ManageOwnCredentials;
+use hearthkey::mqtt::message::{Message, QoS};
+use hearthkey_core::{registry::ManageOwnCredentials, rights::PublishPermit, topic::TopicName};
 use reqwest::Response;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 /// Reads an event stream.
 pub(crate) struct Events {
@@ -107,4 +108,53 @@ async fn a_waiting_request_is_answered_when_the_hub_stops() {
     let (answer, ()) = tokio::join!(waiting, stopping);
     assert_eq!(answer.expect("an answer").status(), 503);
     home.server.await.expect("no panic").expect("no error");
+}
+
+async fn publish(home: &Home, topic: &str, message: Message) {
+    let topic = TopicName::parse(topic).expect("legal");
+    home.front.publish(PublishPermit::for_hub(topic), message).await.expect("published");
+}
+
+#[tokio::test]
+async fn who_watches_sees_what_was_kept_and_what_comes() {
+    let home = Home::open().await;
+    publish(&home, "dev/lamp/state", Message::at_least_once(r#"{"on":true}"#).retained()).await;
+    let mut watch = Events::of(&home, "/api/v1/watch?filter=dev%2Flamp%2F%23").await;
+    let (name, message) = watch.next().await.expect("an event");
+    assert_eq!((name.as_str(), &message["topic"], &message["retain"]), ("message", &json!("dev/lamp/state"), &json!(true)));
+    assert_eq!((&message["payload"], &message["qos"]), (&json!(r#"{"on":true}"#), &json!(1)));
+    publish(&home, "dev/oven/tele/x", Message::at_least_once("not asked for")).await;
+    publish(&home, "dev/lamp/tele/x", Message::at_least_once(vec![0xff, 0xfe])).await;
+    let (_, message) = watch.next().await.expect("an event");
+    assert_eq!((&message["topic"], &message["payload_base64"]), (&json!("dev/lamp/tele/x"), &json!("//4=")));
+    assert!(message.get("payload").is_none() && message["time"].as_u64().is_some());
+}
+
+#[tokio::test]
+async fn who_reads_too_slowly_is_told_what_was_lost() {
+    let home = Home::open().await;
+    let mut watch = Events::of(&home, "/api/v1/watch").await;
+    for _ in 0..24_000 {
+        publish(&home, "dev/lamp/tele/x", Message { qos: QoS::AtMostOnce, ..Message::at_least_once(vec![b'x'; 1_024]) }).await;
+    }
+    let mut seen = 0;
+    loop {
+        let (name, event) = watch.next().await.expect("an event");
+        if name == "lost" {
+            assert!(event["count"].as_u64().expect("a count") > 0);
+            break;
+        }
+        seen += 1;
+        assert!(seen < 24_000, "all of 24 MB was kept for one reader");
+    }
+}
+
+#[tokio::test]
+async fn a_watch_is_refused_for_what_is_no_filter() {
+    let home = Home::open().await;
+    for filter in ["", "a%2F%23%2Fb", "%23a", "a%00"] {
+        let answer =
+            home.get(&format!("/api/v1/watch?filter={filter}")).bearer_auth(&home.owner).send().await.expect("an answer");
+        assert_eq!(answer.status(), 422, "{filter}");
+    }
 }

@@ -4,6 +4,7 @@ mod audit;
 mod commands;
 mod devices;
 mod profiles;
+mod watch;
 
 use super::{
     Http,
@@ -43,6 +44,7 @@ pub(super) fn router() -> Router<Arc<Http>> {
         .route("/devices/{id}/commands/{command}", get(commands::show).post(commands::send))
         .route("/profiles", get(profiles::list))
         .route("/profiles/{name}", get(profiles::show).put(profiles::apply))
+        .route("/watch", get(watch::watch))
         .route("/audit", get(audit::list))
         .route("/audit/tail", get(audit::tail))
 }
