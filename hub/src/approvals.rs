@@ -111,11 +111,11 @@ impl Approvals {
         until
     }
 
-    /// Those who wait, with their codes.
+    /// Those who wait, with their codes and how long they wait.
     #[must_use]
-    pub fn waiting(&self) -> Vec<(UserCode, Wanted)> {
+    pub fn waiting(&self) -> Vec<(UserCode, Wanted, UnixTime)> {
         let now = clock::now();
-        self.lock().waiting.waiting(now).map(|(code, wanted)| (code.clone(), wanted.clone())).collect()
+        self.lock().waiting.waiting(now).map(|(code, wanted, expires_at)| (code.clone(), wanted.clone(), expires_at)).collect()
     }
 
     /// Denies the one who waits under a code.

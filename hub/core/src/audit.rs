@@ -64,6 +64,23 @@ pub struct AuditDraft {
     pub count: u64,
 }
 
+/// Which entries somebody wants to see; what is `None` does not matter.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Filter {
+    /// How the actor begins.
+    pub actor: Option<String>,
+    /// How the action begins.
+    pub action: Option<String>,
+    /// How the target begins.
+    pub target: Option<String>,
+    /// The outcome.
+    pub outcome: Option<Outcome>,
+    /// Not before this.
+    pub since: Option<UnixTime>,
+    /// Before this.
+    pub until: Option<UnixTime>,
+}
+
 /// The end of the chain: what the next entry continues.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ChainHead {
@@ -102,6 +119,26 @@ const fn one() -> u64 {
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde asks for a reference")]
 const fn is_one(count: &u64) -> bool {
     *count == 1
+}
+
+impl Filter {
+    /// Whether any entry is wanted.
+    #[must_use]
+    pub fn wants_all(&self) -> bool {
+        *self == Self::default()
+    }
+
+    /// Whether an entry is wanted.
+    #[must_use]
+    pub fn wants(&self, record: &AuditRecord) -> bool {
+        let begins = |text: &str, wanted: &Option<String>| wanted.as_ref().is_none_or(|wanted| text.starts_with(&**wanted));
+        begins(&record.actor, &self.actor)
+            && begins(&record.action, &self.action)
+            && begins(&record.target, &self.target)
+            && self.outcome.is_none_or(|outcome| record.outcome == outcome)
+            && self.since.is_none_or(|since| record.time >= since)
+            && self.until.is_none_or(|until| record.time < until)
+    }
 }
 
 impl Default for ChainHead {
@@ -168,9 +205,10 @@ fn hash_of(row: &[u8]) -> String {
 ///
 /// # Errors
 /// [`BrokenChain`] names the first entry at fault.
-pub fn verify<'a>(anchor: &ChainHead, rows: impl Iterator<Item = &'a [u8]>, head: &ChainHead) -> Result<u64, BrokenChain> {
+pub fn verify(anchor: &ChainHead, rows: impl Iterator<Item = impl AsRef<[u8]>>, head: &ChainHead) -> Result<u64, BrokenChain> {
     let mut at = anchor.clone();
     for row in rows {
+        let row = row.as_ref();
         let expected = at.seq + 1;
         let record: AuditRecord = serde_json::from_slice(row).map_err(|_| BrokenChain::Unreadable(expected))?;
         if record.seq != expected {
@@ -240,6 +278,24 @@ mod tests {
             let record: AuditRecord = serde_json::from_slice(&row).expect("an entry");
             assert!(record.target.starts_with(hostile) && record.target.ends_with('…'));
         }
+    }
+
+    #[test]
+    fn a_filter_wants_what_fits_in_every_respect() {
+        let (rows, _) = chain(5);
+        let records: Vec<AuditRecord> = rows.iter().map(|row| serde_json::from_slice(row).expect("an entry")).collect();
+        let wanted = |filter: Filter| -> Vec<u64> {
+            records.iter().filter(|record| filter.wants(record)).map(|record| record.seq).collect()
+        };
+        let text = |text: &str| Some(text.to_owned());
+        assert!(Filter::default().wants_all());
+        assert_eq!(wanted(Filter::default()), [1, 2, 3, 4, 5]);
+        assert_eq!(wanted(Filter { target: text("entry 3"), ..Filter::default() }), [4]);
+        assert_eq!(wanted(Filter { action: text("te"), actor: text("hub"), ..Filter::default() }), [1, 2, 3, 4, 5]);
+        assert_eq!(wanted(Filter { action: text("est"), ..Filter::default() }), [0_u64; 0], "a prefix, not any part");
+        assert_eq!(wanted(Filter { since: Some(UnixTime(1)), until: Some(UnixTime(3)), ..Filter::default() }), [2, 3]);
+        assert_eq!(wanted(Filter { outcome: Some(Outcome::Denied), ..Filter::default() }), [0_u64; 0]);
+        assert_eq!(wanted(Filter { actor: text("hub"), target: text("entry 9"), ..Filter::default() }), [0_u64; 0]);
     }
 
     #[test]

@@ -125,16 +125,23 @@ impl<W, G> DeviceAuthorizations<W, G> {
         Ok(())
     }
 
-    /// Those who wait for an answer, with their codes.
-    pub fn waiting(&self, now: UnixTime) -> impl Iterator<Item = (&UserCode, &W)> {
+    /// Those who wait for an answer, with their codes and how long they wait.
+    pub fn waiting(&self, now: UnixTime) -> impl Iterator<Item = (&UserCode, &W, UnixTime)> {
         let open = move |waiting: &&Waiting<W, G>| now < waiting.expires_at && matches!(waiting.answer, Answer::None);
-        self.waiting_by_device_code.values().filter(open).map(|waiting| (&waiting.user_code, &waiting.wanted))
+        self.waiting_by_device_code.values().filter(open).map(|waiting| (&waiting.user_code, &waiting.wanted, waiting.expires_at))
     }
 
     /// What the one wants who waits under a code.
     #[must_use]
     pub fn wanted(&self, user_code: &UserCode, now: UnixTime) -> Option<&W> {
-        self.waiting(now).find(|(code, _)| *code == user_code).map(|(_, wanted)| wanted)
+        self.waiting(now).find(|(code, ..)| *code == user_code).map(|(_, wanted, _)| wanted)
+    }
+
+    /// What the one wants who asks with a device code, answered or not.
+    #[must_use]
+    pub fn wanted_by(&self, device_code: &SecretHash, now: UnixTime) -> Option<&W> {
+        let waiting = self.waiting_by_device_code.get(&device_code.to_hex()).filter(|waiting| now < waiting.expires_at);
+        waiting.map(|waiting| &waiting.wanted)
     }
 
     /// Answers the one who waits under a code: a grant, or `None` for a denial. False if nobody waits.
@@ -205,6 +212,9 @@ mod tests {
         list.start(&hash("d"), code(1), "join", NOW).expect("room");
         assert_eq!(list.poll(&hash("d"), NOW), Poll::Pending);
         assert_eq!(list.wanted(&code(1), NOW), Some(&"join"));
+        assert_eq!(list.wanted_by(&hash("d"), NOW), Some(&"join"));
+        assert_eq!((list.wanted_by(&hash("other"), NOW), list.wanted_by(&hash("d"), NOW.plus(WAIT))), (None, None));
+        assert_eq!(list.waiting(NOW).collect::<Vec<_>>(), [(&code(1), &"join", NOW.plus(WAIT))]);
         assert!(list.answer(&code(1), Some("granted"), NOW));
         assert!(!list.answer(&code(1), None, NOW), "one answer");
         let later = NOW.plus(INTERVAL);

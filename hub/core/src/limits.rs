@@ -81,6 +81,8 @@ pub const MAX_PERSONAL_ACCESS_TOKENS_PER_USER: usize = 64;
 pub const MAX_PERSONAL_ACCESS_TOKEN_LIFETIME: Seconds = Seconds::days(366);
 /// Life of a personal access token whose maker names none.
 pub const PERSONAL_ACCESS_TOKEN_LIFETIME: Seconds = Seconds::days(30);
+/// Longest life of a token that a password alone gives.
+pub const MAX_LOGIN_LIFETIME: Seconds = Seconds::days(30);
 /// Most devices that one token is limited to; it must fit into a stored row.
 pub const MAX_DEVICES_PER_TOKEN: usize = 64;
 /// Most API keys of one integration or legacy device.

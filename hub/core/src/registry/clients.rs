@@ -1,6 +1,9 @@
 //! Clients at the token endpoint: proving who they are, getting an access token.
 
-use super::{Change, ClientKey, Context, CredentialRecord, DeviceRecord, DeviceStatus, Draft, Registry};
+use super::{
+    Change, ClientKey, Context, CredentialRecord, DeviceRecord, DeviceStatus, Draft, IntrospectTokens, Permission, Registry,
+    UserPermit,
+};
 use crate::{
     DeviceId, Seconds, UnixTime,
     claims::{AccessTokenClaims, AssertionClaims, Confirmation},
@@ -177,6 +180,35 @@ impl Registry {
         }
         self.put_if_changed(&device, &mut draft);
         Ok(draft.finish(()))
+    }
+
+    /// Lets a client's proof count for a request that leaves nothing else behind.
+    ///
+    /// # Errors
+    /// As [`Registry::issue_token`].
+    pub fn use_proof(&self, client: &AuthenticatedClient, context: &Context) -> Result<Change<()>, OAuthError> {
+        let mut device = self.client_in_good_standing(&client.id)?.clone();
+        let mut draft = self.draft(context);
+        self.use_up(client, &mut device, &mut draft)?;
+        self.put_if_changed(&device, &mut draft);
+        Ok(draft.finish(()))
+    }
+
+    /// Proof that a client may ask what tokens amount to (RFC 7662): its profile grants it.
+    ///
+    /// # Errors
+    /// `unauthorized_client` where the profile does not; otherwise as [`Registry::issue_token`].
+    pub fn permit_introspection(
+        &self,
+        client: &AuthenticatedClient,
+        context: &Context,
+    ) -> Result<Change<UserPermit<IntrospectTokens>>, OAuthError> {
+        let permit = self.permit_device(self.client_in_good_standing(&client.id)?).ok_or_else(|| {
+            let needed = format!("the profile of this client does not grant {}", IntrospectTokens::NAME);
+            OAuthError::new(ErrorCode::UnauthorizedClient, needed)
+        })?;
+        let Change { writes, answer: () } = self.use_proof(client, context)?;
+        Ok(Change { writes, answer: permit })
     }
 
     /// Lets a proof count once: remembers an assertion, notes a first use, and begins the grace period of what it replaces.

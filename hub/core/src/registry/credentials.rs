@@ -7,8 +7,9 @@ use super::{
 use crate::{
     DeviceId, Seconds, UnixTime,
     limits::{
-        LAST_USED_RESOLUTION, MAX_CREDENTIAL_NAME, MAX_CREDENTIALS, MAX_DEVICES_PER_TOKEN, MAX_KEYS_PER_HOLDER,
+        EXPIRES_SOON, LAST_USED_RESOLUTION, MAX_CREDENTIAL_NAME, MAX_CREDENTIALS, MAX_DEVICES_PER_TOKEN, MAX_KEYS_PER_HOLDER,
         MAX_NETWORKS_PER_KEY, MAX_PERSONAL_ACCESS_TOKEN_LIFETIME, MAX_PERSONAL_ACCESS_TOKENS_PER_USER, MAX_PROFILES,
+        UNUSED_AFTER,
     },
     network::Network,
     profile::{Profile, ProfileName},
@@ -67,6 +68,16 @@ pub struct LastUsed {
     pub at: UnixTime,
     /// From which address.
     pub source: String,
+}
+
+/// What the holder of a credential should look at.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum CredentialWarning {
+    /// It ends within [`EXPIRES_SOON`], though it was made for longer.
+    ExpiresSoon,
+    /// Nobody has used it for [`UNUSED_AFTER`].
+    Unused,
 }
 
 /// A personal access token to make.
@@ -203,6 +214,21 @@ impl CredentialRecord {
     #[must_use]
     pub fn may_come_from(&self, source: IpAddr) -> bool {
         self.networks.is_empty() || self.networks.iter().any(|network| network.contains(source))
+    }
+
+    /// What its holder should look at. A replaced credential is history.
+    #[must_use]
+    pub fn warnings(&self, now: UnixTime) -> Vec<CredentialWarning> {
+        if self.replaced_at.is_some() {
+            return Vec::new();
+        }
+        let ends_soon = |ends: UnixTime| ends.since(now) <= EXPIRES_SOON && ends.since(self.created_at) > EXPIRES_SOON;
+        let known_at = self.last_used.as_ref().map_or(self.created_at, |last| last.at);
+        let warnings = [
+            (self.expires_at.is_some_and(ends_soon), CredentialWarning::ExpiresSoon),
+            (now.since(known_at) >= UNUSED_AFTER, CredentialWarning::Unused),
+        ];
+        warnings.into_iter().filter_map(|(holds, warning)| holds.then_some(warning)).collect()
     }
 
     /// Whether it has not run out at `now`.
@@ -427,6 +453,17 @@ impl Registry {
         Ok(draft.finish(record))
     }
 
+    /// Ends the credential that an authority rests on, by its holder; an access token is not ended so.
+    pub fn revoke_itself(&self, authority: &Authority, context: &Context) -> Change<()> {
+        let mut draft = self.draft(context);
+        if let Proof::Credential(id) = &authority.proof
+            && let Some(record) = self.credentials.get(id).filter(|record| record.subject == authority.principal)
+        {
+            draft.end_credential(&authority.principal, "credential.revoke", record);
+        }
+        draft.finish(())
+    }
+
     /// The credentials that a person may see: one's own, or everyone's.
     pub fn credentials_seen_by<'a>(
         &'a self,
@@ -474,7 +511,7 @@ impl Registry {
         Ok(record)
     }
 
-    fn room_for_credentials(&self, subject: &Principal, most: usize) -> Result<(), CredentialRefused> {
+    pub(super) fn room_for_credentials(&self, subject: &Principal, most: usize) -> Result<(), CredentialRefused> {
         let all = self.credentials.len();
         let held = self.credentials.values().filter(|record| record.subject == *subject).count();
         if held >= most {
@@ -514,7 +551,7 @@ impl Registry {
 pub struct TooManyProfiles;
 
 impl Draft<'_> {
-    fn put_credential(&mut self, actor: &Principal, action: &'static str, record: &CredentialRecord) {
+    pub(super) fn put_credential(&mut self, actor: &Principal, action: &'static str, record: &CredentialRecord) {
         self.put(Table::Credential, record.id.as_bytes(), record);
         self.audit(actor, action, format!("{} {} of {}", record.kind.words(), record.id, record.subject));
     }

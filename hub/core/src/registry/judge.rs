@@ -64,6 +64,23 @@ permissions! {
     IntrospectTokens = "tokens:introspect";
 }
 
+/// What an authority amounts to outside topics.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Holding {
+    /// Who acts.
+    pub principal: Principal,
+    /// For people: what they may do.
+    pub role: Option<Role>,
+    /// What the credential allows now.
+    pub scope: Scope,
+    /// The only devices that it is about; none for all.
+    pub devices: Option<Vec<DeviceId>>,
+    /// The credential, where there is a stored one.
+    pub credential: Option<CredentialRecord>,
+    /// When it ends, if it does.
+    pub expires_at: Option<UnixTime>,
+}
+
 /// A user's credential that lacks a permission, or whose user lacks it now.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("this needs the permission {0}, which the credential or its user does not have now")]
@@ -183,6 +200,39 @@ impl Registry {
             return Err(missing);
         }
         Ok(UserPermit { actor: authority.principal.clone(), allowed, limited_to, permission: PhantomData })
+    }
+
+    /// What an authority holds now, for its holder and for who may introspect it.
+    ///
+    /// # Errors
+    /// [`EndReason`] for one that holds nothing any more.
+    pub fn holding(&self, authority: &Authority, now: UnixTime) -> Result<Holding, EndReason> {
+        let expires_at = self.judge(authority, now)?.expires_at;
+        let (scope, devices, credential) = match &authority.proof {
+            Proof::AccessToken { scope, .. } => (scope.clone(), None, None),
+            Proof::Credential(id) => {
+                let record = self.credentials.get(id).ok_or(EndReason::Revoked)?;
+                let scope = match &record.subject {
+                    Principal::User(_) => self.user_scope(record),
+                    Principal::Device(_) | Principal::Integration(_) => record.scope.clone(),
+                };
+                let scope = if record.devices.is_some() { about_devices(&scope) } else { scope };
+                (scope, record.devices.clone(), Some(record.clone()))
+            }
+        };
+        let role = match &authority.principal {
+            Principal::User(name) => self.users.get(name).map(|user| user.role),
+            Principal::Device(_) | Principal::Integration(_) => None,
+        };
+        Ok(Holding { principal: authority.principal.clone(), role, scope, devices, credential, expires_at })
+    }
+
+    /// Proof that a client may do what a permission names by its profile, however it asks; its proof is used up elsewhere.
+    pub(super) fn permit_device<P: Permission>(&self, device: &DeviceRecord) -> Option<UserPermit<P>> {
+        let profile = self.profiles.get(&device.profile)?;
+        let allowed = api_permissions(profile, &profile.scope());
+        let actor = Principal::Device(device.id.clone());
+        allowed.contains(P::NAME).then_some(UserPermit { actor, allowed, limited_to: None, permission: PhantomData })
     }
 
     /// The API permissions of an authority that was judged good, and the devices that it is limited to.

@@ -18,18 +18,19 @@ mod users;
 pub use clients::{AuthenticatedClient, IssuedToken};
 pub use commands::{Acknowledgement, CommandRecord, CommandRefused, CommandState, NewCommand};
 pub use credentials::{
-    CredentialRecord, CredentialRefused, KeyHolder, LastUsed, NewApiKey, NewPersonalAccessToken, TooManyProfiles,
+    CredentialRecord, CredentialRefused, CredentialWarning, KeyHolder, LastUsed, NewApiKey, NewPersonalAccessToken,
+    TooManyProfiles,
 };
 pub use devices::{
     ClientKey, DeviceRecord, DeviceRefused, DeviceStatus, EnrolmentRecord, NewDevice, NewEnrolment, Registered,
     RegistrationRefused, RegistrationRequest,
 };
 pub use judge::{
-    Decision, IntrospectTokens, ManageCredentials, ManageDevices, ManageOwnCredentials, ManageProfiles, ManageUsers,
+    Decision, Holding, IntrospectTokens, ManageCredentials, ManageDevices, ManageOwnCredentials, ManageProfiles, ManageUsers,
     MissingPermission, Permission, Question, ReadAudit, ReadDevices, ReadTelemetry, SendCommands, UserPermit,
 };
 pub use rows::CorruptRow;
-pub use users::{PasswordHash, UserRefused};
+pub use users::{LoginRefused, PasswordHash, UserChange, UserRefused};
 
 use crate::{
     DeviceId, UnixTime,

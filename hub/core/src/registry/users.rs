@@ -1,9 +1,14 @@
 //! People: added, given a role and a password, removed. A home always keeps an owner.
 
-use super::{Change, Context, ManageOwnCredentials, ManageUsers, Registry, Role, UserPermit, UserRecord};
+use super::{
+    Change, Context, CredentialRecord, CredentialRefused, ManageOwnCredentials, ManageUsers, Registry, Role, UserPermit,
+    UserRecord,
+};
 use crate::{
-    limits::MAX_USERS,
-    session::{Principal, UserName},
+    Seconds,
+    limits::{MAX_LOGIN_LIFETIME, MAX_PERSONAL_ACCESS_TOKENS_PER_USER, MAX_USERS},
+    secret::{CredentialKind, SecretHash},
+    session::{CredentialId, Principal, UserName},
     write::Table,
 };
 use serde::{Deserialize, Serialize};
@@ -13,6 +18,29 @@ use std::fmt;
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct PasswordHash(String);
+
+/// What is to change about a person; what is `None` stays.
+#[derive(Debug, Clone, Default)]
+pub struct UserChange {
+    /// What the person may do.
+    pub role: Option<Role>,
+    /// The password.
+    pub password: Option<PasswordHash>,
+}
+
+/// Why a person who knows the password gets no token.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum LoginRefused {
+    /// The user or the password changed while the password was verified.
+    #[error("the password was changed meanwhile")]
+    PasswordChanged,
+    /// A life that is too long or none.
+    #[error("a login lasts from 1 s to {max} days", max = MAX_LOGIN_LIFETIME.0 / 86_400)]
+    Lifetime,
+    /// No room for another token.
+    #[error("{0}")]
+    Credential(#[from] CredentialRefused),
+}
 
 /// Why a change to people is refused.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -85,22 +113,36 @@ impl Registry {
         Ok(self.put_user(permit.actor(), "user.create", user, context))
     }
 
-    /// Changes what a person may do; open sessions and tokens follow at once.
+    /// Changes what a person may do, or the password, or both; open sessions and tokens follow at once.
     ///
     /// # Errors
     /// [`UserRefused`].
-    pub fn set_role(
+    pub fn change_user(
         &self,
         permit: &UserPermit<ManageUsers>,
         name: &UserName,
-        role: Role,
+        change: UserChange,
         context: &Context,
     ) -> Result<Change<UserRecord>, UserRefused> {
-        let user = self.known_user(name)?;
-        if role != Role::Owner {
-            self.refuse_last_owner(user)?;
+        let UserChange { role, password } = change;
+        let mut user = self.known_user(name)?.clone();
+        if role.is_some_and(|role| role != Role::Owner) {
+            self.refuse_last_owner(&user)?;
         }
-        Ok(self.put_user(permit.actor(), "user.role", UserRecord { role, ..user.clone() }, context))
+        let target = Principal::User(name.clone());
+        let mut draft = self.draft(context);
+        if let Some(role) = role.filter(|role| *role != user.role) {
+            user.role = role;
+            draft.audit(permit.actor(), "user.role", &target);
+        }
+        if password.is_some() {
+            user.password = password;
+            draft.audit(permit.actor(), "user.password", &target);
+        }
+        if self.users.get(name) != Some(&user) {
+            draft.put(Table::User, name.as_str(), &user);
+        }
+        Ok(draft.finish(user))
     }
 
     /// Changes one's own password, with a credential that has all rights of its user.
@@ -121,19 +163,36 @@ impl Registry {
         Ok(self.put_user(permit.actor(), "user.password", user, context))
     }
 
-    /// Gives a person a new password, or none.
+    /// Makes a personal access token for a person whose password was verified against `verified`: with all rights of the
+    /// person, for `lifetime`.
     ///
     /// # Errors
-    /// [`UserRefused`].
-    pub fn reset_password(
+    /// [`LoginRefused`].
+    pub fn log_in(
         &self,
-        permit: &UserPermit<ManageUsers>,
         name: &UserName,
-        password: Option<PasswordHash>,
+        verified: &PasswordHash,
+        fresh: (CredentialId, SecretHash),
+        lifetime: Seconds,
         context: &Context,
-    ) -> Result<Change<UserRecord>, UserRefused> {
-        let user = UserRecord { password, ..self.known_user(name)?.clone() };
-        Ok(self.put_user(permit.actor(), "user.password", user, context))
+    ) -> Result<Change<CredentialRecord>, LoginRefused> {
+        let user = self.users.get(name).filter(|user| user.password.as_ref() == Some(verified));
+        let user = user.ok_or(LoginRefused::PasswordChanged)?;
+        if !(1..=MAX_LOGIN_LIFETIME.0).contains(&lifetime.0) {
+            return Err(LoginRefused::Lifetime);
+        }
+        let subject = Principal::User(name.clone());
+        self.room_for_credentials(&subject, MAX_PERSONAL_ACCESS_TOKENS_PER_USER)?;
+        let called = format!("login from {}", context.source);
+        let credential = CredentialRecord {
+            scope: user.role.scope(),
+            expires_at: Some(context.now.plus(lifetime)),
+            ..CredentialRecord::new(CredentialKind::PersonalAccessToken, subject.clone(), &called, fresh, context.now)
+        };
+        let mut draft = self.draft(context);
+        draft.audit(&subject, "user.login", &subject);
+        draft.put_credential(&subject, "credential.create", &credential);
+        Ok(draft.finish(credential))
     }
 
     /// Removes a person; all their tokens end.

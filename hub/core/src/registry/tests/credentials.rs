@@ -8,7 +8,7 @@ use crate::{
     },
     registry::{
         CredentialRefused, KeyHolder, ManageCredentials, ManageOwnCredentials, ManageUsers, NewApiKey, NewPersonalAccessToken,
-        PasswordHash, UserRefused,
+        PasswordHash, UserChange, UserRefused,
     },
     secret::SecretHash,
     session::CredentialId,
@@ -16,12 +16,16 @@ use crate::{
 };
 
 impl World {
-    fn fresh_credential(&mut self, kind: CredentialKind) -> ((CredentialId, SecretHash), String) {
+    pub(super) fn fresh_credential(&mut self, kind: CredentialKind) -> ((CredentialId, SecretHash), String) {
         let (id, secret) = Secret::generate(kind, &random64(self.fresh()));
         ((id, self.pepper.hash(secret.expose().as_bytes())), secret.expose().to_owned())
     }
 
-    fn create_pat(&mut self, by: &str, new: NewPersonalAccessToken) -> Result<(CredentialId, String), CredentialRefused> {
+    pub(super) fn create_pat(
+        &mut self,
+        by: &str,
+        new: NewPersonalAccessToken,
+    ) -> Result<(CredentialId, String), CredentialRefused> {
         let permit = self.permit::<ManageOwnCredentials>(by);
         let (fresh, text) = self.fresh_credential(CredentialKind::PersonalAccessToken);
         let context = self.context();
@@ -29,7 +33,7 @@ impl World {
         Ok((self.commit(change).id, text))
     }
 
-    fn permit<P: Permission>(&self, token: &str) -> UserPermit<P> {
+    pub(super) fn permit<P: Permission>(&self, token: &str) -> UserPermit<P> {
         let authority = self.present(token).expect("known");
         self.registry.permit_user(&authority, self.now).expect("permitted")
     }
@@ -38,14 +42,14 @@ impl World {
         self.present(token).is_some_and(|authority| self.registry.permit_user::<P>(&authority, self.now).is_ok())
     }
 
-    fn user_token(&mut self, user: &str, role: Role) -> String {
+    pub(super) fn user_token(&mut self, user: &str, role: Role) -> String {
         self.set_role(user, role);
         let scope = role.scope().to_string();
         self.credential(CredentialKind::PersonalAccessToken, Principal::User(name(user)), &scope, None)
     }
 }
 
-fn pat(scope: Option<&str>, days: u64) -> NewPersonalAccessToken {
+pub(super) fn pat(scope: Option<&str>, days: u64) -> NewPersonalAccessToken {
     NewPersonalAccessToken {
         name: "script".to_owned(),
         scope: scope.map(|text| Scope::parse(text).expect("legal")),
@@ -139,7 +143,8 @@ fn removing_a_user_ends_their_tokens_and_the_last_owner_stays() {
     }
     assert!(world.present(&ann).is_none());
     assert!(world.registry.remove_user(&permit, &name("olga"), &context).is_err());
-    assert!(world.registry.set_role(&permit, &name("olga"), Role::Viewer, &context).is_err());
+    let demoted = UserChange { role: Some(Role::Viewer), password: None };
+    assert!(world.registry.change_user(&permit, &name("olga"), demoted, &context).is_err());
 }
 
 #[test]
