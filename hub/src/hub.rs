@@ -4,6 +4,10 @@
 //! applied to the *view*, sessions concerned are judged anew, and the answer leaves. All reads are of the view. When the
 //! store fails, nothing more is decided until it was reopened and both were rebuilt from it.
 
+mod tokens;
+
+pub use tokens::{Introspection, LoginFailed, TokenResponse};
+
 use crate::{
     approvals::Approvals,
     clock,
@@ -19,19 +23,18 @@ use arc_swap::ArcSwap;
 use base64ct::{Base64UrlUnpadded, Encoding};
 use hearthkey_core::{
     DeviceId, Seconds, UnixTime,
-    audit::{AuditDraft, ChainHead, Outcome},
+    audit::ChainHead,
     audit_flood::Entry,
-    claims::{ACCESS_TOKEN_TYPE, AccessTokenVerifier},
+    claims::AccessTokenVerifier,
     jwt::Jwk,
-    oauth::{BasicCredentials, ErrorCode, OAuthError, TokenRequest},
+    oauth::{ErrorCode, OAuthError},
     profile::CommandName,
     registry::{
-        Acknowledgement, AuthenticatedClient, Change, CommandRecord, CommandRefused, Context, IssuedToken, NewEnrolment,
-        Registered, RegistrationRefused, RegistrationRequest, Registry, SendCommands, UserPermit,
+        Acknowledgement, Change, CommandRecord, CommandRefused, Context, NewEnrolment, Registered, RegistrationRefused,
+        RegistrationRequest, Registry, SendCommands, UserPermit,
     },
     rights::PublishPermit,
-    scope::Scope,
-    secret::{CredentialKind, Pepper, PresentedCredential, Secret, SecretHash},
+    secret::{CredentialKind, Pepper, Secret, SecretHash},
     session::{Authority, CredentialId, EndReason, Principal, Standing},
     topic::TopicName,
     write::{Sequence, Table, Write},
@@ -144,15 +147,6 @@ pub enum StartError {
     /// A stored row.
     #[error("{0}; restore a backup, or start with another --data")]
     Row(#[from] hearthkey_core::registry::CorruptRow),
-}
-
-/// What the token endpoint answers.
-#[derive(Debug, Clone)]
-pub struct TokenResponse {
-    /// The JSON of RFC 6749 section 5.1. Holds the token: never logged.
-    pub json: Vec<u8>,
-    /// The authority that the token gives.
-    pub authority: Authority,
 }
 
 /// A device's new way to prove itself, to be shown once.
@@ -315,88 +309,6 @@ impl Hub {
         self.head.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Who holds a bearer credential that came from an address: an access token, a personal access token or an API key, good
-    /// at this moment.
-    ///
-    /// # Errors
-    /// `invalid_token`; the evidence says why.
-    pub fn authenticate_bearer(self: &Arc<Self>, bearer: &str, source: IpAddr) -> Result<Authority, OAuthError> {
-        self.admit(bearer, Some(source)).map(|(authority, _)| authority)
-    }
-
-    /// As [`Hub::authenticate_bearer`], with what the authority amounts to. Without a source (the hub itself asks) a
-    /// credential that is bound to networks is refused, and the use is not noted.
-    ///
-    /// # Errors
-    /// `invalid_token`; the evidence says why.
-    pub fn admit(self: &Arc<Self>, bearer: &str, source: Option<IpAddr>) -> Result<(Authority, Standing), OAuthError> {
-        let now = clock::now();
-        let refused = |evidence: String| OAuthError {
-            code: ErrorCode::InvalidToken,
-            description: "the credential is unknown, expired or revoked".to_owned(),
-            evidence,
-        };
-        let authority = if bearer.starts_with("hk_") {
-            let presented = PresentedCredential::parse(bearer).map_err(|why| refused(why.to_string()))?;
-            self.admit_credential(&presented, source).map_err(refused)?
-        } else {
-            self.signing.load().verifier.verify(bearer, now).map_err(|why| refused(why.to_string()))?.authority()
-        };
-        let standing = self.judge_at(&authority, now).map_err(|end| refused(end.reason_string()))?;
-        Ok((authority, standing))
-    }
-
-    fn admit_credential(
-        self: &Arc<Self>,
-        presented: &PresentedCredential<'_>,
-        source: Option<IpAddr>,
-    ) -> Result<Authority, String> {
-        enum Noted {
-            Known,
-            Used,
-            Stolen,
-        }
-        let context = self.context(source, "");
-        let id: CredentialId = presented.id.into();
-        let (authority, noted) = self.view(|registry| {
-            let authority = registry.authenticate_credential(presented, &self.pepper);
-            let authority = authority.ok_or_else(|| format!("credential {id} is unknown or its secret is wrong"))?;
-            let record = registry.credential(&id).ok_or_else(|| format!("credential {id} is gone"))?;
-            let from_there = source.map_or(record.networks.is_empty(), |source| record.may_come_from(source));
-            if !from_there {
-                return Err(format!("credential {id} may not be used from {}", context.source));
-            }
-            let noted = if record.replaced_at.is_some() {
-                Noted::Stolen
-            } else if source.is_some() && registry.note_use(&id, &context).is_some() {
-                Noted::Used
-            } else {
-                Noted::Known
-            };
-            Ok((authority, noted))
-        })?;
-        let hub = Arc::clone(self);
-        match noted {
-            Noted::Known => {}
-            // Neither waits: the answer does not rest on it.
-            Noted::Used => drop(tokio::spawn(async move {
-                let kept = hub.decide(|registry| registry.note_use(&id, &context).ok_or(())).await;
-                if let Err(NotDecided::Unavailable(why)) = kept {
-                    tracing::warn!(why, "the use of a credential could not be noted");
-                }
-            })),
-            Noted::Stolen => {
-                tracing::warn!(credential = %id, source = context.source, "a replaced token was used: its family ends");
-                drop(tokio::spawn(async move {
-                    if let Err(why) = hub.decide_always(|registry| registry.revoke_family(&id, &context)).await {
-                        tracing::error!(why, "a family of tokens could not be revoked");
-                    }
-                }));
-            }
-        }
-        Ok(authority)
-    }
-
     /// What an authority amounts to now.
     ///
     /// # Errors
@@ -407,71 +319,6 @@ impl Hub {
 
     fn judge_at(&self, authority: &Authority, now: UnixTime) -> Result<Standing, EndReason> {
         self.view(|registry| registry.judge(authority, now))
-    }
-
-    /// The token endpoint, for HTTP and MQTT alike.
-    ///
-    /// # Errors
-    /// RFC 6749 section 5.2.
-    pub async fn token(
-        &self,
-        request: &TokenRequest,
-        basic: Option<&BasicCredentials>,
-        context: &Context,
-    ) -> Result<TokenResponse, OAuthError> {
-        let authentication = request.client_authentication(basic)?;
-        let client =
-            self.view(|registry| registry.authenticate_client(&authentication, &self.audiences, &self.pepper, context.now))?;
-        self.issue(&client, request, context).await
-    }
-
-    async fn issue(
-        &self,
-        client: &AuthenticatedClient,
-        request: &TokenRequest,
-        context: &Context,
-    ) -> Result<TokenResponse, OAuthError> {
-        let jti = entropy::unique_name();
-        let issued = self.decide(|registry| registry.issue_token(client, request, self.issuer(), jti, context)).await;
-        let issued: IssuedToken = issued.map_err(unavailable)?;
-        let authority = issued.authority();
-        let json = serde_json::json!({
-            "access_token": self.signing.load().keys.current().sign(ACCESS_TOKEN_TYPE, &issued.claims),
-            "token_type": "Bearer",
-            "expires_in": issued.expires_in,
-            "scope": issued.claims.scope,
-        });
-        Ok(TokenResponse { json: json.to_string().into_bytes(), authority })
-    }
-
-    /// The answer to a login that was approved: a personal access token in the form of RFC 6749 section 5.1.
-    pub(crate) fn login_response(
-        self: &Arc<Self>,
-        secret: &Secret,
-        scope: &Scope,
-        expires_in: Seconds,
-    ) -> Result<TokenResponse, OAuthError> {
-        let (authority, _) = self.admit(secret.expose(), None)?;
-        let json = serde_json::json!({
-            "access_token": secret.expose(),
-            "token_type": "Bearer",
-            "expires_in": expires_in,
-            "scope": scope,
-        });
-        Ok(TokenResponse { json: json.to_string().into_bytes(), authority })
-    }
-
-    /// The answer to a device that joined: an access token, and who it is now.
-    pub(crate) async fn token_for_joined(&self, id: &DeviceId, context: &Context) -> Result<TokenResponse, OAuthError> {
-        let gone = || OAuthError::new(ErrorCode::ExpiredToken, "the device was removed again meanwhile");
-        let client = self.view(|registry| registry.joined_client(id)).ok_or_else(gone)?;
-        let request = TokenRequest::parse(b"grant_type=client_credentials")?;
-        let mut response = self.issue(&client, &request, context).await?;
-        let mut json: serde_json::Value = serde_json::from_slice(&response.json).unwrap_or_default();
-        json["client_id"] = serde_json::json!(id);
-        json["issuer"] = serde_json::json!(self.issuer());
-        response.json = json.to_string().into_bytes();
-        Ok(response)
     }
 
     /// Those who wait for a person.
@@ -499,36 +346,6 @@ impl Hub {
             evidence: why.to_string(),
         };
         self.decide(|registry| registry.register(&request, context).map_err(refused)).await.map_err(unavailable)
-    }
-
-    /// The public keys that verify access tokens (RFC 7517).
-    #[must_use]
-    pub fn jwks(&self) -> serde_json::Value {
-        self.signing.load().keys.jwks(clock::now())
-    }
-
-    /// Makes another signing key and goes on with it; the one before it verifies until its last token has ended.
-    ///
-    /// # Errors
-    /// Why not; then the key before stays in use.
-    pub async fn rotate_signing_key(&self, actor: &str, context: &Context) -> Result<(), String> {
-        let _turn = self.rotating.lock().await;
-        let signing = self.signing.load_full();
-        let (data, issuer, now) = (self.data.clone(), self.issuer.clone(), context.now);
-        let rotated = tokio::task::spawn_blocking(move || {
-            signing.keys.rotated(&data, now).map(|keys| Signing::new(keys, &issuer, now)).map_err(|error| error.to_string())
-        });
-        self.signing.store(Arc::new(rotated.await.map_err(|error| error.to_string())??));
-        let entry = AuditDraft {
-            actor: actor.to_owned(),
-            action: "signing_key.rotate",
-            target: "hub".to_owned(),
-            outcome: Outcome::Success,
-            reason: String::new(),
-            count: 1,
-        };
-        self.record(vec![(entry, context.source.clone())]).await;
-        Ok(())
     }
 
     /// Hashes and verifies people's passwords.

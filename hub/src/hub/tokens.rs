@@ -1,0 +1,381 @@
+//! Tokens and credentials at the door: issued, looked at, introspected, ended; and the keys that sign them.
+
+use super::{Hub, NotDecided, Signing, unavailable};
+use crate::{clock, entropy, passwords::PasswordError};
+use hearthkey_core::{
+    DeviceId, Seconds, UnixTime,
+    audit::{AuditDraft, Outcome},
+    claims::{ACCESS_TOKEN_TYPE, AccessTokenClaims, Confirmation, InvalidAccessToken},
+    oauth::{BasicCredentials, ErrorCode, OAuthError, TokenRequest},
+    registry::{AuthenticatedClient, Context, CredentialRecord, IntrospectTokens, IssuedToken, LoginRefused, UserPermit},
+    scope::Scope,
+    secret::{CredentialKind, PresentedCredential, Secret},
+    session::{Authority, CredentialId, Principal, Standing},
+};
+use serde::Serialize;
+use std::{net::IpAddr, sync::Arc};
+use zeroize::Zeroizing;
+
+/// What the token endpoint answers.
+#[derive(Debug, Clone)]
+pub struct TokenResponse {
+    /// The JSON of RFC 6749 section 5.1. Holds the token: never logged.
+    pub json: Vec<u8>,
+    /// The authority that the token gives.
+    pub authority: Authority,
+}
+
+/// What an active token amounts to (RFC 7662 section 2.2).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Introspection {
+    /// Always true: of a token that is not, nothing is told.
+    pub active: bool,
+    /// What it allows now.
+    pub scope: Scope,
+    /// The client that it was issued to; none for a person's token.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub client_id: Option<DeviceId>,
+    /// The person, for people to read.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub username: Option<DeviceId>,
+    /// `Bearer`.
+    pub token_type: &'static str,
+    /// When it ends, if it does.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub exp: Option<UnixTime>,
+    /// When it was made.
+    pub iat: UnixTime,
+    /// Whom it speaks for.
+    pub sub: DeviceId,
+    /// For whom it is.
+    pub aud: String,
+    /// Who made it.
+    pub iss: String,
+    /// Its own name.
+    pub jti: Box<str>,
+    /// The key that its holder has, where it is bound to one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cnf: Option<Confirmation>,
+}
+
+/// Why a login gives nothing.
+#[derive(Debug, thiserror::Error)]
+pub enum LoginFailed {
+    /// No such user, no password, or another one: told apart in the operator's log only.
+    #[error("{0}")]
+    Proof(&'static str),
+    /// The password was not looked at.
+    #[error("{0}")]
+    Password(#[from] PasswordError),
+    /// The password was right, and no token is given all the same.
+    #[error("{0}")]
+    Refused(LoginRefused),
+    /// The store cannot keep it now.
+    #[error("{0}")]
+    Unavailable(String),
+}
+
+impl Hub {
+    /// The token endpoint, for HTTP and MQTT alike.
+    ///
+    /// # Errors
+    /// RFC 6749 section 5.2.
+    pub async fn token(
+        &self,
+        request: &TokenRequest,
+        basic: Option<&BasicCredentials>,
+        context: &Context,
+    ) -> Result<TokenResponse, OAuthError> {
+        let client = self.authenticate_client(request, basic, context)?;
+        self.issue(&client, request, context).await
+    }
+
+    fn authenticate_client(
+        &self,
+        request: &TokenRequest,
+        basic: Option<&BasicCredentials>,
+        context: &Context,
+    ) -> Result<AuthenticatedClient, OAuthError> {
+        let authentication = request.client_authentication(basic)?;
+        self.view(|registry| registry.authenticate_client(&authentication, &self.audiences, &self.pepper, context.now))
+    }
+
+    async fn issue(
+        &self,
+        client: &AuthenticatedClient,
+        request: &TokenRequest,
+        context: &Context,
+    ) -> Result<TokenResponse, OAuthError> {
+        let jti = entropy::unique_name();
+        let issued = self.decide(|registry| registry.issue_token(client, request, self.issuer(), jti, context)).await;
+        let issued: IssuedToken = issued.map_err(unavailable)?;
+        let authority = issued.authority();
+        let json = serde_json::json!({
+            "access_token": self.signing.load().keys.current().sign(ACCESS_TOKEN_TYPE, &issued.claims),
+            "token_type": "Bearer",
+            "expires_in": issued.expires_in,
+            "scope": issued.claims.scope,
+        });
+        Ok(TokenResponse { json: json.to_string().into_bytes(), authority })
+    }
+
+    /// The answer to a login that was approved: a personal access token in the form of RFC 6749 section 5.1.
+    pub(crate) fn login_response(
+        self: &Arc<Self>,
+        secret: &Secret,
+        scope: &Scope,
+        expires_in: Seconds,
+    ) -> Result<TokenResponse, OAuthError> {
+        let (authority, _) = self.admit(secret.expose(), None)?;
+        let json = serde_json::json!({
+            "access_token": secret.expose(),
+            "token_type": "Bearer",
+            "expires_in": expires_in,
+            "scope": scope,
+        });
+        Ok(TokenResponse { json: json.to_string().into_bytes(), authority })
+    }
+
+    /// The answer to a device that joined: an access token, and who it is now.
+    pub(crate) async fn token_for_joined(&self, id: &DeviceId, context: &Context) -> Result<TokenResponse, OAuthError> {
+        let gone = || OAuthError::new(ErrorCode::ExpiredToken, "the device was removed again meanwhile");
+        let client = self.view(|registry| registry.joined_client(id)).ok_or_else(gone)?;
+        let request = TokenRequest::parse(b"grant_type=client_credentials")?;
+        let mut response = self.issue(&client, &request, context).await?;
+        let mut json: serde_json::Value = serde_json::from_slice(&response.json).unwrap_or_default();
+        json["client_id"] = serde_json::json!(id);
+        json["issuer"] = serde_json::json!(self.issuer());
+        response.json = json.to_string().into_bytes();
+        Ok(response)
+    }
+
+    /// Who holds a bearer credential that came from an address: an access token, a personal access token or an API key, good
+    /// at this moment.
+    ///
+    /// # Errors
+    /// `invalid_token`; the evidence says why.
+    pub fn authenticate_bearer(self: &Arc<Self>, bearer: &str, source: IpAddr) -> Result<Authority, OAuthError> {
+        self.admit(bearer, Some(source)).map(|(authority, _)| authority)
+    }
+
+    /// As [`Hub::authenticate_bearer`], with what the authority amounts to. Without a source (the hub itself asks) a
+    /// credential that is bound to networks is refused, and the use is not noted.
+    ///
+    /// # Errors
+    /// `invalid_token`; the evidence says why.
+    pub fn admit(self: &Arc<Self>, bearer: &str, source: Option<IpAddr>) -> Result<(Authority, Standing), OAuthError> {
+        let now = clock::now();
+        let refused = |evidence: String| OAuthError {
+            code: ErrorCode::InvalidToken,
+            description: "the credential is unknown, expired or revoked".to_owned(),
+            evidence,
+        };
+        let authority = if bearer.starts_with("hk_") {
+            let presented = PresentedCredential::parse(bearer).map_err(|why| refused(why.to_string()))?;
+            self.admit_credential(&presented, source).map_err(refused)?
+        } else {
+            self.verify_access_token(bearer, now).map_err(|why| refused(why.to_string()))?.authority()
+        };
+        let standing = self.judge_at(&authority, now).map_err(|end| refused(end.reason_string()))?;
+        Ok((authority, standing))
+    }
+
+    fn admit_credential(
+        self: &Arc<Self>,
+        presented: &PresentedCredential<'_>,
+        source: Option<IpAddr>,
+    ) -> Result<Authority, String> {
+        enum Noted {
+            Known,
+            Used,
+            Stolen,
+        }
+        let context = self.context(source, "");
+        let id: CredentialId = presented.id.into();
+        let (authority, noted) = self.view(|registry| {
+            let authority = registry.authenticate_credential(presented, &self.pepper);
+            let authority = authority.ok_or_else(|| format!("credential {id} is unknown or its secret is wrong"))?;
+            let record = registry.credential(&id).ok_or_else(|| format!("credential {id} is gone"))?;
+            let from_there = source.map_or(record.networks.is_empty(), |source| record.may_come_from(source));
+            if !from_there {
+                return Err(format!("credential {id} may not be used from {}", context.source));
+            }
+            let noted = if record.replaced_at.is_some() {
+                Noted::Stolen
+            } else if source.is_some() && registry.note_use(&id, &context).is_some() {
+                Noted::Used
+            } else {
+                Noted::Known
+            };
+            Ok((authority, noted))
+        })?;
+        let hub = Arc::clone(self);
+        match noted {
+            Noted::Known => {}
+            // Neither waits: the answer does not rest on it.
+            Noted::Used => drop(tokio::spawn(async move {
+                let kept = hub.decide(|registry| registry.note_use(&id, &context).ok_or(())).await;
+                if let Err(NotDecided::Unavailable(why)) = kept {
+                    tracing::warn!(why, "the use of a credential could not be noted");
+                }
+            })),
+            Noted::Stolen => {
+                tracing::warn!(credential = %id, source = context.source, "a replaced token was used: its family ends");
+                drop(tokio::spawn(async move {
+                    if let Err(why) = hub.decide_always(|registry| registry.revoke_family(&id, &context)).await {
+                        tracing::error!(why, "a family of tokens could not be revoked");
+                    }
+                }));
+            }
+        }
+        Ok(authority)
+    }
+
+    /// The claims of an access token that the hub signed and that has not run out.
+    fn verify_access_token(&self, token: &str, now: UnixTime) -> Result<AccessTokenClaims, InvalidAccessToken> {
+        self.signing.load().verifier.verify(token, now)
+    }
+
+    /// Ends an access token before its time, for the client that it was issued to (RFC 7009); sessions that rest on it end before
+    /// this returns. For what is no token of ours nothing is left to do.
+    ///
+    /// # Errors
+    /// RFC 6749 section 5.2.
+    pub async fn revoke_token(
+        &self,
+        request: &TokenRequest,
+        basic: Option<&BasicCredentials>,
+        context: &Context,
+    ) -> Result<(), OAuthError> {
+        let client = self.authenticate_client(request, basic, context)?;
+        let token = required(request, "token")?;
+        let revoked = match self.verify_access_token(token, context.now) {
+            Ok(claims) => self.decide(|registry| registry.revoke_token(&client, &claims, context)).await,
+            Err(_) => self.decide(|registry| registry.use_proof(&client, context)).await,
+        };
+        revoked.map_err(unavailable)
+    }
+
+    /// Ends the credential that an authority rests on, by its holder.
+    ///
+    /// # Errors
+    /// Why the store cannot keep it.
+    pub async fn revoke_itself(&self, authority: &Authority, context: &Context) -> Result<(), String> {
+        self.decide_always(|registry| registry.revoke_itself(authority, context)).await
+    }
+
+    /// Proof that a client may introspect, by its profile.
+    ///
+    /// # Errors
+    /// RFC 6749 section 5.2.
+    pub async fn permit_introspection(
+        &self,
+        request: &TokenRequest,
+        basic: Option<&BasicCredentials>,
+        context: &Context,
+    ) -> Result<UserPermit<IntrospectTokens>, OAuthError> {
+        let client = self.authenticate_client(request, basic, context)?;
+        self.decide(|registry| registry.permit_introspection(&client, context)).await.map_err(unavailable)
+    }
+
+    /// What a token or credential amounts to now (RFC 7662); `None` for one that amounts to nothing. A key that is bound to
+    /// networks amounts to nothing here: from where it came to the one who asks is not known.
+    pub fn introspect(self: &Arc<Self>, _: &UserPermit<IntrospectTokens>, token: &str) -> Option<Introspection> {
+        let now = clock::now();
+        let (authority, claims) = match self.verify_access_token(token, now) {
+            Ok(claims) => (claims.authority(), Some(claims)),
+            Err(_) => (self.admit(token, None).ok()?.0, None),
+        };
+        let holding = self.view(|registry| registry.holding(&authority, now)).ok()?;
+        let (sub, client_id, username) = match holding.principal {
+            Principal::Device(id) | Principal::Integration(id) => (id.clone(), Some(id), None),
+            Principal::User(name) => (name.clone(), None, Some(name)),
+        };
+        let (iat, jti, cnf) = match (claims, holding.credential) {
+            (Some(claims), _) => (claims.iat, claims.jti, claims.cnf),
+            (None, Some(record)) => (record.created_at, record.id, None),
+            (None, None) => return None,
+        };
+        Some(Introspection {
+            active: true,
+            scope: holding.scope,
+            client_id,
+            username,
+            token_type: "Bearer",
+            exp: holding.expires_at,
+            iat,
+            sub,
+            aud: self.issuer.clone(),
+            iss: self.issuer.clone(),
+            jti,
+            cnf,
+        })
+    }
+
+    /// A token for who knows the password of a person. Takes as long for an unknown name as for a wrong password.
+    ///
+    /// # Errors
+    /// [`LoginFailed`].
+    pub async fn log_in(
+        &self,
+        user: &str,
+        password: Zeroizing<String>,
+        lifetime: Seconds,
+        context: &Context,
+    ) -> Result<(CredentialRecord, Secret), LoginFailed> {
+        let name = DeviceId::parse(user).ok();
+        let record = name.as_ref().and_then(|name| self.view(|registry| registry.user(name).cloned()));
+        let evidence = match &record {
+            None => "there is no such user",
+            Some(user) if user.password.is_none() => "the user has no password",
+            Some(_) => "the password is wrong",
+        };
+        let hash = record.and_then(|user| user.password);
+        let fits = self.passwords.verify(password, hash.clone()).await?;
+        let (Some(name), Some(hash), true) = (name, hash, fits) else { return Err(LoginFailed::Proof(evidence)) };
+        let (fresh, secret) = self.new_credential(CredentialKind::PersonalAccessToken);
+        let decided = self.decide(|registry| registry.log_in(&name, &hash, fresh, lifetime, context)).await;
+        let record = decided.map_err(|error| match error {
+            NotDecided::Refused(LoginRefused::PasswordChanged) => LoginFailed::Proof("the password was changed meanwhile"),
+            NotDecided::Refused(refused @ (LoginRefused::Lifetime | LoginRefused::Credential(_))) => {
+                LoginFailed::Refused(refused)
+            }
+            NotDecided::Unavailable(why) => LoginFailed::Unavailable(why),
+        })?;
+        Ok((record, secret))
+    }
+
+    /// The public keys that verify access tokens (RFC 7517).
+    #[must_use]
+    pub fn jwks(&self) -> serde_json::Value {
+        self.signing.load().keys.jwks(clock::now())
+    }
+
+    /// Makes another signing key and goes on with it; the one before it verifies until its last token has ended.
+    ///
+    /// # Errors
+    /// Why not; then the key before stays in use.
+    pub async fn rotate_signing_key(&self, actor: &str, context: &Context) -> Result<(), String> {
+        let _turn = self.rotating.lock().await;
+        let signing = self.signing.load_full();
+        let (data, issuer, now) = (self.data.clone(), self.issuer.clone(), context.now);
+        let rotated = tokio::task::spawn_blocking(move || {
+            signing.keys.rotated(&data, now).map(|keys| Signing::new(keys, &issuer, now)).map_err(|error| error.to_string())
+        });
+        self.signing.store(Arc::new(rotated.await.map_err(|error| error.to_string())??));
+        let entry = AuditDraft {
+            actor: actor.to_owned(),
+            action: "signing_key.rotate",
+            target: "hub".to_owned(),
+            outcome: Outcome::Success,
+            reason: String::new(),
+            count: 1,
+        };
+        self.record(vec![(entry, context.source.clone())]).await;
+        Ok(())
+    }
+}
+
+fn required<'a>(request: &'a TokenRequest, name: &str) -> Result<&'a str, OAuthError> {
+    request.get(name).ok_or_else(|| OAuthError::new(ErrorCode::InvalidRequest, format!("{name} is missing")))
+}
