@@ -176,7 +176,7 @@ fn forget_first<K: Hash + Eq>(until_by_key: &mut HashMap<K, Instant>, now: Insta
 }
 
 /// A source as it is told apart: one IPv4 address, one IPv6 subnet, of which each host has 2^64 addresses to choose from.
-fn share(source: IpAddr) -> IpAddr {
+pub(crate) fn share(source: IpAddr) -> IpAddr {
     match source.to_canonical() {
         IpAddr::V4(address) => address.into(),
         IpAddr::V6(address) => Ipv6Addr::from(u128::from(address) >> 64 << 64).into(),

@@ -114,7 +114,7 @@ where
         let stopping = tokio::select! {
             served = connection.as_mut() => {
                 if let Err(error) = served {
-                    debug!(source = %visit.source(), %error, "connection ended");
+                    debug!(source = %visit.address(), %error, "connection ended");
                 }
                 return;
             }
@@ -123,7 +123,7 @@ where
             _ = stop.wait_for(|stop| *stop), if ends_at.is_none() => true,
         };
         if ends_at.is_some() {
-            return debug!(source = %visit.source(), "connection cut: it did not take its answers");
+            return debug!(source = %visit.address(), "connection cut: it did not take its answers");
         }
         let idle = visit.idle_since().is_some_and(|since| since.elapsed() >= IDLE_TIMEOUT);
         if stopping || idle {

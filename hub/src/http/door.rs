@@ -1,11 +1,13 @@
 //! Who is connected, and who must leave when it gets crowded. Counts and decides; knows nothing of sockets and TLS.
 //!
-//! A connection waits for its peer (in the handshake, before a request) or a request of it is being answered. At a bound the
+//! A source is one IPv4 address or one IPv6 subnet. A connection waits for its peer (in the handshake, before a request) or a request of it is being answered. At a bound the
 //! connection that has waited longest leaves, of the source that has most: whoever opens a thousand connections and
 //! says nothing crowds out itself. Where all are being answered, the newcomer is turned away.
 
 use super::limits::{MAX_CONNECTIONS, MAX_CONNECTIONS_PER_SOURCE};
+use crate::throttle::share;
 use std::{
+    cmp::Reverse,
     collections::{BTreeMap, BTreeSet, HashMap},
     net::IpAddr,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -21,6 +23,7 @@ pub(super) struct Door(Mutex<Visits>);
 pub(super) struct Visit {
     door: Arc<Door>,
     number: u64,
+    address: IpAddr,
     source: IpAddr,
     leave: Arc<Notify>,
 }
@@ -47,14 +50,15 @@ struct State {
 
 impl Door {
     /// Lets a connection in, if need be in the place of another. `None`: everybody inside is being answered.
-    pub(super) fn enter(self: &Arc<Self>, source: IpAddr) -> Option<Visit> {
-        let source = source.to_canonical();
+    pub(super) fn enter(self: &Arc<Self>, address: IpAddr) -> Option<Visit> {
+        let source = share(address);
         let mut visits = self.visits();
         if visits.count_by_source.get(&source).copied().unwrap_or(0) >= MAX_CONNECTIONS_PER_SOURCE {
             visits.send_away(source)?;
         } else if visits.by_number.len() >= MAX_CONNECTIONS {
-            let crowd = visits.waiting_by_source.iter().max_by_key(|(_, waiting)| waiting.len()).map(|(source, _)| *source);
-            visits.send_away(crowd?)?;
+            let crowd = visits.waiting_by_source.iter().max_by_key(|(_, waiting)| (waiting.len(), Reverse(waiting.first())));
+            let crowd = crowd.map(|(source, _)| *source)?;
+            visits.send_away(crowd)?;
         }
         visits.next_number += 1;
         let number = visits.next_number;
@@ -64,7 +68,7 @@ impl Door {
         *visits.count_by_source.entry(source).or_default() += 1;
         visits.begin_waiting(number, source);
         drop(visits);
-        Some(Visit { door: self.clone(), number, source, leave })
+        Some(Visit { door: self.clone(), number, address: address.to_canonical(), source, leave })
     }
 
     /// How many are inside.
@@ -122,8 +126,8 @@ impl Visits {
 
 impl Visit {
     /// Where the connection comes from.
-    pub(super) fn source(&self) -> IpAddr {
-        self.source
+    pub(super) fn address(&self) -> IpAddr {
+        self.address
     }
 
     /// Waits until the connection is told to leave.
@@ -150,8 +154,8 @@ impl Visit {
 
 impl InFlight {
     /// Where the request comes from.
-    pub(super) fn source(&self) -> IpAddr {
-        self.0.source
+    pub(super) fn address(&self) -> IpAddr {
+        self.0.address
     }
 }
 
@@ -215,6 +219,17 @@ mod tests {
         assert!(!must_leave(&late));
         drop((silent, device, late));
         assert_eq!(door.count(), 0);
+    }
+
+    #[test]
+    fn a_host_with_a_thousand_addresses_is_one_source() {
+        let door = Arc::new(Door::default());
+        let device = crowd(&door, 7, 1);
+        let host = |last: u16| IpAddr::from(std::net::Ipv6Addr::new(0x2001, 0xdb8, 0, 1, 9, 9, 9, last));
+        let silent: Vec<_> = (0..1_000).map(|last| door.enter(host(last)).expect("room")).collect();
+        assert_eq!(door.count(), MAX_CONNECTIONS_PER_SOURCE + 1);
+        assert!(!must_leave(&device[0]));
+        assert_eq!(silent[5].address(), host(5), "each is still known by its address");
     }
 
     #[test]

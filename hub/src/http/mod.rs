@@ -119,6 +119,25 @@ fn router(http: Arc<Http>) -> Router {
 impl Http {
     /// Waits for a turn to decide something.
     async fn turn(&self) -> Result<SemaphorePermit<'_>, Full> {
-        timeout(limits::DECISION_WAIT, self.decisions.acquire()).await.ok().and_then(Result::ok).ok_or(Full)
+        turn_of(&self.decisions).await
+    }
+}
+
+async fn turn_of(decisions: &Semaphore) -> Result<SemaphorePermit<'_>, Full> {
+    timeout(limits::DECISION_WAIT, decisions.acquire()).await.ok().and_then(Result::ok).ok_or(Full)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn who_waits_too_long_for_a_turn_is_told_so_and_the_next_one_gets_it() {
+        let decisions = Semaphore::new(1);
+        let first = turn_of(&decisions).await;
+        assert!(first.is_ok());
+        assert!(turn_of(&decisions).await.is_err(), "the disk does not answer");
+        drop(first);
+        assert!(turn_of(&decisions).await.is_ok());
     }
 }

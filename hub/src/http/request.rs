@@ -42,7 +42,7 @@ pub(super) async fn accompany(mut request: Request, next: Next) -> Response {
     let Some(in_flight) = request.extensions_mut().remove::<Arc<InFlight>>() else {
         return StatusCode::INTERNAL_SERVER_ERROR.into_response();
     };
-    let peer = Peer { source: in_flight.source(), request_id: request_id(request.headers()), _in_flight: in_flight };
+    let peer = Peer { source: in_flight.address(), request_id: request_id(request.headers()), _in_flight: in_flight };
     let began = Instant::now();
     let asked = tracing::enabled!(tracing::Level::DEBUG).then(|| (request.method().clone(), request.uri().path().to_owned()));
     request.extensions_mut().insert(peer.clone());

@@ -3,7 +3,7 @@
 use crate::home::{Home, TOKEN, refusal};
 use hearthkey::http::limits::{
     BODY_TIMEOUT, HEADER_TIMEOUT, IDLE_TIMEOUT, MAX_CONNECTIONS_PER_SOURCE, MAX_HEADER_BYTES, MAX_HEADER_FIELDS,
-    TLS_HANDSHAKE_TIMEOUT,
+    STREAM_HEARTBEAT, TLS_HANDSHAKE_TIMEOUT,
 };
 use std::{sync::Arc, time::Duration};
 use tokio::{
@@ -144,6 +144,23 @@ async fn a_body_that_does_not_end_is_given_up() {
     time::advance(BODY_TIMEOUT + Duration::from_secs(1)).await;
     let answer = heard(&mut slow).await;
     assert!(answer.starts_with("HTTP/1.1 408 "), "{answer:?}");
+}
+
+#[tokio::test]
+async fn a_silent_event_stream_shows_that_it_lives() {
+    let home = Home::open().await;
+    let mut stream = home.tls().await;
+    let head = format!("GET /api/v1/audit/tail HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {}\r\n\r\n", home.owner);
+    stream.write_all(head.as_bytes()).await.expect("sent");
+    let mut heard = Vec::new();
+    while !heard.ends_with(b"\r\n\r\n") {
+        heard.push(stream.read_u8().await.expect("an answer"));
+    }
+    time::pause();
+    time::advance(STREAM_HEARTBEAT + Duration::from_secs(1)).await;
+    let mut heartbeat = [0; 6];
+    stream.read_exact(&mut heartbeat).await.expect("a chunk");
+    assert_eq!(&heartbeat, b"3\r\n:\n\n");
 }
 
 #[tokio::test]

@@ -1,6 +1,7 @@
 //! `POST /oauth2/register`: an enrolment code and a key become a client.
 
 use crate::home::{Device, Home, REGISTER, code_of, header, refusal};
+use hearthkey::http::limits::MAX_SOFTWARE_CHARACTERS;
 use serde_json::{Value, json};
 
 #[tokio::test]
@@ -109,4 +110,18 @@ async fn guessing_codes_is_slowed_down() {
         }
     }
     panic!("200 guesses were answered");
+}
+
+#[tokio::test]
+async fn what_a_device_says_of_its_software_is_kept_short_and_printable() {
+    let home = Home::open().await;
+    let code = code_of(&home.add("lamp", "thermostat", false).await);
+    let mut metadata = Device::new("lamp").metadata();
+    metadata["software_id"] = json!(format!("acme\u{1b}[2J{}", "x".repeat(500)));
+    let answer = home.post(REGISTER).bearer_auth(code).json(&metadata).send().await.expect("an answer");
+    assert_eq!(answer.status(), 201);
+    let id = hearthkey_core::DeviceId::parse("lamp").expect("legal");
+    let software = home.hub.view(|registry| registry.device(&id).expect("enrolled").software.clone());
+    assert_eq!(software.chars().count(), MAX_SOFTWARE_CHARACTERS);
+    assert!(software.starts_with("acme[2Jxx"), "{software}");
 }
