@@ -1,6 +1,12 @@
 //! Stories from outside: the real hub in its own process, the real agent, and clients that we did not write.
 #![allow(clippy::unwrap_used)]
 
+mod bad_input;
 mod credentials;
+mod curl_client;
+mod durability;
+mod mosquitto_clients;
 mod rights;
+mod rumqttc_clients;
+mod up;
 mod whole_path;

@@ -1,0 +1,160 @@
+//! What was acknowledged outlives `kill -9`, and devices come back by themselves.
+
+use std::collections::HashSet;
+
+use hearthkey_sim::SimEventKind;
+use hearthkey_tests::agent::Agent;
+use hearthkey_tests::hub::Hub;
+use hearthkey_tests::keyed::{Keyed, oauth_error};
+use hearthkey_tests::mosquitto::{Mosquitto, shown};
+use hearthkey_tests::wire::{Connect, Wire};
+
+#[tokio::test]
+async fn what_was_acknowledged_outlives_a_kill_at_that_very_moment() {
+    let mut hub = Hub::start().await;
+    let lamp = Keyed::enrolled(&hub, "lamp", "thermostat").await;
+    let token = lamp.token(&hub).await;
+    let used = lamp.assertion(&hub);
+    assert_eq!(Keyed::request_token(&hub, &used).await.status(), 200);
+    let keeper = Mosquitto::owner(&hub, "keeper");
+    let mut kept = keeper.subscribed(&["-c", "-x", "3600", "-q", "1", "-t", "dev/+/tele/#"]).await;
+    kept.signal(rustix::process::Signal::TERM);
+    kept.ended().await;
+    let publisher = Mosquitto::new(&hub, "lamp", &token);
+
+    // Each is acknowledged, and in the next moment the hub is dead.
+    publisher.publishes("dev/lamp/state", "retained", &["-r", "-q", "1"]).await;
+    hub.kill().await;
+    hub.start_again().await;
+    publisher.publishes("dev/lamp/tele/n", "queued", &["-q", "1"]).await;
+    hub.kill().await;
+    hub.start_again().await;
+    let enrolment_string = hub.add("oven", "switch").await;
+    hub.kill().await;
+    hub.start_again().await;
+    let command = hub.told(&["send", "lamp", "identify", "--ttl", "1h", "--wait", "0s"]).await;
+    hub.kill().await;
+    hub.start_again().await;
+    hub.apply_profile("name = \"mine\"\n[permissions.telemetry]\npublish = [\"dev/${device}/tele/+\"]\n").await;
+    hub.kill().await;
+    hub.start_again().await;
+    Keyed::enrolled(&hub, "late", "mine").await;
+    hub.kill().await;
+    hub.start_again().await;
+    hub.told(&["device", "disable", "late"]).await;
+    hub.kill().await;
+    hub.start_again().await;
+
+    let mut later = Mosquitto::owner(&hub, "later").subscribed(&["-q", "1", "-t", "dev/lamp/state"]).await;
+    let retained = later.line("the retained message", shown).await;
+    assert_eq!((retained.payload.as_str(), retained.retain), ("retained", true));
+    let mut kept = keeper.subscribe(&["-c", "-x", "3600", "-q", "1", "-t", "dev/+/tele/#"]);
+    assert_eq!(kept.line("the queued message", shown).await.payload, "queued");
+    assert_eq!(hub.device("oven").await["status"], "pending");
+    assert_eq!(Keyed::new("oven").register(&hub, &enrolment_string).await.status(), 201, "the code still works");
+    assert_eq!(hub.device("late").await["status"], "disabled");
+    assert!(hub.ran(&["profile", "show", "mine"]).await.out.contains("dev/${device}/tele/+"));
+    let (_, error) = oauth_error(Keyed::request_token(&hub, &used).await).await;
+    assert_eq!(error, "invalid_client", "an assertion that was used stays used");
+    assert_eq!(Wire::tls(&hub).await.connect(&Connect::by_password("lamp", &token)).await.connack_code(), 0, "tokens go on");
+
+    // The command waits for its device, and reaches it when it comes.
+    let id = command["id"].as_str().expect("an id");
+    let mut device = Mosquitto::new(&hub, "lamp", &token).subscribed(&["-q", "1", "-t", "dev/lamp/cmd/+"]).await;
+    let followed_up = hub.told(&["send", "lamp", "identify", "--ttl", "1h", "--wait", "0s"]).await;
+    assert!(followed_up["seq"].as_u64() > command["seq"].as_u64(), "{followed_up}");
+    let seen = device.line("a command", shown).await;
+    assert_eq!(seen.topic, "dev/lamp/cmd/identify");
+    let listed = hub.http().get(hub.url(&format!("/api/v1/devices/lamp/commands/{id}"))).bearer_auth(hub.owner_token());
+    let listed: serde_json::Value = listed.send().await.expect("an answer").json().await.expect("JSON");
+    assert_eq!(listed["state"], "sent", "{listed}");
+
+    // A revocation is final from the moment on in which it was acknowledged.
+    hub.told(&["device", "revoke", "lamp"]).await;
+    hub.kill().await;
+    hub.start_again().await;
+    assert_eq!(hub.device("lamp").await["status"], "revoked");
+    assert_eq!(Wire::tls(&hub).await.connect(&Connect::by_password("lamp", &token)).await.connack_code(), 0x87);
+    hub.finish().await;
+}
+
+#[tokio::test]
+async fn an_agent_comes_back_by_itself_and_loses_nothing_that_was_acknowledged() {
+    let mut hub = Hub::start().await;
+    let enrolment_string = hub.add("lamp", "thermostat").await;
+    let storage = hub.storage_of("lamp");
+    let mut lamp = Agent::stored(storage, Some(&enrolment_string));
+    lamp.connected().await;
+    // Each publish of the test is told apart by its payload; a kept session of the owner gets them all.
+    let keeper = Mosquitto::owner(&hub, "keeper");
+    let arguments = ["-c", "-x", "3600", "-q", "1", "-t", "dev/lamp/tele/n"];
+    let mut kept = keeper.subscribed(&arguments).await;
+    let mut acknowledged = HashSet::new();
+    let mut number = 0;
+    for ending in ["kill", "restart", "kill"] {
+        for _ in 0..5 {
+            number += 1;
+            lamp.publish("dev/lamp/tele/n", &number.to_string()).await.expect("allowed");
+            acknowledged.insert(number.to_string());
+        }
+        // The owner's client goes before the hub does: its session keeps what comes.
+        kept.signal(rustix::process::Signal::TERM);
+        kept.ended().await;
+        let mut unseen = acknowledged.clone();
+        for line in kept.unread() {
+            unseen.remove(&shown(&line).map(|message| message.payload).unwrap_or_default());
+        }
+        number += 1;
+        lamp.publish("dev/lamp/tele/n", &number.to_string()).await.expect("allowed");
+        acknowledged.insert(number.to_string());
+        unseen.insert(number.to_string());
+        match ending {
+            "kill" => {
+                hub.kill().await;
+                lamp.disconnected().await;
+                hub.start_again().await;
+            }
+            _ => hub.restart().await,
+        }
+        lamp.connected().await;
+        // What was under way when the hub died is sent again and answered.
+        number += 1;
+        lamp.publish("dev/lamp/tele/n", &number.to_string()).await.expect("allowed");
+        acknowledged.insert(number.to_string());
+        unseen.insert(number.to_string());
+        kept = keeper.subscribe(&arguments);
+        while !unseen.is_empty() {
+            let message = kept.line("what was acknowledged", shown).await;
+            unseen.remove(&message.payload);
+        }
+        acknowledged.clear();
+    }
+    let identity_before = std::fs::metadata(hub.beside().join("lamp/identity")).and_then(|file| file.modified()).expect("stored");
+    assert_eq!(hub.told(&["send", "lamp", "identify", "--wait", "30s"]).await["state"], "succeeded");
+    let summary = lamp.leave().await;
+    assert_eq!((summary.enrolled, summary.refused), (1, 0), "{summary:?}");
+
+    // Its identity is all that it needs to come back.
+    let mut again = Agent::stored(hub.storage_of("lamp"), None);
+    again.connected().await;
+    again.telemetry().await;
+    again.leave().await;
+    let identity_after = std::fs::metadata(hub.beside().join("lamp/identity")).and_then(|file| file.modified()).expect("stored");
+    assert_eq!(identity_before, identity_after, "connecting writes nothing to flash");
+    hub.finish().await;
+}
+
+#[tokio::test]
+async fn a_hub_that_stops_says_so() {
+    let mut hub = Hub::start().await;
+    let mut lamp = hub.agent("lamp", "thermostat").await;
+    lamp.connected().await;
+    hub.stop().await;
+    let reason = lamp.disconnected().await;
+    assert!(reason.starts_with("hub stopping"), "{reason}");
+    hub.start_again().await;
+    lamp.connected().await;
+    assert!(lamp.seen().iter().any(|event| matches!(event.kind, SimEventKind::Disconnected { .. })));
+    lamp.leave().await;
+    hub.finish().await;
+}
