@@ -445,9 +445,8 @@ impl Device {
         if *step != Step::AwaitAnswer || auth.reason_code != ReasonCode::CONTINUE_AUTHENTICATION || auth.method != METHOD {
             return Err(Ending::BadAuthentication);
         }
-        let challenge = Object::parse(auth.data).map_err(|_| Ending::BadAuthentication)?;
-        let date = challenge.get("date").and_then(|date| date.as_u64()).ok_or(Ending::BadAuthentication)?;
-        if let Some(issuer) = challenge.get("issuer").and_then(|issuer| issuer.as_str()) {
+        let Challenge { date, issuer } = json::read(auth.data).map_err(|_| Ending::BadAuthentication)?;
+        if let Some(issuer) = issuer {
             let issuer = String::try_from(issuer).ok().filter(|issuer: &String<MAX_ISSUER>| is_issuer(issuer));
             self.audience = issuer.ok_or(Ending::BadAuthentication)?;
         }
@@ -583,6 +582,14 @@ impl Device {
         // Places are counted before a command is taken.
         let _ = self.session.enqueue(&place, payload.written(), Qos::AtLeastOnce, false, Class::Agent);
     }
+}
+
+/// What the hub tells a device without a clock (docs/protocol.md, AUTH 0x18).
+#[derive(serde::Deserialize)]
+struct Challenge<'a> {
+    date: u64,
+    #[serde(default)]
+    issuer: Option<&'a str>,
 }
 
 fn write_answer(out: &mut Buffer<'_>, state: &str, reason: &str) -> Result<(), BufferFull> {

@@ -4,17 +4,17 @@
 use crate::buffer::{Buffer, BufferFull};
 use crate::http::{self, Authority, HttpError};
 use crate::identity::{DeviceKey, HubAddress, Identity, IdentityError, Stored};
-use crate::json::Object;
+use crate::json::{self, Object};
 use crate::keys::{Drbg, SecretKey};
 use crate::platform::{ConnectFailed, Platform, Record, Transport};
 use crate::time::Clock;
 use crate::tls::{self, HomeCa, TlsError, TrustAnchor};
 use crate::workspace::Workspace;
 use base64ct::{Base64UrlUnpadded, Encoding as _};
-use core::fmt::Write as _;
 use core::time::Duration;
 use embassy_futures::select::{Either, select};
 use heapless::String;
+use serde::{Deserialize, Serialize};
 use zeroize::{Zeroize as _, Zeroizing};
 
 /// The longest enrolment string: `hk1.` and 116 bytes in base64url.
@@ -305,20 +305,51 @@ fn write_registration(out: &mut Buffer<'_>, key: &DeviceKey, software: Software<
         return Err(BufferFull);
     }
     let [x, y] = key.public.jwk_coordinates();
-    out.push(br#"{"grant_types":["client_credentials"],"token_endpoint_auth_method":"private_key_jwt","jwks":{"keys":[{"kty":"EC","crv":"P-256","x":""#)?;
-    out.push(&x)?;
-    out.push(br#"","y":""#)?;
-    out.push(&y)?;
-    write!(out, r#""}}]}},"software_id":"{}","software_version":"{}"}}"#, software.id, software.version)?;
-    Ok(())
+    let text = |coordinate| core::str::from_utf8(coordinate).map_err(|_| BufferFull);
+    let request = RegistrationRequest {
+        grant_types: ["client_credentials"],
+        token_endpoint_auth_method: "private_key_jwt",
+        jwks: Jwks { keys: [Jwk { kty: "EC", crv: "P-256", x: text(&x)?, y: text(&y)? }] },
+        software_id: software.id,
+        software_version: software.version,
+    };
+    json::write(out, &request)
+}
+
+/// RFC 7591 section 3.1.
+#[derive(Serialize)]
+struct RegistrationRequest<'a> {
+    grant_types: [&'a str; 1],
+    token_endpoint_auth_method: &'a str,
+    jwks: Jwks<'a>,
+    software_id: &'a str,
+    software_version: &'a str,
+}
+
+#[derive(Serialize)]
+struct Jwks<'a> {
+    keys: [Jwk<'a>; 1],
+}
+
+#[derive(Serialize)]
+struct Jwk<'a> {
+    kty: &'a str,
+    crv: &'a str,
+    x: &'a str,
+    y: &'a str,
+}
+
+/// What a device needs of RFC 7591 section 3.2.1.
+#[derive(Deserialize)]
+struct Registration<'a> {
+    client_id: &'a str,
+    issuer: &'a str,
 }
 
 /// The client_id and issuer of a registration, if both are ones that we can live with.
 fn registration(body: &[u8]) -> Option<(String<{ crate::identity::MAX_CLIENT_ID }>, String<{ crate::identity::MAX_ISSUER }>)> {
-    let object = Object::parse(body).ok()?;
-    let client_id = object.get("client_id")?.as_str()?;
+    let Registration { client_id, issuer } = json::read(body).ok()?;
     let legal = client_id.bytes().all(|byte| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'-'));
-    let issuer = object.get("issuer")?.as_str()?;
     if client_id.is_empty() || !legal || !is_issuer(issuer) {
         return None;
     }

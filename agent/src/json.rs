@@ -1,11 +1,31 @@
 //! Reads JSON in place, without copying: one object, its members as raw values (RFC 8259).
-//! A value's own bytes stay available, which is how a command's arguments reach the application untouched.
+//! A value's own bytes stay available, which is how a command's arguments reach the application untouched: that is what
+//! serde-json-core cannot do. Documents of a known shape go through [`read`] and [`write`], which are its.
 
 use crate::buffer::{Buffer, BufferFull};
 use core::fmt::Write as _;
+use serde::{Deserialize, Serialize};
 
 /// Nesting beyond this is refused: no message of ours nests deeper than three.
 const MAX_DEPTH: u8 = 8;
+
+/// Reads a document of a known shape; members that the shape does not name are passed over.
+///
+/// # Errors
+/// [`JsonError`] for another shape, a member twice, or anything behind the document.
+pub fn read<'a, T: Deserialize<'a>>(bytes: &'a [u8]) -> Result<T, JsonError> {
+    let (document, used) = serde_json_core::from_slice(bytes).map_err(|_| JsonError)?;
+    let rest = bytes.get(used..).unwrap_or_default();
+    if rest.iter().all(u8::is_ascii_whitespace) { Ok(document) } else { Err(JsonError) }
+}
+
+/// Appends a document.
+///
+/// # Errors
+/// [`BufferFull`].
+pub fn write(out: &mut Buffer<'_>, document: &impl Serialize) -> Result<(), BufferFull> {
+    out.fill(|space| serde_json_core::to_slice(document, space).ok())
+}
 
 /// Not a JSON object, nested too deep, or a name twice.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

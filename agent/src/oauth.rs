@@ -3,13 +3,13 @@
 
 use crate::buffer::{Buffer, BufferFull};
 use crate::identity::Identity;
-use crate::json::Object;
+use crate::json;
 use crate::keys::Drbg;
 use crate::time::{Instant, UnixTime};
-use core::fmt::Write as _;
 use core::time::Duration;
 use heapless::String;
 use rand_core::RngCore as _;
+use serde::{Deserialize, Serialize};
 
 /// How long an assertion holds. It is used at once; the rest allows for a clock that is off by a minute.
 const ASSERTION_LIFETIME_SECS: u64 = 120;
@@ -35,6 +35,35 @@ impl From<BufferFull> for AssertionError {
     }
 }
 
+/// RFC 7515 section 4.1.
+#[derive(Serialize)]
+struct Header<'a> {
+    alg: &'a str,
+    typ: &'a str,
+    kid: &'a str,
+}
+
+/// RFC 7523 section 3.
+#[derive(Serialize)]
+struct Claims<'a> {
+    iss: &'a str,
+    sub: &'a str,
+    aud: &'a str,
+    iat: u64,
+    exp: u64,
+    jti: &'a str,
+}
+
+/// RFC 6749 section 5.1.
+#[derive(Deserialize)]
+struct TokenResponse<'a> {
+    access_token: &'a str,
+    token_type: &'a str,
+    expires_in: u64,
+    #[serde(default)]
+    scope: Option<&'a str>,
+}
+
 /// Writes the form body of a token request with a fresh client assertion for `audience` (RFC 6749 4.4, RFC 7523 2.2).
 ///
 /// # Errors
@@ -51,25 +80,20 @@ pub fn write_token_request(
 
     let mut json = [0; 384];
     let mut header = Buffer::new(&mut json);
-    header.push(br#"{"alg":"ES256","typ":"JWT","kid":""#)?;
-    header.push(&identity.key.public.thumbprint())?;
-    header.push(br#""}"#)?;
+    let thumbprint = identity.key.public.thumbprint();
+    json::write(&mut header, &Header { alg: "ES256", typ: "JWT", kid: text(&thumbprint)? })?;
     out.push_base64url(header.written())?;
     out.push(b".")?;
 
     let mut jti = [0; 16];
     random.fill_bytes(&mut jti);
-    let mut claims = Buffer::new(&mut json);
+    let mut jti_text = [0; 22];
+    let mut encoded = Buffer::new(&mut jti_text);
+    encoded.push_base64url(&jti)?;
     let client_id = identity.client_id.as_str();
-    let (issued_at, expires_at) = (now.as_secs(), now.after_secs(ASSERTION_LIFETIME_SECS).as_secs());
-    // client_id and issuer hold no character that JSON would escape: enrolment checked them.
-    write!(
-        claims,
-        r#"{{"iss":"{client_id}","sub":"{client_id}","aud":"{audience}","iat":{issued_at},"exp":{expires_at},"jti":""#
-    )
-    .map_err(BufferFull::from)?;
-    claims.push_base64url(&jti)?;
-    claims.push(br#""}"#)?;
+    let (iat, exp) = (now.as_secs(), now.after_secs(ASSERTION_LIFETIME_SECS).as_secs());
+    let mut claims = Buffer::new(&mut json);
+    json::write(&mut claims, &Claims { iss: client_id, sub: client_id, aud: audience, iat, exp, jti: text(encoded.written())? })?;
     out.push_base64url(claims.written())?;
 
     let signature = out
@@ -80,6 +104,11 @@ pub fn write_token_request(
     out.push(b".")?;
     out.push_base64url(&signature)?;
     Ok(())
+}
+
+/// Base64url is ASCII.
+fn text(encoded: &[u8]) -> Result<&str, BufferFull> {
+    core::str::from_utf8(encoded).map_err(|_| BufferFull)
 }
 
 /// What a device needs to know of a token response. The access token itself authorizes the session at the hub;
@@ -102,18 +131,16 @@ impl Grant {
     /// # Errors
     /// [`NotATokenResponse`] without an `access_token` of type Bearer and a lifetime of 1 s to 31 days.
     pub fn from_token_response(json: &[u8]) -> Result<Self, NotATokenResponse> {
-        let response = Object::parse(json).map_err(|_| NotATokenResponse)?;
-        let text = |name| response.get(name).and_then(|value| value.as_str());
-        let is_bearer = text("token_type").is_some_and(|kind| kind.eq_ignore_ascii_case("Bearer"));
-        if !is_bearer || text("access_token").is_none_or(str::is_empty) {
+        let response: TokenResponse<'_> = json::read(json).map_err(|_| NotATokenResponse)?;
+        if !response.token_type.eq_ignore_ascii_case("Bearer") || response.access_token.is_empty() {
             return Err(NotATokenResponse);
         }
-        let seconds = response.get("expires_in").and_then(|value| value.as_u64()).ok_or(NotATokenResponse)?;
+        let seconds = response.expires_in;
         if !(1..=31 * 86_400).contains(&seconds) {
             return Err(NotATokenResponse);
         }
         let mut scope = String::new();
-        for character in text("scope").unwrap_or_default().chars() {
+        for character in response.scope.unwrap_or_default().chars() {
             if scope.push(character).is_err() {
                 break;
             }
