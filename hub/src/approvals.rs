@@ -26,6 +26,13 @@ pub const MAX_JOIN_WINDOW: Seconds = Seconds::minutes(15);
 /// Life of a token that a login without a wish gets.
 pub const LOGIN_LIFETIME: Seconds = Seconds(12 * 3_600);
 
+/// Most that wait from one source: a household sets up one thing after the other, and none may fill the list for all.
+pub const MAX_WAITING_PER_SOURCE: usize = 8;
+/// `client_id` of the command line on another machine.
+pub const LOGIN_CLIENT: &str = "hearthkey-cli";
+/// `client_id` of a device that has no name yet.
+pub const JOIN_CLIENT: &str = "hearthkey-join";
+
 /// The list of those who wait, and the join window.
 #[derive(Debug, Default)]
 pub struct Approvals(Mutex<State>);
@@ -45,6 +52,8 @@ pub enum Wanted {
         public_key: PublicKey,
         /// What it says it is.
         software: String,
+        /// Where it asks from.
+        source: String,
     },
     /// To act for whoever approves.
     Login {
@@ -99,6 +108,25 @@ pub enum ApprovalRefused {
     Credential(#[from] CredentialRefused),
 }
 
+impl Wanted {
+    /// Where it is asked from.
+    #[must_use]
+    pub fn source(&self) -> &str {
+        match self {
+            Self::Join { source, .. } | Self::Login { source } => source,
+        }
+    }
+
+    /// The `client_id` that it is asked with.
+    #[must_use]
+    pub fn client_id(&self) -> &'static str {
+        match self {
+            Self::Join { .. } => JOIN_CLIENT,
+            Self::Login { .. } => LOGIN_CLIENT,
+        }
+    }
+}
+
 impl Approvals {
     fn lock(&self) -> MutexGuard<'_, State> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
@@ -116,6 +144,12 @@ impl Approvals {
     pub fn waiting(&self) -> Vec<(UserCode, Wanted, UnixTime)> {
         let now = clock::now();
         self.lock().waiting.waiting(now).map(|(code, wanted, expires_at)| (code.clone(), wanted.clone(), expires_at)).collect()
+    }
+
+    /// What the one wants who waits under a code.
+    #[must_use]
+    pub fn wanted(&self, user_code: &UserCode) -> Option<Wanted> {
+        self.lock().waiting.wanted(user_code, clock::now()).cloned()
     }
 
     /// Denies the one who waits under a code.
@@ -136,6 +170,11 @@ impl Hub {
         if matches!(wanted, Wanted::Join { .. }) && !open {
             let how = "no device may join now; the owner opens a window with `hearthkey join --for 3m`";
             return Err(OAuthError::new(ErrorCode::AccessDenied, how));
+        }
+        let from_there = state.waiting.waiting(now).filter(|(_, other, _)| other.source() == wanted.source()).count();
+        if from_there >= MAX_WAITING_PER_SOURCE {
+            let how = format!("{from_there} requests from {} wait for approval already; let one be answered", wanted.source());
+            return Err(OAuthError::new(ErrorCode::SlowDown, how));
         }
         let device_code = Base64UrlUnpadded::encode_string(&entropy::random::<32>());
         let hash = self.pepper().hash(device_code.as_bytes());
@@ -159,7 +198,7 @@ impl Hub {
     ) -> Result<DeviceRecord, NotDecided<ApprovalRefused>> {
         let wanted = self.approvals().lock().waiting.wanted(user_code, context.now).cloned();
         let (public_key, software) = match wanted {
-            Some(Wanted::Join { public_key, software }) => (public_key, software),
+            Some(Wanted::Join { public_key, software, .. }) => (public_key, software),
             Some(Wanted::Login { .. }) => {
                 return Err(NotDecided::Refused(ApprovalRefused::OtherKind("a person waits under that code, not a device")));
             }
@@ -215,9 +254,21 @@ impl Hub {
     ///
     /// # Errors
     /// `authorization_pending`, `slow_down`, `access_denied`, `expired_token`.
-    pub async fn poll_approval(self: &Arc<Self>, device_code: &str, context: &Context) -> Result<TokenResponse, OAuthError> {
+    pub async fn poll_approval(
+        self: &Arc<Self>,
+        client_id: &str,
+        device_code: &str,
+        context: &Context,
+    ) -> Result<TokenResponse, OAuthError> {
         let hash = self.pepper().hash(device_code.as_bytes());
-        let answer = self.approvals().lock().waiting.poll(&hash, context.now);
+        let answer = {
+            let mut state = self.approvals().lock();
+            match state.waiting.wanted_by(&hash, context.now) {
+                // RFC 8628 3.4: a code is good for the client that it was given to.
+                Some(wanted) if wanted.client_id() == client_id => state.waiting.poll(&hash, context.now),
+                _ => Poll::Expired,
+            }
+        };
         let refused = |code, why: &str| Err(OAuthError::new(code, why));
         match answer {
             Poll::Pending => refused(ErrorCode::AuthorizationPending, "nobody has approved yet"),

@@ -36,9 +36,15 @@ pub const KNOWN_FOR: Duration = Duration::from_secs(24 * 60 * 60);
 /// Longest name of a client that is told apart; what is longer is no client of ours.
 const MAX_NAME_BYTES: usize = 64;
 
+/// Failures with one person's name at once, from wherever it was failed before: people choose passwords, machines do not.
+pub const PASSWORD_BURST: u32 = 10;
+/// A person regains one in this time.
+pub const PASSWORD_INTERVAL: Duration = Duration::from_secs(30);
+
 /// Failures, counted.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Throttle {
+    by_client: Rate,
     tables: Mutex<Tables>,
 }
 
@@ -67,9 +73,22 @@ struct Rate {
 
 const SOURCE: Rate = Rate { burst: SOURCE_BURST, interval: SOURCE_INTERVAL };
 const CLIENT: Rate = Rate { burst: CLIENT_BURST, interval: CLIENT_INTERVAL };
+const PASSWORD: Rate = Rate { burst: PASSWORD_BURST, interval: PASSWORD_INTERVAL };
 const KNOWN: Rate = Rate { burst: KNOWN_BURST, interval: KNOWN_INTERVAL };
 
+impl Default for Throttle {
+    fn default() -> Self {
+        Self { by_client: CLIENT, tables: Mutex::default() }
+    }
+}
+
 impl Throttle {
+    /// One for what people choose and others may guess.
+    #[must_use]
+    pub fn for_passwords() -> Self {
+        Self { by_client: PASSWORD, tables: Mutex::default() }
+    }
+
     /// Whether a proof from `source` may be looked at. `client` tells whom the peer claims to be, if it says so beforehand.
     ///
     /// # Errors
@@ -87,7 +106,7 @@ impl Throttle {
                 return tables.failures_by_pair.room(pair, KNOWN, now);
             }
             if tables.failures_by_pair.has(pair, now) {
-                tables.failures_by_client.room(&pair.1, CLIENT, now)?;
+                tables.failures_by_client.room(&pair.1, self.by_client, now)?;
             }
         }
         tables.failures_by_source.room(&source, SOURCE, now)
@@ -102,7 +121,7 @@ impl Throttle {
             let pair = (source, client.clone());
             let known = tables.known_pairs.get(&pair).is_some_and(|until| now < *until);
             tables.failures_by_pair.fill(pair, KNOWN, now);
-            tables.failures_by_client.fill(client, CLIENT, now);
+            tables.failures_by_client.fill(client, self.by_client, now);
             if known {
                 return;
             }

@@ -110,6 +110,9 @@ impl FromRequestParts<Arc<Http>> for Caller {
     type Rejection = Problem;
 
     async fn from_request_parts(parts: &mut Parts, http: &Arc<Http>) -> Result<Self, Problem> {
+        if let Some(known) = parts.extensions.get::<Self>() {
+            return Ok(known.clone());
+        }
         let peer = parts.extensions.get::<Peer>().cloned();
         let peer =
             peer.ok_or_else(|| Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "the request came without a connection"))?;
@@ -123,9 +126,7 @@ impl FromRequestParts<Arc<Http>> for Caller {
             }
         };
         let claimed = || claimed_name(bearer);
-        http.bearer_failures.admit(peer.source, claimed, Instant::now()).map_err(|slow_down| {
-            Problem::new(StatusCode::TOO_MANY_REQUESTS, slow_down.to_string()).coded("slow_down").retry_after(slow_down.0)
-        })?;
+        http.bearer_failures.admit(peer.source, claimed, Instant::now())?;
         match http.hub.authenticate_bearer(bearer, peer.source) {
             Ok(authority) => {
                 http.bearer_failures.succeeded(peer.source, name_of(&authority), Instant::now());
@@ -144,7 +145,7 @@ impl FromRequestParts<Arc<Http>> for Caller {
 }
 
 /// Whom a bearer credential claims to be, for counting failures only.
-fn claimed_name(bearer: &str) -> Option<String> {
+pub(super) fn claimed_name(bearer: &str) -> Option<String> {
     if bearer.starts_with("hk_") {
         return PresentedCredential::parse(bearer).ok().map(|presented| presented.id.to_owned());
     }
@@ -152,7 +153,8 @@ fn claimed_name(bearer: &str) -> Option<String> {
     jwt.unverified_claims::<AccessTokenClaims>().ok().map(|claims| claims.sub.to_string())
 }
 
-fn name_of(authority: &Authority) -> &str {
+/// What failures of a credential are counted under.
+pub(super) fn name_of(authority: &Authority) -> &str {
     match (&authority.proof, &authority.principal) {
         (Proof::Credential(id), _) => id,
         (Proof::AccessToken { .. }, Principal::Device(name) | Principal::User(name) | Principal::Integration(name)) => {

@@ -1,5 +1,6 @@
 //! Every bound of the HTTP side, in one place, each with its reason. What happens at a bound stands where it is checked.
 
+use hearthkey_core::Seconds;
 use std::time::Duration;
 
 /// Most connections in all: a home has fewer than 500 devices, and each asks seldom; owners' programs come on top.
@@ -47,6 +48,30 @@ pub const STREAM_STALL: Duration = Duration::from_secs(30);
 pub const MAX_WAIT: Duration = Duration::from_secs(60);
 /// Most audit entries in one answer.
 pub const MAX_AUDIT_PAGE: usize = 1_000;
+/// Items that a page of a list has, where the caller does not say.
+pub const DEFAULT_PAGE_ITEMS: usize = 100;
+/// Most items of one page.
+pub const MAX_PAGE_ITEMS: usize = 500;
+/// Longest cursor: a name or an id in base64url.
+pub const MAX_CURSOR_BYTES: usize = 128;
+/// Most readings of long parts of the audit log at once: each may go through [`MAX_AUDIT_RECORDS`] entries.
+///
+/// [`MAX_AUDIT_RECORDS`]: hearthkey_core::limits::MAX_AUDIT_RECORDS
+pub const MAX_AUDIT_READINGS: usize = 2;
+/// Longest `Idempotency-Key`: a UUID has 36 characters.
+pub const MAX_IDEMPOTENCY_KEY_BYTES: usize = 64;
+/// How long an answer is kept for a repetition: longer than any client tries again.
+pub const IDEMPOTENCY_KEPT_FOR: Duration = Duration::from_secs(10 * 60);
+/// Most answers that are kept. At the bound the oldest makes room, or the request is refused with 503.
+pub const MAX_IDEMPOTENT_ANSWERS: usize = 512;
+/// Most answers that are kept for one principal, so that no script uses up what all share. Same consequence.
+pub const MAX_IDEMPOTENT_ANSWERS_PER_PRINCIPAL: usize = 128;
+/// Longest answer that is kept, in bytes: what is created is under 4 KB.
+pub const MAX_IDEMPOTENT_ANSWER_BYTES: usize = 16 * 1024;
+/// Most logins of one source under way: each takes a hash of some 30 ms.
+pub const MAX_LOGINS_PER_SOURCE: usize = 4;
+/// Longest that a rolled API key works beside the one that took its place.
+pub const MAX_OVERLAP: Seconds = Seconds::days(30);
 /// Longest `X-Request-Id` of a peer that is taken over; another gets one of ours.
 pub const MAX_REQUEST_ID_BYTES: usize = 64;
 /// Longest `software_id` and `software_version` together, in characters.

@@ -5,18 +5,22 @@
 
 mod api;
 mod connection;
+mod device_flow;
 mod door;
+mod etag;
 mod extract;
+mod idempotency;
 pub mod limits;
 mod oauth;
 mod problem;
 mod refusals;
 mod request;
+mod revocation;
 mod streams;
 
 pub use connection::Transport;
 
-use self::{refusals::Refusals, streams::Streams};
+use self::{idempotency::KeptAnswers, refusals::Refusals, streams::Streams};
 use crate::{gate::HubGate, hub::Hub, mqtt::Front, throttle::Throttle};
 use axum::{Router, middleware, routing};
 use serde::Serialize;
@@ -63,6 +67,14 @@ struct Http {
     token_failures: Throttle,
     registration_failures: Throttle,
     bearer_failures: Throttle,
+    login_failures: Throttle,
+    logins: api::LoginsUnderWay,
+    /// Guesses at codes of those who wait.
+    approval_failures: Throttle,
+    /// Requests to be approved, all of them.
+    approval_requests: Throttle,
+    kept_answers: KeptAnswers,
+    audit_readings: Semaphore,
 }
 
 /// No turn to decide within [`limits::DECISION_WAIT`].
@@ -91,6 +103,12 @@ pub async fn serve(
         token_failures: Throttle::default(),
         registration_failures: Throttle::default(),
         bearer_failures: Throttle::default(),
+        login_failures: Throttle::for_passwords(),
+        logins: api::LoginsUnderWay::default(),
+        approval_failures: Throttle::default(),
+        approval_requests: Throttle::default(),
+        kept_answers: KeptAnswers::default(),
+        audit_readings: Semaphore::new(limits::MAX_AUDIT_READINGS),
     });
     let writing_down = tokio::spawn(writing_down);
     let router = router(http.clone());
@@ -103,10 +121,14 @@ pub async fn serve(
 fn router(http: Arc<Http>) -> Router {
     Router::new()
         .route("/oauth2/token", routing::any(oauth::token))
+        .route("/oauth2/device_authorization", routing::any(device_flow::ask))
+        .route("/oauth2/revoke", routing::any(revocation::revoke))
+        .route("/oauth2/introspect", routing::any(revocation::introspect))
+        .route(device_flow::VERIFICATION_PATH, routing::get(device_flow::how_to_approve))
         .route("/oauth2/register", routing::any(oauth::register))
         .route("/oauth2/jwks", routing::get(oauth::jwks))
         .route("/.well-known/oauth-authorization-server", routing::get(oauth::metadata))
-        .nest("/api/v1", api::router())
+        .nest("/api/v1", api::router(http.clone()))
         .route("/healthz", routing::get(request::alive))
         .route("/readyz", routing::get(request::ready))
         .route("/ca.pem", routing::get(request::ca_pem))

@@ -3,6 +3,8 @@
 
 use super::{
     Full, Http,
+    device_flow::{self, DEVICE_CODE_GRANT},
+    extract::{claimed_name, name_of},
     limits::{MAX_REGISTRATION_BYTES, MAX_SOFTWARE_CHARACTERS, RETRY_AFTER_FULL},
     problem::retry_after,
     request::{self, BodyFault, Peer, has_media_type, read_body, shown},
@@ -19,7 +21,8 @@ use hearthkey_core::{
     jwt::{Jwk, UnverifiedJwt},
     limits::MAX_FORM_BYTES,
     oauth::{BasicCredentials, ErrorCode, OAuthError, TokenRequest},
-    session::Principal,
+    registry::Context,
+    session::{Authority, Principal},
 };
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -27,16 +30,18 @@ use std::{collections::BTreeSet, sync::Arc, time::Duration};
 use tracing::info;
 
 const FORM: &str = "application/x-www-form-urlencoded";
+/// How a client proves itself, at each endpoint where it does. `none`, for who polls for an approval, proves nothing.
+const CLIENT_AUTHENTICATION: [&str; 3] = ["private_key_jwt", "client_secret_basic", "client_secret_post"];
 const BASIC_CHALLENGE: HeaderValue = HeaderValue::from_static("Basic realm=\"hearthkey\", charset=\"UTF-8\"");
 const BEARER_CHALLENGE: HeaderValue = HeaderValue::from_static("Bearer realm=\"hearthkey\"");
 const BEARER_INVALID: HeaderValue = HeaderValue::from_static("Bearer realm=\"hearthkey\", error=\"invalid_token\"");
 
 /// A refusal on its way out.
-struct Refused {
-    error: OAuthError,
-    status: StatusCode,
-    challenge: Option<HeaderValue>,
-    retry_after: Option<Duration>,
+pub(super) struct Refused {
+    pub(super) error: OAuthError,
+    pub(super) status: StatusCode,
+    pub(super) challenge: Option<HeaderValue>,
+    pub(super) retry_after: Option<Duration>,
 }
 
 /// `POST /oauth2/token`.
@@ -50,46 +55,88 @@ pub(super) async fn token(State(http): State<Arc<Http>>, Extension(peer): Extens
             headers.insert(header::PRAGMA, HeaderValue::from_static("no-cache"));
             response
         }
-        Err(refused) => {
-            refused.log(&http, &peer, "token.issue");
-            refused.into_response_to(&method)
-        }
+        Err(refused) => refused.answer(&http, &peer, "token.issue", &method),
     }
 }
 
-async fn answer_token_request(http: &Http, peer: &Peer, request: Request) -> Result<Vec<u8>, Refused> {
-    let (parts, body) = request.into_parts();
-    only_post(&parts.method)?;
-    if parts.uri.query().is_some_and(|query| !query.is_empty()) {
-        // RFC 6749 2.3.1: credentials never stand in the URI, where logs and histories keep them.
-        return Err(invalid_request("parameters belong into the body; a secret sent in the URI should be replaced").into());
+async fn answer_token_request(http: &Arc<Http>, peer: &Peer, request: Request) -> Result<Vec<u8>, Refused> {
+    let form = Form::read(request).await?;
+    if form.bearer.is_some() {
+        return Err(Refused::from(not_basic()).because_of_basic());
     }
-    if !has_media_type(&parts.headers, FORM) {
-        return Err(invalid_request(&format!("the body must be of the type {FORM}")).into());
+    if form.parameters.get("grant_type") == Some(DEVICE_CODE_GRANT) && form.basic.is_none() {
+        return device_flow::poll(http, peer, &form.parameters).await;
     }
-    let basic = basic_credentials(&parts.headers)?;
-    let refused = |error: OAuthError| {
-        let refused = Refused::from(error);
-        if basic.is_some() { refused.because_of_basic() } else { refused }
-    };
-    let body = read_body(body, MAX_FORM_BYTES).await.map_err(|fault| body_refused(fault, MAX_FORM_BYTES))?;
-    let form = TokenRequest::parse(&body).map_err(refused)?;
-    let claimed = || claimed_client(&form, basic.as_ref());
-    http.token_failures.admit(peer.source, claimed, now())?;
-    let _turn = http.turn().await?;
-    let context = http.hub.context(Some(peer.source), &peer.request_id);
-    match http.hub.token(&form, basic.as_ref(), &context).await {
-        Ok(response) => {
-            if let Principal::Device(client) = &response.authority.principal {
-                http.token_failures.succeeded(peer.source, client.as_str(), now());
-            }
-            Ok(response.json)
+    form.by_client(http, peer, async |request, basic, context| {
+        let response = http.hub.token(request, basic, context).await?;
+        if let Principal::Device(client) = &response.authority.principal {
+            http.token_failures.succeeded(peer.source, client.as_str(), now());
         }
-        Err(error) => {
+        Ok(response.json)
+    })
+    .await
+}
+
+/// A form as the OAuth endpoints take it, and the one credential in the header, if there is one.
+pub(super) struct Form {
+    pub(super) parameters: TokenRequest,
+    pub(super) basic: Option<BasicCredentials>,
+    pub(super) bearer: Option<String>,
+}
+
+impl Form {
+    /// Reads a request strictly (RFC 6749 sections 2.3.1 and 3.2).
+    pub(super) async fn read(request: Request) -> Result<Self, Refused> {
+        let (parts, body) = request.into_parts();
+        only_post(&parts.method)?;
+        if parts.uri.query().is_some_and(|query| !query.is_empty()) {
+            // RFC 6749 2.3.1: credentials never stand in the URI, where logs and histories keep them.
+            return Err(invalid_request("parameters belong into the body; a secret sent in the URI should be replaced").into());
+        }
+        if !has_media_type(&parts.headers, FORM) {
+            return Err(invalid_request(&format!("the body must be of the type {FORM}")).into());
+        }
+        let bearer = request::bearer(&parts.headers).ok().flatten().map(str::to_owned);
+        let basic = if bearer.is_some() { None } else { basic_credentials(&parts.headers)? };
+        let body = read_body(body, MAX_FORM_BYTES).await.map_err(|fault| body_refused(fault, MAX_FORM_BYTES))?;
+        let parameters = TokenRequest::parse(&body)
+            .map_err(|error| if basic.is_some() { Refused::from(error).because_of_basic() } else { error.into() })?;
+        Ok(Self { parameters, basic, bearer })
+    }
+
+    /// Lets the hub decide on a request in which a client authenticates; failures to do so are counted.
+    pub(super) async fn by_client<T>(
+        &self,
+        http: &Http,
+        peer: &Peer,
+        decide: impl AsyncFnOnce(&TokenRequest, Option<&BasicCredentials>, &Context) -> Result<T, OAuthError>,
+    ) -> Result<T, Refused> {
+        let claimed = || claimed_client(&self.parameters, self.basic.as_ref());
+        http.token_failures.admit(peer.source, claimed, now())?;
+        let _turn = http.turn().await?;
+        let context = http.hub.context(Some(peer.source), &peer.request_id);
+        decide(&self.parameters, self.basic.as_ref(), &context).await.map_err(|error| {
             if error.code == ErrorCode::InvalidClient {
                 http.token_failures.failed(peer.source, claimed().as_deref(), now());
             }
-            Err(refused(error))
+            let refused = Refused::from(error);
+            if self.basic.is_some() { refused.because_of_basic() } else { refused }
+        })
+    }
+}
+
+/// Who holds a bearer credential at an OAuth endpoint.
+pub(super) fn authenticate(http: &Arc<Http>, peer: &Peer, bearer: &str) -> Result<Authority, Refused> {
+    let claimed = || claimed_name(bearer);
+    http.bearer_failures.admit(peer.source, claimed, now())?;
+    match http.hub.authenticate_bearer(bearer, peer.source) {
+        Ok(authority) => {
+            http.bearer_failures.succeeded(peer.source, name_of(&authority), now());
+            Ok(authority)
+        }
+        Err(error) => {
+            http.bearer_failures.failed(peer.source, claimed().as_deref(), now());
+            Err(error.into())
         }
     }
 }
@@ -110,12 +157,13 @@ fn basic_credentials(headers: &HeaderMap) -> Result<Option<BasicCredentials>, Re
         return Err(invalid_request("the header field Authorization is given more than once").into());
     }
     let basic = value.to_str().ok().and_then(BasicCredentials::from_header);
-    let basic = basic.unwrap_or_else(|| {
-        let use_basic =
-            "the client authenticates by Basic, by client_secret or by client_assertion, not by another Authorization";
-        Err(OAuthError::new(ErrorCode::InvalidClient, use_basic))
-    });
+    let basic = basic.unwrap_or_else(|| Err(not_basic()));
     basic.map(Some).map_err(|error| Refused::from(error).because_of_basic())
+}
+
+fn not_basic() -> OAuthError {
+    let use_basic = "the client authenticates by Basic, by client_secret or by client_assertion, not by another Authorization";
+    OAuthError::new(ErrorCode::InvalidClient, use_basic)
 }
 
 /// `POST /oauth2/register`.
@@ -127,10 +175,7 @@ pub(super) async fn register(State(http): State<Arc<Http>>, Extension(peer): Ext
             response.headers_mut().insert(header::PRAGMA, HeaderValue::from_static("no-cache"));
             response
         }
-        Err(refused) => {
-            refused.log(&http, &peer, "device.enrol");
-            refused.into_response_to(&method)
-        }
+        Err(refused) => refused.answer(&http, &peer, "device.enrol", &method),
     }
 }
 
@@ -234,13 +279,21 @@ pub(super) async fn metadata(State(http): State<Arc<Http>>) -> Response {
     let document = json!({
         "issuer": issuer,
         "token_endpoint": format!("{issuer}/oauth2/token"),
+        "device_authorization_endpoint": format!("{issuer}/oauth2/device_authorization"),
+        "revocation_endpoint": format!("{issuer}/oauth2/revoke"),
+        "introspection_endpoint": format!("{issuer}/oauth2/introspect"),
         "registration_endpoint": format!("{issuer}/oauth2/register"),
         "jwks_uri": format!("{issuer}/oauth2/jwks"),
         "scopes_supported": scopes,
         "response_types_supported": [],
-        "grant_types_supported": ["client_credentials"],
-        "token_endpoint_auth_methods_supported": ["private_key_jwt", "client_secret_basic", "client_secret_post"],
+        "grant_types_supported": ["client_credentials", DEVICE_CODE_GRANT],
+        "token_endpoint_auth_methods_supported": CLIENT_AUTHENTICATION,
         "token_endpoint_auth_signing_alg_values_supported": ["ES256"],
+        "revocation_endpoint_auth_methods_supported": CLIENT_AUTHENTICATION,
+        "revocation_endpoint_auth_signing_alg_values_supported": ["ES256"],
+        "introspection_endpoint_auth_methods_supported": CLIENT_AUTHENTICATION,
+        "introspection_endpoint_auth_signing_alg_values_supported": ["ES256"],
+
     });
     let cache = HeaderValue::from_static("public, max-age=300");
     ([(header::CACHE_CONTROL, cache)], Json(document)).into_response()
@@ -254,7 +307,7 @@ fn only_post(method: &Method) -> Result<(), Refused> {
     Err(Refused { status, ..Refused::from(invalid_request("use POST")) })
 }
 
-fn invalid_request(why: &str) -> OAuthError {
+pub(super) fn invalid_request(why: &str) -> OAuthError {
     OAuthError::new(ErrorCode::InvalidRequest, why)
 }
 
@@ -321,6 +374,12 @@ impl Refused {
         } else {
             self
         }
+    }
+
+    /// The answer, once the logs know.
+    pub(super) fn answer(self, http: &Http, peer: &Peer, action: &'static str, method: &Method) -> Response {
+        self.log(http, peer, action);
+        self.into_response_to(method)
     }
 
     /// Tells the operator's log all, and the audit log that a proof was refused.

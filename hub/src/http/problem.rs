@@ -1,6 +1,7 @@
 //! Errors of the API as people and programs can read them (RFC 9457).
 
 use super::request::BodyFault;
+use crate::throttle::SlowDown;
 use axum::{
     http::{HeaderValue, Method, StatusCode, Uri, header},
     response::{IntoResponse, Response},
@@ -76,6 +77,12 @@ impl From<BodyFault> for Problem {
             BodyFault::TooSlow => Self::new(StatusCode::REQUEST_TIMEOUT, "the body of the request did not arrive in time"),
             BodyFault::Broken => Self::bad_request("the body of the request broke off"),
         }
+    }
+}
+
+impl From<SlowDown> for Problem {
+    fn from(slow_down: SlowDown) -> Self {
+        Self::new(StatusCode::TOO_MANY_REQUESTS, slow_down.to_string()).coded("slow_down").retry_after(slow_down.0)
     }
 }
 

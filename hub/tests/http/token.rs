@@ -174,9 +174,12 @@ async fn the_metadata_is_true() {
         home.get("/.well-known/oauth-authorization-server").send().await.expect("an answer").json().await.expect("JSON");
     assert_eq!(metadata["issuer"], home.base, "byte-equal");
     assert_eq!(metadata["response_types_supported"], json!([]));
-    assert_eq!(metadata["grant_types_supported"], json!(["client_credentials"]));
+    let device_code = "urn:ietf:params:oauth:grant-type:device_code";
+    assert_eq!(metadata["grant_types_supported"], json!(["client_credentials", device_code]));
     assert_eq!(metadata["token_endpoint_auth_signing_alg_values_supported"], json!(["ES256"]));
-    for name in ["token_endpoint", "registration_endpoint", "jwks_uri"] {
+    let endpoints: Vec<_> = metadata.as_object().expect("an object").keys().filter(|name| name.ends_with("_endpoint")).collect();
+    assert_eq!(endpoints.len(), 5);
+    for name in endpoints.into_iter().map(String::as_str).chain(["jwks_uri"]) {
         let url = metadata[name].as_str().expect("a URL");
         let answer = home.client.get(url).send().await.expect("an answer");
         assert_ne!(answer.status(), 404, "{name}");

@@ -1,6 +1,9 @@
 //! Commands: send one, see what became of it, wait for its end.
 
-use super::{Items, Nothing, conflict, not_decided, not_found};
+use super::{
+    conflict, not_decided, not_found,
+    paging::{Items, PageQuery},
+};
 use crate::http::{
     Http,
     extract::{BodyOf, Caller, PathOf, QueryOf, json, out_of_reach},
@@ -71,12 +74,15 @@ pub(super) async fn list(
     State(http): State<Arc<Http>>,
     caller: Caller,
     PathOf(device): PathOf<DeviceId>,
-    QueryOf(Nothing {}): QueryOf<Nothing>,
+    QueryOf(query): QueryOf<PageQuery>,
 ) -> Result<Json<Items<CommandRecord>>, Problem> {
     caller.permit_for::<ReadDevices>(&http, &device)?;
-    let items = http.hub.view(|registry| registry.device(&device).map(|_| registry.commands_of(&device).cloned().collect()));
-    let items = items.ok_or_else(|| refused(CommandRefused::UnknownDevice(device)))?;
-    Ok(Json(Items { items }))
+    let page = query.page()?;
+    let items = http.hub.view(|registry| {
+        let commands = registry.device(&device).map(|_| registry.commands_of(&device).cloned());
+        commands.map(|commands| page.of(commands, |command| format!("{:020}", command.seq)))
+    });
+    items.map(Json).ok_or_else(|| refused(CommandRefused::UnknownDevice(device)))
 }
 
 /// `GET /devices/{id}/commands/{command_id}`, at once or when it has ended.

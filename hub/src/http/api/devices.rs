@@ -1,6 +1,9 @@
 //! Devices: see, add, pause, revoke, rotate, and why one may or may not do something.
 
-use super::{Items, Nothing, conflict, not_decided, not_found};
+use super::{
+    conflict, not_decided, not_found,
+    paging::{Items, PageQuery},
+};
 use crate::http::{
     Http,
     extract::{Caller, JsonOf, PathOf, QueryOf, out_of_reach},
@@ -118,15 +121,15 @@ type Answer<T> = Result<Json<T>, Problem>;
 pub(super) async fn list(
     State(http): State<Arc<Http>>,
     caller: Caller,
-    QueryOf(Nothing {}): QueryOf<Nothing>,
+    QueryOf(query): QueryOf<PageQuery>,
 ) -> Answer<Items<Device>> {
     let permit = caller.permit::<ReadDevices>(&http)?;
-    let records: Vec<_> = http.hub.view(|registry| {
+    let page = query.page()?;
+    let records = http.hub.view(|registry| {
         let seen = registry.devices().filter(|device| permit.covers(&device.id));
-        seen.map(|device| (device.clone(), secrets_of(registry, device))).collect()
+        page.of(seen, |device| device.id.to_string()).map(|device| (device.clone(), secrets_of(registry, device)))
     });
-    let items = records.into_iter().map(|(device, secrets)| Device::of(&http.hub, device, secrets)).collect();
-    Ok(Json(Items { items }))
+    Ok(Json(records.map(|(device, secrets)| Device::of(&http.hub, device, secrets))))
 }
 
 /// `GET /devices/{id}`.
@@ -236,7 +239,7 @@ async fn change(
 }
 
 impl Device {
-    fn now(hub: &Hub, record: DeviceRecord) -> Self {
+    pub(super) fn now(hub: &Hub, record: DeviceRecord) -> Self {
         let secrets = hub.view(|registry| secrets_of(registry, &record));
         Self::of(hub, record, secrets)
     }
@@ -272,7 +275,8 @@ fn unprocessable(error: impl ToString) -> Problem {
     Problem::unprocessable(error.to_string())
 }
 
-fn refused(refused: DeviceRefused) -> Problem {
+/// What a refusal about devices is to the caller.
+pub(super) fn refused(refused: DeviceRefused) -> Problem {
     match &refused {
         DeviceRefused::Unknown(_) => not_found(refused, "unknown_device"),
         DeviceRefused::Exists(_) => conflict(refused, "device_exists"),

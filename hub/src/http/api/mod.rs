@@ -1,35 +1,40 @@
 //! `/api/v1`: what owners and their programs ask of the hub. Each answer is a view of the registry, each change a decision of it.
 
+mod approvals;
 mod audit;
 mod commands;
+mod credentials;
 mod devices;
+mod login;
+mod paging;
 mod profiles;
+mod users;
 mod watch;
+
+pub(super) use login::LoginsUnderWay;
 
 use super::{
     Http,
     extract::{Caller, QueryOf},
+    idempotency,
     problem::Problem,
 };
 use crate::hub::NotDecided;
-use axum::{Json, Router, extract::State, http::StatusCode, routing};
-use hearthkey_core::{registry::ReadDevices, session::Principal};
+use axum::{Json, Router, extract::State, http::StatusCode, middleware, routing};
+use hearthkey_core::{
+    registry::{ManageCredentials, ReadDevices},
+    session::Principal,
+};
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
-
-/// A list.
-#[derive(Serialize)]
-struct Items<T> {
-    items: Vec<T>,
-}
 
 /// No parameters.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Nothing {}
+struct Empty {}
 
-pub(super) fn router() -> Router<Arc<Http>> {
-    use routing::{get, post};
+pub(super) fn router(http: Arc<Http>) -> Router<Arc<Http>> {
+    use routing::{get, post, put};
     Router::new()
         .route("/status", get(status))
         .route("/devices", get(devices::list).post(devices::add))
@@ -47,6 +52,25 @@ pub(super) fn router() -> Router<Arc<Http>> {
         .route("/watch", get(watch::watch))
         .route("/audit", get(audit::list))
         .route("/audit/tail", get(audit::tail))
+        .route("/audit/verify", get(audit::verify))
+        .route("/audit/export", get(audit::export))
+        .route("/me", get(users::me))
+        .route("/me/password", put(users::set_own_password))
+        .route("/users", get(users::list).post(users::add))
+        .route("/users/{name}", get(users::show).patch(users::edit).delete(users::remove))
+        .route("/credentials", get(credentials::list))
+        .route("/credentials/personal-access-tokens", post(credentials::create_token))
+        .route("/credentials/api-keys", post(credentials::create_key))
+        .route("/credentials/{id}", get(credentials::show).delete(credentials::revoke))
+        .route("/credentials/{id}/rotate", post(credentials::rotate))
+        .route("/credentials/{id}/roll", post(credentials::roll))
+        .route("/signing-keys/rotate", post(rotate_signing_key))
+        .route("/join", post(approvals::open))
+        .route("/approvals", get(approvals::list))
+        .route("/approvals/{user_code}", post(approvals::approve).delete(approvals::deny))
+        // What needs no credential stays behind this line.
+        .layer(middleware::from_fn_with_state(http, idempotency::once))
+        .route("/login", post(login::log_in))
 }
 
 #[derive(Serialize)]
@@ -64,7 +88,7 @@ struct Status {
 async fn status(
     State(http): State<Arc<Http>>,
     caller: Caller,
-    QueryOf(Nothing {}): QueryOf<Nothing>,
+    QueryOf(Empty {}): QueryOf<Empty>,
 ) -> Result<Json<Status>, Problem> {
     let permit = caller.permit::<ReadDevices>(&http)?;
     let hub = &http.hub;
@@ -81,6 +105,18 @@ async fn status(
         listeners: http.surroundings.listeners.clone(),
         data_dir: http.surroundings.data_dir.as_ref().map(|dir| dir.display().to_string()),
     }))
+}
+
+/// `POST /signing-keys/rotate`.
+async fn rotate_signing_key(State(http): State<Arc<Http>>, caller: Caller) -> Result<StatusCode, Problem> {
+    let permit = caller.permit_for_all::<ManageCredentials>(&http)?;
+    let _turn = http.turn().await?;
+    let rotated = http.hub.rotate_signing_key(&permit.actor().to_string(), &caller.context(&http)).await;
+    rotated.map_err(|why| {
+        tracing::error!(why, "the signing key could not be rotated");
+        Problem::unavailable("the signing key could not be written; the one before stays in use; look at the hub's log")
+    })?;
+    Ok(StatusCode::NO_CONTENT)
 }
 
 /// What a refused or postponed decision is to the caller.

@@ -1,8 +1,12 @@
 //! Profiles: see them as JSON or as the TOML that owners write, and apply one.
 
-use super::{Items, Nothing, conflict, not_decided, not_found};
+use super::{
+    conflict, not_decided, not_found,
+    paging::{Items, PageQuery},
+};
 use crate::http::{
     Http,
+    etag::{EntityTag, IfMatch},
     extract::{BodyOf, Caller, PathOf, QueryOf},
     problem::Problem,
     request::has_media_type,
@@ -10,12 +14,12 @@ use crate::http::{
 use axum::{
     Json,
     extract::State,
-    http::{HeaderMap, HeaderValue, StatusCode, header},
+    http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header},
     response::{IntoResponse, Response},
 };
 use hearthkey_core::{
     profile::{InvalidProfile, Profile, ProfileName},
-    registry::{ManageProfiles, ReadDevices, TooManyProfiles},
+    registry::{ManageProfiles, ReadDevices, Registry, TooManyProfiles},
     scope::PermissionName,
 };
 use serde::Serialize;
@@ -35,7 +39,7 @@ pub(super) struct Summary {
 pub(super) async fn list(
     State(http): State<Arc<Http>>,
     caller: Caller,
-    QueryOf(Nothing {}): QueryOf<Nothing>,
+    QueryOf(query): QueryOf<PageQuery>,
 ) -> Result<Json<Items<Summary>>, Problem> {
     caller.permit::<ReadDevices>(&http)?;
     let summary = |profile: &Profile| Summary {
@@ -44,7 +48,8 @@ pub(super) async fn list(
         token_lifetime_s: profile.token_lifetime_s,
         permissions: profile.permissions.keys().cloned().collect(),
     };
-    Ok(Json(Items { items: http.hub.view(|registry| registry.profiles().map(summary).collect()) }))
+    let page = query.page()?;
+    Ok(Json(http.hub.view(|registry| page.of(registry.profiles(), |profile| profile.name.to_string()).map(summary))))
 }
 
 /// `GET /profiles/{name}`.
@@ -62,8 +67,9 @@ pub(super) async fn show(
     let mut response = if accepts.split(',').any(|range| range.split(';').next().is_some_and(|range| range.trim() == TOML)) {
         ([(header::CONTENT_TYPE, HeaderValue::from_static(TOML))], profile.to_toml()).into_response()
     } else {
-        Json(profile).into_response()
+        Json(&profile).into_response()
     };
+    response.headers_mut().insert(header::ETAG, EntityTag::of(&http.hub, &profile).header());
     response.headers_mut().insert(header::VARY, HeaderValue::from_static("accept"));
     Ok(response)
 }
@@ -73,8 +79,9 @@ pub(super) async fn apply(
     State(http): State<Arc<Http>>,
     caller: Caller,
     PathOf(name): PathOf<ProfileName>,
+    if_match: IfMatch,
     body: BodyOf,
-) -> Result<(StatusCode, Json<Profile>), Problem> {
+) -> Result<(StatusCode, [(HeaderName, HeaderValue); 1], Json<Profile>), Problem> {
     let permit = caller.permit::<ManageProfiles>(&http)?;
     if !has_media_type(&body.headers, TOML) {
         let detail = "a profile is TOML, with Content-Type: application/toml";
@@ -97,7 +104,12 @@ pub(super) async fn apply(
         Some(_) => StatusCode::OK,
         None => StatusCode::CREATED,
     });
-    let applied = http.hub.decide(|registry| registry.apply_profile(&permit, profile.clone(), &context)).await;
-    applied.map_err(|error| not_decided(error, |refused: TooManyProfiles| conflict(refused, "too_many")))?;
-    Ok((status, Json(profile)))
+    let decision = |registry: &Registry| {
+        if_match.holds(registry.profile(&name).map(|profile| EntityTag::of(&http.hub, profile)).as_ref())?;
+        let applied = registry.apply_profile(&permit, profile.clone(), &context);
+        applied.map_err(|refused: TooManyProfiles| conflict(refused, "too_many"))
+    };
+    http.hub.decide(decision).await.map_err(|error| not_decided(error, |problem| problem))?;
+    let tag = EntityTag::of(&http.hub, &profile).header();
+    Ok((status, [(header::ETAG, tag)], Json(profile)))
 }

@@ -1,0 +1,100 @@
+//! What becomes of tokens after they were issued: revocation (RFC 7009) and introspection (RFC 7662).
+
+use super::{
+    Http,
+    oauth::{self, Form, Refused, invalid_request},
+    request::Peer,
+};
+use axum::{
+    Extension, Json,
+    extract::{Request, State},
+    http::{HeaderValue, StatusCode, header},
+    response::{IntoResponse, Response},
+};
+use hearthkey_core::{
+    oauth::{ErrorCode, OAuthError},
+    registry::{IntrospectTokens, Permission, UserPermit},
+};
+use serde_json::json;
+use std::sync::Arc;
+
+/// `POST /oauth2/revoke`.
+pub(super) async fn revoke(State(http): State<Arc<Http>>, Extension(peer): Extension<Peer>, request: Request) -> Response {
+    let method = request.method().clone();
+    match answer_revocation(&http, &peer, request).await {
+        // RFC 7009 2.2: the body says nothing.
+        Ok(()) => StatusCode::OK.into_response(),
+        Err(refused) => refused.answer(&http, &peer, "token.revoke", &method),
+    }
+}
+
+async fn answer_revocation(http: &Arc<Http>, peer: &Peer, request: Request) -> Result<(), Refused> {
+    let form = Form::read(request).await?;
+    let Some(bearer) = form.bearer.as_deref() else {
+        return form
+            .by_client(http, peer, async |request, basic, context| http.hub.revoke_token(request, basic, context).await)
+            .await;
+    };
+    // A person's token and an integration's key prove themselves and end themselves.
+    let token = form.required("token")?;
+    let authority = oauth::authenticate(http, peer, bearer)?;
+    if token != bearer {
+        let why = "a bearer credential revokes only itself; `token` must be the same";
+        return Err(OAuthError::new(ErrorCode::UnauthorizedClient, why).into());
+    }
+    if !bearer.starts_with("hk_") {
+        let why = "a client revokes an access token with its client authentication, not with the token";
+        return Err(OAuthError::new(ErrorCode::InvalidClient, why).into());
+    }
+    let _turn = http.turn().await?;
+    let context = http.hub.context(Some(peer.source), &peer.request_id);
+    http.hub.revoke_itself(&authority, &context).await.map_err(|why| {
+        let description = "the hub cannot write to its store now; try again shortly".to_owned();
+        OAuthError { code: ErrorCode::TemporarilyUnavailable, description, evidence: why }.into()
+    })
+}
+
+/// `POST /oauth2/introspect`.
+pub(super) async fn introspect(State(http): State<Arc<Http>>, Extension(peer): Extension<Peer>, request: Request) -> Response {
+    let method = request.method().clone();
+    match answer_introspection(&http, &peer, request).await {
+        Ok(response) => response,
+        Err(refused) => refused.answer(&http, &peer, "token.introspect", &method),
+    }
+}
+
+async fn answer_introspection(http: &Arc<Http>, peer: &Peer, request: Request) -> Result<Response, Refused> {
+    let form = Form::read(request).await?;
+    let permit: UserPermit<IntrospectTokens> = match form.bearer.as_deref() {
+        Some(bearer) => {
+            let authority = oauth::authenticate(http, peer, bearer)?;
+            let permit = http.hub.view(|registry| registry.permit_user(&authority, http.hub.now()));
+            permit.map_err(|missing| {
+                let challenge =
+                    format!("Bearer realm=\"hearthkey\", error=\"insufficient_scope\", scope=\"{}\"", IntrospectTokens::NAME);
+                let error = OAuthError::new(ErrorCode::InsufficientScope, missing.to_string());
+                Refused { challenge: HeaderValue::try_from(challenge).ok(), ..error.into() }
+            })?
+        }
+        None => {
+            form.by_client(http, peer, async |request, basic, context| {
+                http.hub.permit_introspection(request, basic, context).await
+            })
+            .await?
+        }
+    };
+    let token = form.required("token")?;
+    let mut response = match http.hub.introspect(&permit, token) {
+        Some(introspection) => Json(introspection).into_response(),
+        // RFC 7662 2.2: exactly this, whatever the reason.
+        None => Json(json!({ "active": false })).into_response(),
+    };
+    response.headers_mut().insert(header::PRAGMA, HeaderValue::from_static("no-cache"));
+    Ok(response)
+}
+
+impl Form {
+    fn required(&self, name: &str) -> Result<&str, Refused> {
+        self.parameters.get(name).ok_or_else(|| invalid_request(&format!("{name} is missing")).into())
+    }
+}
