@@ -53,7 +53,7 @@ fn a_list_is_asked_for_with_the_token_in_its_header() {
     let (ran, requests) = run(vec![Answer::Json(200, json!({"items": [lamp("active")]}))], &["device", "list"]);
     assert_eq!(ran.exit, 0, "{}", ran.err);
     assert!(ran.out.contains("lamp  switch   active"), "{}", ran.out);
-    assert_eq!(requests[0].line, "GET /api/v1/devices");
+    assert_eq!(requests[0].line, "GET /api/v1/devices?limit=500");
     assert!(requests[0].headers.contains(&format!("authorization: Bearer {TOKEN}")), "{:?}", requests[0].headers);
 }
 

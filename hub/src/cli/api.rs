@@ -1,6 +1,6 @@
 //! What the hub's API answers, as far as people are shown it. Fields that are not named here are ignored.
 
-use hearthkey_core::UnixTime;
+use hearthkey_core::{UnixTime, audit::ChainHead, session::Principal};
 use serde::Deserialize;
 
 /// A list.
@@ -115,6 +115,118 @@ pub(super) struct AuditRecord {
     pub(super) source: String,
     #[serde(default = "one")]
     pub(super) count: u64,
+}
+
+/// What the hub found in its own audit log.
+#[derive(Deserialize)]
+pub(super) struct Verified {
+    pub(super) ok: bool,
+    pub(super) entries: u64,
+    pub(super) head: ChainHead,
+    pub(super) fault: Option<String>,
+}
+
+/// A person.
+#[derive(Deserialize)]
+pub(super) struct User {
+    pub(super) name: String,
+    pub(super) role: String,
+    pub(super) created_at: UnixTime,
+    pub(super) has_password: bool,
+}
+
+/// Who asks.
+#[derive(Deserialize)]
+pub(super) struct Me {
+    pub(super) principal: Principal,
+    pub(super) role: Option<String>,
+    pub(super) scope: String,
+    pub(super) devices: Option<Vec<String>>,
+    pub(super) credential: Option<Credential>,
+    pub(super) expires_at: Option<UnixTime>,
+}
+
+/// A personal access token or an API key, without its secret.
+#[derive(Deserialize)]
+pub(super) struct Credential {
+    pub(super) id: String,
+    pub(super) kind: String,
+    pub(super) name: String,
+    pub(super) subject: Principal,
+    pub(super) scope: String,
+    pub(super) profile: Option<String>,
+    pub(super) devices: Option<Vec<String>>,
+    #[serde(default)]
+    pub(super) networks: Vec<String>,
+    pub(super) created_at: UnixTime,
+    pub(super) expires_at: Option<UnixTime>,
+    pub(super) replaced_at: Option<UnixTime>,
+    pub(super) last_used: Option<LastUsed>,
+    #[serde(default)]
+    pub(super) warnings: Vec<String>,
+}
+
+/// The last use of a credential.
+#[derive(Deserialize)]
+pub(super) struct LastUsed {
+    pub(super) at: UnixTime,
+    pub(super) source: String,
+}
+
+/// A credential that was just made.
+#[derive(Deserialize)]
+pub(super) struct Created {
+    pub(super) credential: Credential,
+    pub(super) secret: String,
+}
+
+/// The window in which devices may ask to join.
+#[derive(Deserialize)]
+pub(super) struct JoinWindow {
+    pub(super) open_until: UnixTime,
+}
+
+/// Somebody who waits to be let in.
+#[derive(Deserialize)]
+pub(super) struct Approval {
+    pub(super) user_code: String,
+    pub(super) wanted: Wanted,
+    pub(super) expires_at: UnixTime,
+}
+
+/// What somebody who waits wants.
+#[derive(Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum Wanted {
+    /// A device wants to join.
+    Join {
+        #[serde(default)]
+        software: String,
+        #[serde(default)]
+        thumbprint: String,
+    },
+    /// A command line on another machine wants to log in.
+    Login {
+        #[serde(default)]
+        client: String,
+        #[serde(default)]
+        source: String,
+    },
+}
+
+/// RFC 8628 section 3.2.
+#[derive(Deserialize)]
+pub(super) struct DeviceAuthorization {
+    pub(super) device_code: String,
+    pub(super) user_code: String,
+    pub(super) expires_in: u64,
+    pub(super) interval: Option<u64>,
+}
+
+/// RFC 6749 section 5.1.
+#[derive(Deserialize)]
+pub(super) struct TokenResponse {
+    pub(super) access_token: String,
 }
 
 const fn one() -> u64 {

@@ -54,7 +54,7 @@ pub(super) fn read_file_or_stdin(file: &Path) -> Result<String, Failure> {
 }
 
 /// What to call a file to a person.
-fn named(file: &Path) -> String {
+pub(super) fn named(file: &Path) -> String {
     if file == Path::new("-") { "standard input".to_owned() } else { file.display().to_string() }
 }
 

@@ -32,7 +32,7 @@ pub(super) async fn run(command: Device, client: &Client, clock: &Clock, out: &m
             let answer = client.post(&["devices", args.device.name.as_str(), "rotate"], &body).await?;
             enrolment::render(enrolment::Occasion::Rotated, &answer, client.context(), args.credential.no_qr, clock, out)?;
         }
-        Device::List => render_list(&client.get(&["devices"], &[]).await?, clock, out)?,
+        Device::List => render_list(&client.get_all(&["devices"], &[]).await?, clock, out)?,
         Device::Show(args) => render_one(&client.get(&["devices", args.name.as_str()], &[]).await?, clock, out)?,
         Device::Disable(args) => change(&args.name, "disable", client, out).await?,
         Device::Enable(args) => change(&args.name, "enable", client, out).await?,

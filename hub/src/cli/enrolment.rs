@@ -106,7 +106,7 @@ mod tests {
             url: "https://localhost:8443".parse().expect("a URL"),
             ca_file: "/data/ca/ca.crt".into(),
             token_file: "/data/contexts/local.token".into(),
-            up: "hearthkey up".to_owned(),
+            origin: crate::cli::context::Origin::File,
         }
     }
 

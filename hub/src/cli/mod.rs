@@ -4,19 +4,27 @@
 
 mod api;
 mod args;
+mod audit;
 mod can;
 mod check;
 mod client;
-
 mod context;
+mod contexts;
+mod credential;
 mod device;
 mod enrolment;
 mod failure;
+mod join;
+mod login;
 mod output;
 mod profile;
+mod prompt;
 mod send;
+mod shown_once;
 pub mod simulate_view;
 mod stream;
+mod trust;
+mod user;
 mod when;
 
 pub use context::{ContextFile, default_data_dir, local_context_file};
@@ -24,10 +32,12 @@ pub use failure::{Exit, Failure};
 pub use output::{Format, Output};
 
 use crate::config::{Config, Listeners};
-use args::{Asking, Audit, Cli, Command, Global, Local};
+use args::{Asking, Audit, Cli, Command, Global, Local, SigningKey};
 use clap::{CommandFactory, Parser};
 use client::Client;
 use context::Context;
+use contexts::NamedContexts;
+use serde_json::json;
 use std::{io, num::NonZeroU32, path::Path, path::PathBuf, process::ExitCode, time::Duration};
 use when::Clock;
 
@@ -62,6 +72,12 @@ pub fn main(up: impl FnOnce(UpOptions) -> Result<ExitCode, Failure>) -> ExitCode
     let ended = match cli.command {
         Command::Up(args) => up_options(&cli.global, &args).and_then(up),
         Command::Asking(command) => ask(command, &cli.global, &mut out).map(ExitCode::from),
+        Command::Login(args) => {
+            waiting_for(login::login(&args, cli.global.context.as_ref(), &Clock::system(), &mut out)).map(ExitCode::from)
+        }
+        Command::Logout(_) => {
+            find_context(&cli.global).and_then(|context| waiting_for(login::logout(context, &mut out))).map(ExitCode::from)
+        }
         Command::Local(command) => run_locally(command, &cli.global, &mut out).map(ExitCode::from),
     };
     ended.unwrap_or_else(|failure| {
@@ -76,31 +92,58 @@ fn run_locally(command: Local, global: &Global, out: &mut Output) -> Result<Exit
     match command {
         Local::Check(args) => check::check(&args, out),
         Local::Completions(args) => completions(args.shell, out),
-        Local::Context(args::Context::Show) => show_context(&find_context(global)?, out),
+        Local::Context(command) => contexts::run(command, global, out),
     }
 }
 
 fn ask(command: Asking, global: &Global, out: &mut Output) -> Result<Exit, Failure> {
+    if let Asking::Audit(Audit::Verify(args)) = &command
+        && let Some(file) = &args.file
+    {
+        return audit::verify_file(args, file, out);
+    }
     let client = &Client::new(find_context(global)?)?;
     let clock = &Clock::system();
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .map_err(|error| Failure::new(Exit::Refused, format!("cannot start: {error}")))?;
-    runtime.block_on(async {
+    waiting_for(async {
         match command {
             Asking::Device(command) => device::run(command, client, clock, out).await,
             Asking::Profile(command) => profile::run(command, client, out).await,
             Asking::Can(args) => can::run(&args, client, out).await,
             Asking::Send(args) => send::run(args, client, clock, out).await,
             Asking::Watch(args) => stream::watch(&args, client, out).await,
+            Asking::Join(args) => join::join(&args, client, out).await,
+            Asking::Approve(args) => join::approve(args, client, clock, out).await,
+            Asking::Deny(args) => join::deny(&args, client, out).await,
+            Asking::User(command) => user::run(command, client, clock, out).await,
+            Asking::Pat(command) => credential::pat(command, client, clock, out).await,
+            Asking::Key(command) => credential::key(command, client, clock, out).await,
+            Asking::SigningKey(SigningKey::Rotate) => rotate_signing_key(client, out).await,
             Asking::Audit(Audit::Tail(args)) => stream::audit_tail(&args, client, out).await,
+            Asking::Audit(Audit::List(args)) => audit::list(&args, client, clock, out).await,
+            Asking::Audit(Audit::Verify(_)) => audit::verify(client, out).await,
+            Asking::Audit(Audit::Export(args)) => audit::export(&args, client, out).await,
+            Asking::Whoami => login::whoami(client, clock, out).await,
         }
     })
 }
 
 fn find_context(global: &Global) -> Result<Context, Failure> {
-    Context::find(global.context.as_deref(), global.data.as_deref())
+    Context::find(global.context.as_ref(), global.data.as_deref(), NamedContexts::of_this_user().as_ref())
+}
+
+fn waiting_for(answer: impl Future<Output = Result<Exit, Failure>>) -> Result<Exit, Failure> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| Failure::new(Exit::Refused, format!("cannot start: {error}")))?;
+    runtime.block_on(answer)
+}
+
+async fn rotate_signing_key(client: &Client, out: &mut Output) -> Result<Exit, Failure> {
+    client.post(&["signing-keys", "rotate"], &json!({})).await?;
+    let sentence = "a fresh key signs access tokens from now on; those that the old one signed hold until they end";
+    out.done(&json!({ "rotated": true }), sentence)?;
+    Ok(Exit::Done)
 }
 
 fn up_options(global: &Global, args: &args::Up) -> Result<UpOptions, Failure> {
@@ -124,24 +167,5 @@ fn completions(shell: clap_complete::Shell, out: &mut Output) -> Result<Exit, Fa
     let mut script = Vec::new();
     clap_complete::generate(shell, &mut Cli::command(), "hearthkey", &mut script);
     out.text(&String::from_utf8_lossy(&script))?;
-    Ok(Exit::Done)
-}
-
-fn show_context(context: &Context, out: &mut Output) -> Result<Exit, Failure> {
-    let Context { file, url, ca_file, token_file, .. } = context;
-    match out.format() {
-        Format::Json => out.json(
-            &serde_json::json!({ "context_file": file, "url": url.as_str(), "ca_file": ca_file, "token_file": token_file }),
-        )?,
-        Format::Table => {
-            let path = |path: &Path| path.display().to_string();
-            out.table(output::facts([
-                ("hub", url.to_string()),
-                ("context", path(file)),
-                ("CA certificate", path(ca_file)),
-                ("token", path(token_file)),
-            ]))?;
-        }
-    }
     Ok(Exit::Done)
 }

@@ -123,6 +123,17 @@ impl Output {
         let _ = writeln!(self.notes, "{note}");
     }
 
+    /// Says what was done: as JSON, or in words for people.
+    ///
+    /// # Errors
+    /// [`Failure`] if it cannot be written.
+    pub fn done(&mut self, document: &Value, sentence: impl Display) -> Result<(), Failure> {
+        match self.format {
+            Format::Json => self.json(document),
+            Format::Table => self.line(sentence),
+        }
+    }
+
     /// Prints an answer of the hub: verbatim as JSON, or rendered for people.
     ///
     /// # Errors

@@ -14,7 +14,7 @@ use serde_json::Value;
 
 pub(super) async fn run(command: Profile, client: &Client, out: &mut Output) -> Result<Exit, Failure> {
     match command {
-        Profile::List => render_list(&client.get(&["profiles"], &[]).await?, out)?,
+        Profile::List => render_list(&client.get_all(&["profiles"], &[]).await?, out)?,
         Profile::Show { name } => {
             let path = ["profiles", name.as_str()];
             match out.format() {

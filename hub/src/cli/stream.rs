@@ -140,7 +140,7 @@ fn show_record(record: &Value, clock: &Clock, out: &mut Output) -> Result<(), Fa
     }
 }
 
-fn record_line(record: &api::AuditRecord, clock: &Clock) -> String {
+pub(super) fn record_line(record: &api::AuditRecord, clock: &Clock) -> String {
     let outcome = match record.outcome.as_str() {
         "success" => styled(GOOD, "success"),
         other => styled(BAD, printable(other)),

@@ -15,6 +15,11 @@ impl Clock {
         Self { now: crate::clock::now(), zone: TimeZone::system() }
     }
 
+    /// Now.
+    pub(super) fn now(&self) -> UnixTime {
+        self.now
+    }
+
     /// `2026-08-01T12:03:04+02:00`.
     pub(super) fn moment(&self, at: UnixTime) -> String {
         self.format(at, "%Y-%m-%dT%H:%M:%S%:z")

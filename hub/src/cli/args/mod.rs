@@ -1,21 +1,32 @@
 //! The command line as clap reads it, and its help. Whatever can be judged without a hub is judged here.
 
-use super::output::Format;
+mod account;
+mod admission;
+mod audit;
+mod credential;
+mod value;
+
+pub(super) use account::{Context, Login, Logout, Role, User, UserAdd, UserPassword};
+pub(super) use admission::{Approve, Deny, Join};
+pub(super) use audit::{Audit, AuditExport, AuditList, AuditTail, AuditVerify};
+pub(super) use credential::{Key, KeyCreate, OutArg, Pat, PatCreate};
+pub(super) use value::{CaPin, Moment};
+
+use super::{context::ContextRef, output::Format};
 use crate::config::Ports;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 use hearthkey_core::{
     DeviceId,
-    limits::{MAX_CHILDREN, MAX_COMMAND_TTL},
+    limits::MAX_CHILDREN,
     profile::{CommandName, ProfileName},
     topic::TopicFilter,
 };
 use std::{num::NonZeroU32, path::PathBuf, time::Duration};
+use value::{positive_duration, time_to_live, wait};
 
 /// More simulated devices than a home has are for `hearthkey-sim fleet`.
 const MAX_SIMULATED: i64 = 500;
-/// Longest wait for a command: its longest life.
-const MAX_WAIT: Duration = Duration::from_secs(MAX_COMMAND_TTL.0);
 
 const AFTER_HELP: &str = "\
 Try it:
@@ -25,6 +36,7 @@ Try it:
   hearthkey watch                                  see what devices publish
   hearthkey send lamp on                           tell a device what to do
   hearthkey device revoke lamp                     cut it off, at once and for good
+  hearthkey login https://hub.local:8443           from another machine
 
 Exit codes:
   0  done, allowed, succeeded
@@ -52,9 +64,10 @@ pub(super) struct Global {
     /// The hub's data directory [default: $XDG_DATA_HOME/hearthkey or ~/.local/share/hearthkey]
     #[arg(long, global = true, env = "HEARTHKEY_DATA", hide_env_values = true, value_name = "DIR")]
     pub(super) data: Option<PathBuf>,
-    /// Another hub's url, CA and token; goes before --data [default: contexts/local.toml in the data directory]
-    #[arg(long, global = true, env = "HEARTHKEY_CONTEXT", hide_env_values = true, value_name = "FILE")]
-    pub(super) context: Option<PathBuf>,
+    /// Which hub to speak to, by a name of `hearthkey context list` or a file; goes before --data [default: the current
+    /// context, or else the hub of this machine]
+    #[arg(long, global = true, env = "HEARTHKEY_CONTEXT", hide_env_values = true, value_name = "NAME|FILE", value_parser = value::context_ref)]
+    pub(super) context: Option<ContextRef>,
 }
 
 #[derive(Debug, Subcommand)]
@@ -62,6 +75,8 @@ pub(super) enum Command {
     Up(Up),
     #[command(flatten)]
     Asking(Asking),
+    Login(Login),
+    Logout(Logout),
     #[command(flatten)]
     Local(Local),
 }
@@ -78,16 +93,33 @@ pub(super) enum Asking {
     Can(Can),
     Send(Send),
     Watch(Watch),
+    Join(Join),
+    Approve(Approve),
+    Deny(Deny),
+    /// Say who lives here, and what they may do
+    #[command(subcommand)]
+    User(User),
+    /// Make personal access tokens for scripts that act for you, see them, end them
+    #[command(subcommand)]
+    Pat(Pat),
+    /// Make API keys for integrations and for devices that know only a password, see them, end them
+    #[command(subcommand)]
+    Key(Key),
+    /// Replace the key that signs access tokens
+    #[command(subcommand)]
+    SigningKey(SigningKey),
     /// See who did what, and what was refused
     #[command(subcommand)]
     Audit(Audit),
+    /// Show for whom this command line speaks, and what it may do
+    Whoami,
 }
 
 /// What needs no hub.
 #[derive(Debug, Subcommand)]
 pub(super) enum Local {
     Check(Check),
-    /// See which hub this command line speaks to
+    /// See and choose which hub the commands speak to
     #[command(subcommand)]
     Context(Context),
     Completions(Completions),
@@ -345,23 +377,9 @@ pub(super) struct Watch {
 }
 
 #[derive(Debug, Subcommand)]
-pub(super) enum Audit {
-    Tail(AuditTail),
-}
-
-/// Show the latest entries of the audit log, and follow it
-#[derive(Debug, Args)]
-#[command(after_help = "\
-Examples:
-  hearthkey audit tail
-  hearthkey audit tail -n 100 --no-follow -o json | jq 'select(.outcome == \"denied\")'")]
-pub(super) struct AuditTail {
-    /// How many entries to begin with
-    #[arg(long, short = 'n', value_name = "N", default_value_t = 10, value_parser = clap::value_parser!(u32).range(0..=1000))]
-    pub(super) lines: u32,
-    /// End after them
-    #[arg(long)]
-    pub(super) no_follow: bool,
+pub(super) enum SigningKey {
+    /// Sign with a fresh key from now on; tokens that the old one signed hold until they end
+    Rotate,
 }
 
 /// Check a profile or a configuration file, without a hub
@@ -388,12 +406,6 @@ pub(super) enum FileKind {
     Config,
 }
 
-#[derive(Debug, Subcommand)]
-pub(super) enum Context {
-    /// Show the hub's url and the files of CA and token; never the token
-    Show,
-}
-
 /// Print a script that completes commands with the Tab key
 #[derive(Debug, Args)]
 #[command(after_help = "\
@@ -404,27 +416,6 @@ Examples:
 pub(super) struct Completions {
     /// Your shell
     pub(super) shell: Shell,
-}
-
-fn duration(text: &str) -> Result<Duration, String> {
-    humantime::parse_duration(text).map_err(|error| format!("{error}; write it as 10s, 500ms or 2m"))
-}
-
-fn positive_duration(text: &str) -> Result<Duration, String> {
-    duration(text).and_then(|span| if span.is_zero() { Err("it must be longer than nothing".to_owned()) } else { Ok(span) })
-}
-
-fn wait(text: &str) -> Result<Duration, String> {
-    at_most(duration(text)?, MAX_WAIT)
-}
-
-fn time_to_live(text: &str) -> Result<Duration, String> {
-    let ttl = at_most(duration(text)?, Duration::from_secs(MAX_COMMAND_TTL.0))?;
-    if ttl.subsec_nanos() == 0 && !ttl.is_zero() { Ok(ttl) } else { Err("it is whole seconds, at least 1s".to_owned()) }
-}
-
-fn at_most(span: Duration, most: Duration) -> Result<Duration, String> {
-    if span <= most { Ok(span) } else { Err(format!("at most {}", humantime::format_duration(most))) }
 }
 
 impl DeviceAdd {
@@ -476,7 +467,53 @@ mod tests {
             "hearthkey audit tail -n 5 --no-follow",
             "hearthkey check f.toml",
             "hearthkey check f.toml --kind config",
+            "hearthkey audit list",
+            "hearthkey audit list --actor user --action a --target t --outcome denied --since 2h --until 2026-08-01 -n 5",
+            "hearthkey audit verify",
+            "hearthkey audit verify f.ndjson",
+            "hearthkey audit verify - --head abababababababababababababababababababababababababababababababab",
+            "hearthkey audit export",
+            "hearthkey audit export f.ndjson",
             "hearthkey context show",
+            "hearthkey context ca",
+            "hearthkey context list -o json",
+            "hearthkey context use local",
+            "hearthkey context remove cottage",
+            "hearthkey login hub.local",
+            "hearthkey login https://hub.local:8443 --ca ca.pem --context cottage",
+            "hearthkey login hub.local --user ann --password-file - --expires 7d",
+            "hearthkey login hub.local --ca-sha256 abababababababababababababababababababababababababababababababab",
+            "hearthkey logout --context cottage",
+            "hearthkey whoami",
+            "hearthkey user add ann --role member",
+            "hearthkey user add ann --role owner --password-file -",
+            "hearthkey user add ann --role viewer --no-password",
+            "hearthkey user list",
+            "hearthkey user show ann",
+            "hearthkey user role ann owner",
+            "hearthkey user password",
+            "hearthkey user password ann",
+            "hearthkey user remove ann",
+            "hearthkey pat create backup",
+            "hearthkey pat create backup --scope a --scope b --device lamp,oven --expires 366d --out f",
+            "hearthkey pat list --all",
+            "hearthkey pat show 0aB3dE6gH9jK",
+            "hearthkey pat rotate 0aB3dE6gH9jK --out f",
+            "hearthkey pat revoke 0aB3dE6gH9jK",
+            "hearthkey key create ha --integration ha --profile home-assistant --scope telemetry --network 10.0.0.0/8,::1",
+            "hearthkey key create plug --device plug --expires 90d",
+            "hearthkey key list",
+            "hearthkey key show 0aB3dE6gH9jK",
+            "hearthkey key roll 0aB3dE6gH9jK",
+            "hearthkey key roll 0aB3dE6gH9jK --overlap 0s",
+            "hearthkey key revoke 0aB3dE6gH9jK",
+            "hearthkey join",
+            "hearthkey join --for 3m",
+            "hearthkey approve",
+            "hearthkey approve WDJB-MJHT --name lamp --profile switch",
+            "hearthkey approve WDJB-MJHT --scope devices:read --expires 8h",
+            "hearthkey deny wdjb-mjht",
+            "hearthkey signing-key rotate",
             "hearthkey completions zsh",
         ] {
             assert!(parse(line).is_ok(), "{line}: {}", parse(line).expect_err("shown"));
@@ -502,13 +539,47 @@ mod tests {
             "hearthkey up --for 0s",
             "hearthkey can lamp delete dev/x",
             "hearthkey audit tail -n 1001",
+            "hearthkey audit list -n 1001",
+            "hearthkey audit list --since yesterday",
+            "hearthkey audit list --outcome good",
+            "hearthkey audit verify f --head abc",
+            "hearthkey login http://hub.local",
+            "hearthkey login hub.local --ca-sha256 abc",
+            "hearthkey --context Home device list",
+            "hearthkey context use ../x",
+            "hearthkey user add Ann --role member",
+            "hearthkey user role ann king",
+            "hearthkey pat create x --expires 367d",
+            "hearthkey pat create x --expires 0s",
+            "hearthkey pat create x --scope UPPER",
+            "hearthkey key create x --device plug --network 10.0.0.0/33",
+            "hearthkey join --for 2h",
+            "hearthkey deny -",
             "hearthkey -o yaml device list",
         ] {
             let error = parse(line).expect_err(line);
             assert!(matches!(error.kind(), ErrorKind::ValueValidation | ErrorKind::InvalidValue), "{line}: {error}");
             assert_eq!(error.exit_code(), 2);
         }
-        for line in ["hearthkey device add lamp", "hearthkey", "hearthkey device", "hearthkey send lamp"] {
+        for line in [
+            "hearthkey device add lamp",
+            "hearthkey",
+            "hearthkey device",
+            "hearthkey send lamp",
+            "hearthkey user add ann",
+            "hearthkey user add ann --role member --no-password --password-file f",
+            "hearthkey login",
+            "hearthkey login hub.local --password-file f",
+            "hearthkey login hub.local --ca f --ca-sha256 abababababababababababababababababababababababababababababababab",
+            "hearthkey key create x",
+            "hearthkey key create x --integration ha",
+            "hearthkey key create x --profile sensor",
+            "hearthkey key create x --device plug --scope a",
+            "hearthkey key create x --device plug --integration ha --profile sensor",
+            "hearthkey approve --name lamp",
+            "hearthkey approve WDJB-MJHT --name lamp --expires 8h",
+            "hearthkey audit verify --head abababababababababababababababababababababababababababababababab",
+        ] {
             assert_eq!(parse(line).expect_err(line).exit_code(), 2, "{line}");
         }
     }
