@@ -61,6 +61,19 @@ fn help_teaches_with_examples_and_tells_the_exit_codes() {
         &["send"],
         &["watch"],
         &["audit", "tail"],
+        &["audit", "list"],
+        &["audit", "verify"],
+        &["audit", "export"],
+        &["login"],
+        &["logout"],
+        &["context"],
+        &["user", "add"],
+        &["pat", "create"],
+        &["pat", "rotate"],
+        &["key", "create"],
+        &["key", "roll"],
+        &["join"],
+        &["approve"],
         &["check"],
         &["completions"],
     ] {
@@ -112,6 +125,10 @@ fn before_the_first_start_every_command_says_how_to_start() {
         &["can", "lamp", "publish", "dev/lamp/state"],
         &["profile", "list"],
         &["context", "show"],
+        &["whoami"],
+        &["pat", "list"],
+        &["approve"],
+        &["audit", "verify"],
     ] {
         let Ran { exit, out, err } = hearthkey(&[args, &["--data", data]].concat());
         assert_eq!((exit, out.as_str()), (3, ""), "{args:?}: {err}");

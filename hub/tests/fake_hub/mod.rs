@@ -1,5 +1,7 @@
 //! A hub that says what a test wrote down: real TLS under a real home CA, answers from a list, requests kept to be looked at.
 
+#![allow(dead_code, reason = "each test binary needs its part")]
+
 use hearthkey::tls::{CertificateInUse, server_config};
 use hearthkey_certs::{CERTIFICATE_FILE, HomeCa, HubNames, SerialNumber};
 use rustls::{ServerConnection, StreamOwned, pki_types::UnixTime};
@@ -21,6 +23,14 @@ pub(crate) enum Answer {
     Json(u16, Value),
     /// A TOML document.
     Toml(&'static str),
+    /// A document of another kind.
+    Text(String),
+    /// Done, without a word (204).
+    Nothing,
+    /// Too many requests (429): to be tried again after that many seconds.
+    TooMany(u32),
+    /// The certificate of the hub's CA.
+    CaCertificate,
     /// Events, and then the hub is gone.
     Events(&'static str),
     /// Events, and then silence until the client leaves.
@@ -42,6 +52,10 @@ pub(crate) struct Request {
 pub(crate) struct FakeHub {
     /// What `--context` takes.
     pub(crate) context: String,
+    /// Where it listens.
+    pub(crate) url: String,
+    /// SHA-256 of its CA's certificate, hexadecimal.
+    pub(crate) ca_sha256: String,
     thread: JoinHandle<Vec<Request>>,
 }
 
@@ -62,6 +76,8 @@ impl FakeHub {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
         let url = format!("https://localhost:{}", listener.local_addr().expect("bound").port());
         let context = write_context(home, &url, &trusted.join(CERTIFICATE_FILE));
+        let ca_sha256 = ca.sha256().iter().map(|byte| format!("{byte:02x}")).collect();
+        let ca_pem = ca.certificate_pem().to_owned();
         let thread = std::thread::spawn(move || {
             let mut requests = Vec::new();
             for answer in answers {
@@ -69,11 +85,11 @@ impl FakeHub {
                 let mut stream = StreamOwned::new(ServerConnection::new(tls.clone()).expect("a session"), socket);
                 let Some(request) = read_request(&mut stream) else { break };
                 requests.push(request);
-                say(&mut stream, &answer);
+                say(&mut stream, &answer, &ca_pem);
             }
             requests
         });
-        Self { context, thread }
+        Self { context, url, ca_sha256, thread }
     }
 
     /// What came, once all answers were given.
@@ -112,14 +128,19 @@ fn read_request(stream: &mut impl Read) -> Option<Request> {
     Some(Request { line, headers: lines, body: String::from_utf8(body).expect("UTF-8") })
 }
 
-fn say(stream: &mut StreamOwned<ServerConnection, std::net::TcpStream>, answer: &Answer) {
+fn say(stream: &mut StreamOwned<ServerConnection, std::net::TcpStream>, answer: &Answer, ca_pem: &str) {
     let (status, kind, body) = match answer {
         Answer::Json(status, body) if *status < 400 => (*status, "application/json", body.to_string()),
         Answer::Json(status, body) => (*status, "application/problem+json", body.to_string()),
         Answer::Toml(body) => (200, "application/toml", (*body).to_owned()),
+        Answer::Text(body) => (200, "text/plain", body.clone()),
+        Answer::TooMany(_) => (429, "application/problem+json", r#"{"detail":"too many requests"}"#.to_owned()),
+        Answer::Nothing => (204, "text/plain", String::new()),
+        Answer::CaCertificate => (200, "application/x-pem-file", ca_pem.to_owned()),
         Answer::Events(body) | Answer::OpenEvents(body) => (200, "text/event-stream", (*body).to_owned()),
     };
-    let head = format!("HTTP/1.1 {status} x\r\ncontent-type: {kind}\r\nconnection: close\r\n\r\n");
+    let retry_after = if let Answer::TooMany(seconds) = answer { format!("retry-after: {seconds}\r\n") } else { String::new() };
+    let head = format!("HTTP/1.1 {status} x\r\ncontent-type: {kind}\r\n{retry_after}connection: close\r\n\r\n");
     // The client may leave before it has heard all.
     let _ = stream.write_all(format!("{head}{body}").as_bytes()).and_then(|()| stream.flush());
     if let Answer::OpenEvents(_) = answer {
