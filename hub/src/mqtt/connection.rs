@@ -16,6 +16,7 @@ use super::{
     },
     persister::Ticket,
     rate::Bucket,
+    rows,
     session::Subscription,
     slot::{Control, Slot, lock},
     subscribing::SubAck,
@@ -62,11 +63,10 @@ impl<G: Gate, F: Fabric> Front<G, F> {
             guest = handshake::welcome(&*front.gate, &mut wire, peer) => guest,
             () = tokio::time::sleep_until(deadline) => return,
         };
-        drop(place);
         match guest {
-            Ok(guest) => admit(front, wire, guest, peer).await,
+            Ok(guest) => admit(front, wire, guest, peer, place).await,
             Err(NoGuest::Gone) => {}
-            Err(NoGuest::Refused(refused)) => refuse(front, wire, *refused, peer).await,
+            Err(NoGuest::Refused(refused)) => refuse(front, wire, *refused, peer, place).await,
         }
     }
 }
@@ -76,6 +76,7 @@ async fn refuse<G: Gate, F: Fabric, S: AsyncRead + AsyncWrite>(
     mut wire: Wire<S>,
     refused: RefusedConnect,
     peer: SocketAddr,
+    place: Place,
 ) {
     front.counters.refused.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
     let connack = handshake::refusal_connack(&refused, front.gate.now());
@@ -90,7 +91,11 @@ async fn refuse<G: Gate, F: Fabric, S: AsyncRead + AsyncWrite>(
         // Too large only if the client takes next to nothing; then it sees the close.
         let _ = wire.outbound.push(|out| dialect.connack(&connack, out));
     }
-    wire.linger().await;
+    // It counts as half-open until it is gone, so that refusals are bounded too.
+    tokio::select! {
+        () = wire.linger() => {}
+        () = place.taken_away() => {}
+    }
 }
 
 async fn admit<G: Gate, F: Fabric, S: AsyncRead + AsyncWrite + Send>(
@@ -98,11 +103,13 @@ async fn admit<G: Gate, F: Fabric, S: AsyncRead + AsyncWrite + Send>(
     wire: Wire<S>,
     guest: Guest,
     peer: SocketAddr,
+    place: Place,
 ) {
     let (mut attachment, assigned) = match handshake::seat(front, &guest) {
         Ok(seated) => seated,
-        Err(refused) => return refuse(front, wire, refused, peer).await,
+        Err(refused) => return refuse(front, wire, refused, peer, place).await,
     };
+    drop(place);
     // Before CONNACK, so that a client's "online" comes after its predecessor's "offline".
     front.publish_wills(std::mem::take(&mut attachment.wills)).await;
     let mut connection = Connection::new(front, wire, &guest, attachment, peer);
@@ -239,10 +246,12 @@ impl<'a, G: Gate, F: Fabric, S: AsyncRead + AsyncWrite + Send> Connection<'a, G,
         self.obey()?;
         self.deliver();
         let pulls = self.takes_forwards && self.wire.outbound.len() < OUTBOX_HIGH_WATER;
-        let reads = self.throttled_until.is_none()
-            && self.wire.outbound.len() < OUTBOX_LIMIT
-            && !self.has_too_many_answers()
-            && !self.front.persister.is_backlogged();
+        let is_held_up = self.throttled_until.is_some() || self.has_too_many_answers() || self.front.persister.is_backlogged();
+        if is_held_up {
+            // The client is not silent: the hub does not listen.
+            self.last_heard = Instant::now();
+        }
+        let reads = !is_held_up && self.wire.outbound.len() < OUTBOX_LIMIT;
         let link = self.link.as_mut().filter(|_| pulls);
         tokio::select! {
             () = self.control.announced() => Ok(()),
@@ -468,6 +477,10 @@ impl<'a, G: Gate, F: Fabric, S: AsyncRead + AsyncWrite + Send> Connection<'a, G,
             }
             if state.attached.as_ref().is_some_and(|attached| attached.connection == self.number) {
                 state.expiry = Seconds(u64::from(asked)).min(self.front.limits.max_session_expiry);
+                if self.slot.is_durable {
+                    let row = rows::put_session(self.slot.number, &self.slot.row(state.expiry));
+                    self.front.persister.store_some_time(vec![row]);
+                }
             }
         }
         Ending::ByClient { reason_code }

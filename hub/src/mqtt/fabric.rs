@@ -6,7 +6,7 @@ use hearthkey_core::{
     rights::{PublishPermit, SubscribePermit},
     topic::TopicFilter,
 };
-use std::future::Future;
+use std::{future::Future, sync::Arc};
 
 /// A way from publishers to subscribers.
 pub trait Fabric: Send + Sync + 'static {
@@ -28,6 +28,23 @@ pub trait Fabric: Send + Sync + 'static {
 
     /// How often a dead fabric was replaced.
     fn replacements(&self) -> u64;
+}
+
+/// A fabric that somebody else holds too.
+impl<F: Fabric> Fabric for Arc<F> {
+    type Link = F::Link;
+
+    async fn link(&self) -> Result<F::Link, FabricGone> {
+        F::link(self).await
+    }
+
+    async fn replace(&self, dead: F::Link) -> Result<F::Link, FabricGone> {
+        F::replace(self, dead).await
+    }
+
+    fn replacements(&self) -> u64 {
+        F::replacements(self)
+    }
 }
 
 /// One end in a fabric. Dropping it ends its subscriptions.

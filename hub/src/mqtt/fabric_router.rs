@@ -8,7 +8,7 @@
 
 use super::{
     fabric::{Fabric, FabricGone, Forward, Link},
-    limits::{ROUTER_ANSWER_TIMEOUT, ROUTER_EVENTS_HIGH_WATER, ROUTER_SEGMENT_BYTES, ROUTER_SEGMENTS},
+    limits::{ROUTER_ANSWER_TIMEOUT, ROUTER_EVENTS_HIGH_WATER, ROUTER_LIFE_CHECK, ROUTER_SEGMENT_BYTES, ROUTER_SEGMENTS},
     message::{ForwardedProperties, Message, QoS, Routed},
 };
 use bytes::{Buf, BufMut, Bytes, BytesMut};
@@ -47,6 +47,7 @@ struct Running {
     generation: u64,
     open: Opener,
     waiting_events: Arc<dyn Fn() -> usize + Send + Sync>,
+    is_dead: Arc<dyn Fn() -> bool + Send + Sync>,
 }
 
 /// Makes a link of a name; nothing if the router is dead.
@@ -79,6 +80,26 @@ impl RouterFabric {
         Self { max_links, router: Mutex::new(spawn_router(max_links, 0)), names: Arc::default(), replacements: AtomicU64::new(0) }
     }
 
+    /// Kills the router's thread by a fault that it has, to prove what survives. Returns when it is dead.
+    pub async fn kill(&self) {
+        let running = self.running();
+        let Some((mut tx, mut rx)) = running.open_link(self.names.take()).await else { return };
+        // A topic that begins with a character of two bytes, once there is a filter to compare it with.
+        let filter = Filter {
+            path: "x".to_owned(),
+            qos: rumqttd::protocol::QoS::AtMostOnce,
+            nolocal: false,
+            preserve_retain: false,
+            retain_forward_rule: RetainForwardRule::Never,
+        };
+        tx.buffer().push_back(Packet::Subscribe(Subscribe { pkid: 1, filters: vec![filter] }, None));
+        let _ = tx.send(Packet::Publish(Publish::new("ö", "", false), None)).await;
+        while rx.next().await.is_ok() {}
+        while !(running.is_dead)() {
+            tokio::time::sleep(ROUTER_LIFE_CHECK).await;
+        }
+    }
+
     fn running(&self) -> Running {
         self.router.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
@@ -104,17 +125,40 @@ fn spawn_router(max_links: usize, generation: u64) -> Running {
         ..RouterConfig::default()
     };
     let sender = Router::new(0, config).spawn();
-    let events = sender.clone();
+    let (events, life) = (sender.clone(), sender.clone());
     Running {
         generation,
         open: opener(sender, |name, sender| LinkBuilder::new(name, sender).build().ok().map(|(tx, rx, _)| (tx, rx))),
         waiting_events: Arc::new(move || events.len()),
+        is_dead: Arc::new(move || life.is_disconnected()),
     }
 }
 
 /// The sender's event type is private to rumqttd: only inference can name it.
 fn opener<E: Send + 'static>(sender: flume::Sender<E>, build: fn(&str, flume::Sender<E>) -> Option<Ends>) -> Opener {
     Arc::new(move |name| build(name, sender.clone()))
+}
+
+impl Running {
+    /// Opens a link; nothing if the router is dead.
+    async fn open_link(&self, name: u64) -> Option<Ends> {
+        let (opened, waiting) = tokio::sync::oneshot::channel();
+        let open = self.open.clone();
+        // Building a link waits for the router's thread, and for ever if that dies at the wrong moment: hence a thread of
+        // its own, on whose end nothing waits.
+        std::thread::Builder::new().name("router-link".to_owned()).spawn(move || opened.send(open(&name.to_string()))).ok()?;
+        let mut waiting = std::pin::pin!(waiting);
+        loop {
+            tokio::select! {
+                ends = &mut waiting => return ends.ok()?,
+                () = tokio::time::sleep(ROUTER_LIFE_CHECK) => {
+                    if (self.is_dead)() {
+                        return None;
+                    }
+                }
+            }
+        }
+    }
 }
 
 impl Fabric for RouterFabric {
@@ -125,15 +169,12 @@ impl Fabric for RouterFabric {
         for _ in 0..2 {
             let running = self.running();
             let name = self.names.take();
-            let open = running.open.clone();
-            // Building a link waits for the router's thread.
-            let opened = tokio::task::spawn_blocking(move || open(&name.to_string())).await;
-            if let Ok(Some((tx, rx))) = opened {
+            if let Some((tx, rx)) = running.open_link(name).await {
                 return Ok(RouterLink {
                     ends: Some((tx, rx)),
                     name,
                     names: self.names.clone(),
-                    waiting_events: running.waiting_events,
+                    router: running,
                     unsent: VecDeque::new(),
                     arrived: VecDeque::new(),
                     must_wake: false,
@@ -168,7 +209,7 @@ pub struct RouterLink {
     ends: Option<Ends>,
     name: u64,
     names: Arc<Names>,
-    waiting_events: Arc<dyn Fn() -> usize + Send + Sync>,
+    router: Running,
     unsent: VecDeque<Packet>,
     arrived: VecDeque<Forward>,
     must_wake: bool,
@@ -188,7 +229,12 @@ impl Link for RouterLink {
     async fn flush(&mut self) -> Result<(), FabricGone> {
         let Some(last) = self.unsent.pop_back() else { return Ok(()) };
         // The router's channel blocks a thread when it is full: wait before it is.
-        while (self.waiting_events)() > ROUTER_EVENTS_HIGH_WATER {
+        while (self.router.waiting_events)() > ROUTER_EVENTS_HIGH_WATER {
+            // What waits for a dead router waits for ever.
+            if (self.router.is_dead)() {
+                self.unsent.push_back(last);
+                return Err(FabricGone);
+            }
             tokio::time::sleep(Duration::from_micros(200)).await;
         }
         let (tx, _) = self.ends.as_mut().ok_or(FabricGone)?;

@@ -51,6 +51,7 @@ pub(super) struct Inner<G: Gate, F: Fabric> {
     retained: Mutex<Retained>,
     topics_by_principal: Mutex<HashMap<Principal, Topics>>,
     topic_hasher: RandomState,
+    topics: AtomicUsize,
     hub_link: tokio::sync::Mutex<Option<F::Link>>,
     next_session: AtomicU64,
     next_connection: AtomicU64,
@@ -108,6 +109,8 @@ pub struct Stats {
     pub denied: u64,
     /// Messages ever dropped at a bound.
     pub lost: u64,
+    /// Different topics that clients have ever used.
+    pub topics: usize,
     /// How often the router was replaced.
     pub router_replacements: u64,
 }
@@ -181,6 +184,7 @@ impl<G: Gate, F: Fabric> Front<G, F> {
             retained: Mutex::new(retained),
             topics_by_principal: Mutex::default(),
             topic_hasher: RandomState::new(),
+            topics: AtomicUsize::new(0),
             hub_link: tokio::sync::Mutex::new(None),
             next_session: AtomicU64::new(last_session + 1),
             next_connection: AtomicU64::new(1),
@@ -268,6 +272,7 @@ impl<G: Gate, F: Fabric> Front<G, F> {
             delivered: counters.delivered.load(Ordering::Relaxed),
             denied: counters.denied.load(Ordering::Relaxed),
             lost: counters.lost.load(Ordering::Relaxed),
+            topics: self.0.topics.load(Ordering::Relaxed),
             router_replacements: self.0.fabric.replacements(),
         }
     }
@@ -638,7 +643,16 @@ impl<G: Gate, F: Fabric> Inner<G, F> {
     pub(super) fn has_room_for(&self, topics: &Topics, topic: &TopicName) -> bool {
         let hash = self.topic_hasher.hash_one(topic.as_str());
         let mut topics = lock(topics);
-        topics.contains(&hash) || topics.len() < self.limits.max_topics_per_principal && topics.insert(hash)
+        if topics.contains(&hash) {
+            return true;
+        }
+        let has_room =
+            topics.len() < self.limits.max_topics_per_principal && self.topics.load(Ordering::Relaxed) < self.limits.max_topics;
+        if has_room {
+            topics.insert(hash);
+            self.topics.fetch_add(1, Ordering::Relaxed);
+        }
+        has_room
     }
 
     fn queue_bounds(&self) -> QueueBounds {

@@ -34,6 +34,8 @@ pub struct Limits {
     pub max_retained_bytes: usize,
     /// Most topics that one principal may use over time: the router never forgets a topic. A further one is refused with 0x97.
     pub max_topics_per_principal: usize,
+    /// Most topics of all principals over time; same consequence.
+    pub max_topics: usize,
     /// Publishes per second and connection; beyond the burst the client is read no faster than this.
     pub publish_rate: u32,
     /// Publishes that may come at once.
@@ -62,6 +64,8 @@ impl Default for Limits {
             max_retained_messages: 10_000,
             max_retained_bytes: 16 * 1024 * 1024,
             max_topics_per_principal: 1_024,
+            // Some hundred bytes each in the router.
+            max_topics: 100_000,
             // Telemetry of a home server's bridge; a device sends one a second.
             publish_rate: 5_000,
             publish_burst: 10_000,
@@ -99,3 +103,5 @@ pub const ROUTER_SEGMENT_BYTES: usize = 1024 * 1024;
 pub const ROUTER_SEGMENTS: usize = 2;
 /// Longest time that the router may take for an answer before it counts as dead.
 pub const ROUTER_ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
+/// How often somebody who waits for the router's answer looks whether it is still alive.
+pub const ROUTER_LIFE_CHECK: Duration = Duration::from_millis(10);
