@@ -4,6 +4,10 @@
 mod admission;
 mod bad_input;
 mod ends;
+mod foreign_clients;
 mod messages;
+mod router_death;
 mod sessions;
 mod support;
+mod tls;
+mod vectors;
