@@ -94,8 +94,7 @@ pub fn thermostat(id: &str) -> Arc<Rights> {
 }
 
 pub fn rights(publish: &[&str], subscribe: &[&str]) -> Arc<Rights> {
-    let owned = |filters: &[&str]| filters.iter().map(|filter| (*filter).to_owned()).collect::<Vec<_>>();
-    Arc::new(Rights::granting("test", &PermissionName::parse("all").unwrap(), &owned(publish), &owned(subscribe)))
+    Arc::new(Rights::granting("test", &PermissionName::parse("all").unwrap(), publish, subscribe))
 }
 
 impl FakeGate {

@@ -205,7 +205,7 @@ fn the_hub_writes_each_packet_as_a_device_reads_it() {
         properties: ForwardedProperties::default(),
     };
     let routed = Routed { topic: topic.clone(), message, publisher: None };
-    let all = Rights::granting("test", &PermissionName::parse("all").unwrap(), &[], &["#".to_owned()]);
+    let all = Rights::granting("test", &PermissionName::parse("all").unwrap(), &["#"], &["#"]);
     let permit = all.authorize_delivery(&topic).unwrap();
     let delivery = Delivery { dup: false, packet_identifier: Some(9), retain: false, subscription_identifiers: &[] };
     let command = written(|out| DIALECT.publish(permit, &routed, &delivery, UnixTime(100), out).unwrap());
