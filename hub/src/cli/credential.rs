@@ -20,6 +20,8 @@ use serde_json::{Value, json};
 
 /// The public id of a credential, in characters.
 const ID_CHARACTERS: usize = 12;
+/// How many permissions a list shows of a credential; `show` has them all.
+const LISTED_PERMISSIONS: usize = 3;
 
 pub(super) async fn pat(command: Pat, client: &Client, clock: &Clock, out: &mut Output) -> Result<Exit, Failure> {
     match command {
@@ -233,9 +235,13 @@ fn render_one(answer: &Value, clock: &Clock, out: &mut Output) -> Result<(), Fai
     })
 }
 
+/// What it may do, in as much as fits into a row.
 fn may(credential: &api::Credential) -> String {
+    let permissions: Vec<&str> = credential.scope.split(' ').collect();
+    let (listed, further) = permissions.split_at(permissions.len().min(LISTED_PERMISSIONS));
+    let further = if further.is_empty() { String::new() } else { format!(" and {} more", further.len()) };
     let about = credential.devices.as_ref().map_or_else(String::new, |devices| format!(" about {}", devices.join(" ")));
-    format!("{}{about}", printable(&credential.scope))
+    format!("{}{further}{about}", printable(&listed.join(" ")))
 }
 
 fn last_used(credential: &api::Credential, clock: &Clock) -> String {
@@ -297,6 +303,12 @@ mod tests {
         );
         let json = printed(Format::Json, |clock, out| render_list("none", &answer, clock, out));
         assert_eq!(serde_json::from_str::<Value>(&json).expect("JSON"), answer);
+        let mut owners = token();
+        owners["scope"] = json!("audit:read commands:send credentials:manage devices:manage devices:read");
+        let text = printed(Format::Table, |clock, out| render_list("none", &json!({"items": [owners.clone()]}), clock, out));
+        assert!(text.contains("audit:read commands:send credentials:manage and 2 more about lamp"), "{text}");
+        let text = printed(Format::Table, |clock, out| render_one(&owners, clock, out));
+        assert!(text.contains("devices:manage devices:read"), "{text}");
         let text = printed(Format::Table, |clock, out| render_list("none", &json!({"items": []}), clock, out));
         assert_eq!(text, "none\n");
     }
