@@ -7,6 +7,7 @@ use crate::{
     simulate,
 };
 use hearthkey_certs::HubNames;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use std::{
     net::{IpAddr, UdpSocket},
     process::ExitCode,
@@ -20,6 +21,7 @@ use tokio::signal::unix::{SignalKind, signal};
 /// [`Failure`] with the next thing to do.
 pub fn run(options: UpOptions) -> Result<ExitCode, Failure> {
     start_logging(&options.config.log);
+    raise_open_files();
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()
@@ -149,6 +151,16 @@ fn address_in_lan() -> Option<IpAddr> {
     let socket = UdpSocket::bind("0.0.0.0:0").ok()?;
     socket.connect("192.0.2.1:9").ok()?;
     socket.local_addr().ok().map(|address| address.ip()).filter(|address| !address.is_unspecified())
+}
+
+/// Takes as many file descriptors as the system allows: most give a program 1,024 to begin with, fewer than the connections
+/// that the listeners take on, and without a descriptor the store cannot write.
+fn raise_open_files() {
+    let allowed = getrlimit(Resource::Nofile);
+    let wanted = Rlimit { current: allowed.maximum, ..allowed };
+    if let Err(error) = setrlimit(Resource::Nofile, wanted) {
+        tracing::warn!(%error, ?allowed, "the number of open files stays as it is");
+    }
 }
 
 fn start_logging(config: &LogConfig) {
