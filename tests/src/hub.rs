@@ -24,6 +24,8 @@ use crate::process::{self, Ran, Running};
 pub struct Hub {
     home: TempDir,
     ports: Ports,
+    /// The program that starts it, with arguments, if it is started by another.
+    wrapper: Vec<String>,
     arguments: Vec<String>,
     process: Option<Running>,
     /// What it logged in earlier lives.
@@ -48,18 +50,25 @@ impl Hub {
     /// # Panics
     /// When it does not start.
     pub async fn start() -> Self {
-        Self::start_with(&[]).await
+        Self::start_under(&[], &[]).await
     }
 
-    /// Starts a hub in a new directory, with further arguments of `hearthkey up`.
+    /// Starts a hub in a new directory, by another program, and with further arguments of `hearthkey up`.
     ///
     /// # Panics
     /// When it does not start.
-    pub async fn start_with(arguments: &[&str]) -> Self {
+    pub async fn start_under(wrapper: &[&str], arguments: &[&str]) -> Self {
         let home = tempfile::tempdir().expect("a temporary directory");
-        let arguments = arguments.iter().map(|&argument| argument.to_owned()).collect();
-        let mut hub =
-            Self { home, ports: Ports::free(), arguments, process: None, earlier_log: String::new(), secrets: Mutex::default() };
+        let owned = |words: &[&str]| words.iter().map(|&word| word.to_owned()).collect();
+        let mut hub = Self {
+            home,
+            ports: Ports::free(),
+            wrapper: owned(wrapper),
+            arguments: owned(arguments),
+            process: None,
+            earlier_log: String::new(),
+            secrets: Mutex::default(),
+        };
         hub.start_again().await;
         let token = std::fs::read_to_string(hub.data().join("contexts/local.token")).expect("the owner's token");
         hub.remember_secret(token.trim());
@@ -89,7 +98,10 @@ impl Hub {
             command.args([name, &port.to_string()]);
         }
         command.args(&self.arguments);
-        command
+        let Some((program, options)) = self.wrapper.split_first() else { return command };
+        let mut wrapped = Command::new(program);
+        wrapped.args(options).arg(command.as_std().get_program()).args(command.as_std().get_args());
+        wrapped
     }
 
     /// Asks it to stop, as a service manager does, and waits for its clean end.

@@ -222,7 +222,8 @@ async fn a_thousand_half_open_connections_on_each_port_keep_nobody_out() {
     setrlimit(Resource::Nofile, rustix::process::Rlimit { current: limit.maximum, ..limit }).expect("up to the hard limit");
     assert!(limit.maximum.is_none_or(|most| most > 4_096), "this test needs `ulimit -Hn` above 4096: {limit:?}");
 
-    let hub = Hub::start().await;
+    // What most systems give a program to begin with is less than that.
+    let hub = Hub::start_under(&["prlimit", "--nofile=1024:"], &[]).await;
     let token = Keyed::enrolled(&hub, "slow", "thermostat").await.token(&hub).await;
     let mut held = Vec::new();
     for number in 0..1_000_u32 {
@@ -255,5 +256,6 @@ async fn a_thousand_half_open_connections_on_each_port_keep_nobody_out() {
     lamp.telemetry().await;
     let summary = lamp.leave().await;
     assert_eq!(summary.disconnected_by_reason.len(), 0, "{summary:?}");
+    assert!(!hub.log().contains("cannot accept"), "it had a descriptor for each: {}", hub.log());
     hub.finish().await;
 }
