@@ -2,7 +2,10 @@
 
 use crate::{
     hub::Hub,
-    mqtt::gate::{Admission, Ending, Gate, Happening, PersistError, Refusal, RefusalKind, SessionEvent},
+    mqtt::{
+        gate::{Admission, Ending, Gate, Happening, PersistError, Refusal, RefusalKind, SessionEvent},
+        message::Message,
+    },
     throttle::{SlowDown, Throttle},
 };
 use hearthkey_core::{
@@ -11,6 +14,7 @@ use hearthkey_core::{
     audit_flood::AuditFlood,
     oauth::{ErrorCode, OAuthError, TokenRequest},
     session::{Authority, EndReason, Standing},
+    topic::TopicName,
     write::Write,
 };
 use std::{
@@ -122,6 +126,10 @@ impl Gate for HubGate {
 
     fn judge(&self, authority: &Authority) -> Result<Standing, EndReason> {
         self.hub.judge(authority)
+    }
+
+    fn commands_waiting(&self, device: &DeviceId) -> Vec<(TopicName, Message)> {
+        self.hub.commands_waiting(device)
     }
 
     fn acknowledged(&self, device: &DeviceId, command_id: &str, payload: &[u8]) {

@@ -394,7 +394,7 @@ impl Hub {
         ttl: Seconds,
         context: &Context,
     ) -> Result<CommandRecord, NotDecided<CommandRefused>> {
-        let topic = TopicName::parse(&format!("dev/{device}/cmd/{name}")).expect("ids and command names are legal levels");
+        let topic = command_topic(device, &name);
         let randomness = entropy::random();
         let decision = |registry: &Registry| registry.send_command(permit, device, name, args, ttl, randomness, context);
         let command = self.decide(decision).await?;
@@ -404,6 +404,17 @@ impl Hub {
             published.map_err(|why| NotDecided::Unavailable(format!("the command could not be published: {why}")))?;
         }
         Ok(command.record)
+    }
+
+    /// The commands that a device has not answered and may still begin, ready to be delivered.
+    #[must_use]
+    pub fn commands_waiting(&self, device: &DeviceId) -> Vec<(TopicName, Message)> {
+        let now = self.now();
+        let ready = |command: &CommandRecord| {
+            let message = Message::at_least_once(command.payload(now)).expiring_at(command.expires_at);
+            (command_topic(device, &command.name), message)
+        };
+        self.view(|registry| registry.commands_waiting(device, now).map(ready).collect())
     }
 
     /// A command once it has ended, or as it is after `patience`. `None` if there is no such command.
@@ -630,6 +641,10 @@ impl Seen {
         }
         Ok(())
     }
+}
+
+fn command_topic(device: &DeviceId, name: &CommandName) -> TopicName {
+    TopicName::parse(&format!("dev/{device}/cmd/{name}")).expect("ids and command names are legal levels")
 }
 
 /// Whose sessions a batch concerns, as far as `registry` (before or after it) tells.

@@ -456,6 +456,7 @@ impl<'a, G: Gate, F: Fabric, S: AsyncRead + AsyncWrite + Send> Connection<'a, G,
         });
         if let Answer::Subscribe(suback) = answer {
             suback.want_retained.iter().for_each(|subscription| self.offer_retained(subscription));
+            suback.begun.iter().for_each(|subscription| self.offer_commands(subscription));
         }
         Ok(())
     }

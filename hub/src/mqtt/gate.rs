@@ -1,10 +1,12 @@
 //! What the front asks of the hub: who a client is, whether a session may go on, and to keep and record things.
 //! Knows nothing of tokens, registries or files; the hub implements [`Gate`], tests implement it by hand.
 
+use super::message::Message;
 use hearthkey_core::{
     DeviceId, UnixTime,
     rights::Denied,
     session::{Authority, EndReason, Principal, Standing},
+    topic::TopicName,
     write::Write,
 };
 use std::{future::Future, net::SocketAddr};
@@ -45,6 +47,10 @@ pub trait Gate: Send + Sync + 'static {
     /// # Errors
     /// The reason for which a session on this authority ends.
     fn judge(&self, authority: &Authority) -> Result<Standing, EndReason>;
+
+    /// The commands that a device has not answered and may still begin, in their order, with the topics under which they
+    /// were sent: a session that begins to listen gets those that came before it.
+    fn commands_waiting(&self, device: &DeviceId) -> Vec<(TopicName, Message)>;
 
     /// An authorized publish to `dev/<device>/ack/<command_id>` arrived; told after it was handed to subscribers.
     fn acknowledged(&self, device: &DeviceId, command_id: &str, payload: &[u8]);

@@ -179,7 +179,8 @@ impl Outbound {
         dropped
     }
 
-    /// Queues a message in front of nobody's bound: kept messages, which share their content with the store of kept messages.
+    /// Queues a message in front of nobody's bound: kept messages, which share their content with the store of kept messages,
+    /// and commands that waited, which are few.
     pub fn offer_retained(&mut self, pending: Pending) {
         self.queued_bytes += pending.routed.weight();
         self.queue.push_back(pending);

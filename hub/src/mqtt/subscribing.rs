@@ -4,13 +4,18 @@ use super::{
     connection::{Answer, Connection, fault, fault_of},
     fabric::{Fabric, Link},
     gate::{Ending, Gate},
-    message::QoS,
+    message::{QoS, Routed},
     packet::{RetainHandling, Subscribe, SubscribeRequest, reason},
     persister::Ticket,
     session::{Pending, Subscription},
     slot::lock,
 };
-use hearthkey_core::topic::{InvalidTopic, SubscriptionFilter};
+use hearthkey_core::{
+    DeviceId,
+    session::Principal,
+    topic::{InvalidTopic, SubscriptionFilter},
+};
+use std::sync::Arc;
 use tokio::io::{AsyncRead, AsyncWrite};
 
 /// What is answered to a SUBSCRIBE, and what follows the answer.
@@ -22,6 +27,8 @@ pub(super) struct SubAck {
     pub(super) words: Option<String>,
     /// The subscriptions that get the retained messages.
     pub(super) want_retained: Vec<Subscription>,
+    /// The subscriptions that the session did not have before: what was sent until now has passed them by.
+    pub(super) begun: Vec<Subscription>,
 }
 
 impl SubAck {
@@ -86,6 +93,9 @@ impl<G: Gate, F: Fabric, S: AsyncRead + AsyncWrite + Send> Connection<'_, G, F, 
             self.relink().await?;
         }
         suback.reason_codes.push(options.qos as u8);
+        if is_new {
+            suback.begun.push(subscription.clone());
+        }
         match options.retain_handling {
             RetainHandling::Send => suback.want_retained.push(subscription),
             RetainHandling::SendIfNew if is_new => suback.want_retained.push(subscription),
@@ -96,15 +106,31 @@ impl<G: Gate, F: Fabric, S: AsyncRead + AsyncWrite + Send> Connection<'_, G, F, 
 
     pub(super) fn offer_retained(&mut self, subscription: &Subscription) {
         let found = self.front.retained_matching(&subscription.filter);
+        self.offer(subscription, found, true);
+    }
+
+    /// Hands a device the commands that were sent before it listened.
+    pub(super) fn offer_commands(&mut self, subscription: &Subscription) {
+        let Principal::Device(_) = self.slot.key.principal else { return };
+        // A gateway listens for its children as well: whose commands they are, the filter says.
+        let mut levels = subscription.filter.as_str().split('/');
+        let (Some("dev"), Some(Ok(device))) = (levels.next(), levels.next().map(DeviceId::parse)) else { return };
+        let waiting = self.front.gate.commands_waiting(&device).into_iter();
+        let heard = waiting.filter(|(topic, _)| subscription.filter.matches(topic));
+        let routed = heard.map(|(topic, message)| Arc::new(Routed { topic, message, publisher: None }));
+        self.offer(subscription, routed.collect(), false);
+    }
+
+    fn offer(&self, subscription: &Subscription, messages: Vec<Arc<Routed>>, retain: bool) {
         let mut state = lock(&self.slot.state);
         // A client that subscribes again and again without reading gets them once.
         if state.session.outbound.len() > self.front.limits.max_retained_messages {
             return;
         }
-        for routed in found {
+        for routed in messages {
             state.session.outbound.offer_retained(Pending {
                 qos: routed.message.qos.min(subscription.options.qos),
-                retain: true,
+                retain,
                 subscription_identifiers: subscription.identifier.into_iter().collect(),
                 row: None,
                 routed,

@@ -341,3 +341,32 @@ async fn a_slow_reader_costs_only_itself() {
     assert!(lost > 0);
     assert_eq!(home.front.stats().lost as usize, lost, "the hub knows what was lost");
 }
+
+#[tokio::test]
+async fn a_device_gets_the_commands_that_were_sent_before_it_listened_and_nobody_else_does() {
+    let home = Home::new().await;
+    home.gate
+        .state
+        .lock()
+        .unwrap()
+        .commands_waiting
+        .insert("lamp".to_owned(), vec!["set-mode".to_owned(), "identify".to_owned()]);
+    let mut owner = home.v5("owner").await;
+    assert_eq!(owner.subscribe("dev/lamp/cmd/+", 1).await, 1);
+    owner.nothing_came().await;
+    let mut oven = home.v5("oven").await;
+    assert_eq!(oven.subscribe("dev/oven/cmd/+", 1).await, 1);
+    oven.nothing_came().await;
+
+    let mut lamp = home.connected(Connect::kept("lamp")).await;
+    assert_eq!(lamp.subscribe("dev/lamp/twin/desired", 1).await, 1);
+    lamp.nothing_came().await;
+    assert_eq!(lamp.subscribe("dev/lamp/cmd/+", 1).await, 1);
+    for name in ["set-mode", "identify"] {
+        let command = lamp.message().await;
+        assert_eq!((command.topic.as_str(), command.qos, command.retain), (&*format!("dev/lamp/cmd/{name}"), 1, false));
+    }
+    // What comes after that reaches it as it comes: the same subscription again begins nothing.
+    assert_eq!(lamp.subscribe("dev/lamp/cmd/+", 1).await, 1);
+    lamp.nothing_came().await;
+}

@@ -4,6 +4,7 @@
 use hearthkey::mqtt::{
     Front, Gate, Limits,
     gate::{Admission, Affected, PersistError, Refusal, RefusalKind, SessionEvent},
+    message::Message,
 };
 use hearthkey_core::{
     DeviceId, UnixTime,
@@ -11,6 +12,7 @@ use hearthkey_core::{
     rights::Rights,
     scope::PermissionName,
     session::{Authority, EndReason, Principal, Proof, Standing},
+    topic::TopicName,
     write::Write,
 };
 use std::{
@@ -45,6 +47,8 @@ pub struct State {
     pub ends: HashMap<Principal, EndReason>,
     pub events: Vec<SessionEvent>,
     pub acknowledged: Vec<(String, String, Vec<u8>)>,
+    /// Names of commands by device.
+    pub commands_waiting: HashMap<String, Vec<String>>,
     pub rows: BTreeMap<Vec<u8>, Vec<u8>>,
     pub batches: usize,
 }
@@ -179,6 +183,14 @@ impl Gate for FakeGate {
         let Proof::Credential(credential) = &authority.proof else { return Err(EndReason::Revoked) };
         let grant = state.grants.get(&**credential).ok_or(EndReason::Revoked)?;
         Ok(Standing { rights: grant.rights.clone(), expires_at: grant.expires_at })
+    }
+
+    fn commands_waiting(&self, device: &DeviceId) -> Vec<(TopicName, Message)> {
+        let waiting = self.state.lock().unwrap().commands_waiting.get(device.as_str()).cloned().unwrap_or_default();
+        let ready = |name: &String| {
+            (TopicName::parse(&format!("dev/{device}/cmd/{name}")).unwrap(), Message::at_least_once(name.clone().into_bytes()))
+        };
+        waiting.iter().map(ready).collect()
     }
 
     fn acknowledged(&self, device: &DeviceId, command_id: &str, payload: &[u8]) {

@@ -26,6 +26,9 @@ pub struct CommandRecord {
     pub device: DeviceId,
     /// What.
     pub name: CommandName,
+    /// Its arguments, if it has any: they are sent again to a device that was not there.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub args: Option<CommandArgs>,
     /// Its place in the order of the device's commands.
     pub seq: u64,
     /// Who asked.
@@ -40,6 +43,11 @@ pub struct CommandRecord {
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub reason: String,
 }
+
+/// The arguments of a command: JSON, to the byte as it was asked for.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct CommandArgs(Box<RawValue>);
 
 /// What became of a command.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -120,7 +128,7 @@ struct Body<'a> {
     ttl_s: u64,
     by: &'a str,
     #[serde(skip_serializing_if = "Option::is_none")]
-    args: Option<&'a RawValue>,
+    args: Option<&'a CommandArgs>,
 }
 
 /// What a device answers on `dev/<id>/ack/<command_id>`.
@@ -131,6 +139,27 @@ pub struct Acknowledgement {
     /// Why.
     #[serde(default)]
     pub reason: String,
+}
+
+impl PartialEq for CommandArgs {
+    fn eq(&self, other: &Self) -> bool {
+        self.0.get() == other.0.get()
+    }
+}
+
+impl Eq for CommandArgs {}
+
+impl CommandRecord {
+    /// The body to publish at `now` (docs/protocol.md): what is left of its time to live is all that the device has.
+    ///
+    /// # Panics
+    /// Never: a body is plain JSON.
+    #[must_use]
+    pub fn payload(&self, now: UnixTime) -> Vec<u8> {
+        let ttl_s = self.expires_at.0.saturating_sub(now.0);
+        let body = Body { id: &self.id, seq: self.seq, ttl_s, by: &self.by, args: self.args.as_ref() };
+        serde_json::to_vec(&body).expect("a body is plain JSON")
+    }
 }
 
 impl CommandState {
@@ -191,6 +220,11 @@ impl Registry {
         self.commands.range((device.clone(), 0)..=(device.clone(), u64::MAX)).map(|(_, command)| command)
     }
 
+    /// The commands that a device has not answered and may still begin, in their order.
+    pub fn commands_waiting(&self, device: &DeviceId, now: UnixTime) -> impl Iterator<Item = &CommandRecord> {
+        self.commands_of(device).filter(move |command| command.state == CommandState::Sent && now < command.expires_at)
+    }
+
     /// Takes a command for sending: the record must be durable before the message leaves.
     ///
     /// # Errors
@@ -226,7 +260,7 @@ impl Registry {
         if !(1..=MAX_COMMAND_TTL.0).contains(&ttl.0) {
             return Err(CommandRefused::TimeToLive);
         }
-        let args = args.map(|text| serde_json::from_str::<&RawValue>(text.trim())).transpose();
+        let args = args.map(|text| serde_json::from_str::<CommandArgs>(text.trim())).transpose();
         let args = args.map_err(|error| CommandRefused::NotJson(error.to_string()))?;
         if self.commands_of(id).filter(|command| !command.state.is_final()).count() >= MAX_PENDING_COMMANDS_PER_DEVICE {
             return Err(CommandRefused::TooMany(id.clone()));
@@ -239,6 +273,7 @@ impl Registry {
             id: format!("c-{}", crate::hex::encode(&randomness)).into(),
             device: id.clone(),
             name,
+            args,
             seq: device.command_seq + 1,
             by,
             created_at: context.now,
@@ -246,8 +281,7 @@ impl Registry {
             state: CommandState::Sent,
             reason: String::new(),
         };
-        let body = Body { id: &record.id, seq: record.seq, ttl_s: ttl.0, by: &record.by, args };
-        let payload = serde_json::to_vec(&body).expect("a body is plain JSON");
+        let payload = record.payload(context.now);
         if payload.len() > MAX_COMMAND_BYTES {
             return Err(CommandRefused::TooLarge(payload.len()));
         }

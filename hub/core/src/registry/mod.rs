@@ -16,7 +16,7 @@ mod tests;
 mod users;
 
 pub use clients::{AuthenticatedClient, IssuedToken};
-pub use commands::{Acknowledgement, CommandRecord, CommandRefused, CommandState, NewCommand};
+pub use commands::{Acknowledgement, CommandArgs, CommandRecord, CommandRefused, CommandState, NewCommand};
 pub use credentials::{
     CredentialRecord, CredentialRefused, CredentialWarning, KeyHolder, LastUsed, NewApiKey, NewPersonalAccessToken,
     TooManyProfiles,

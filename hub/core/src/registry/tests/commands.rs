@@ -65,6 +65,27 @@ fn the_numbers_go_on_when_a_revoked_name_is_added_again() {
 }
 
 #[test]
+fn a_command_waits_for_its_device_with_what_is_left_of_its_time() {
+    let mut world = World::with_devices(&["lamp", "oven"]);
+    let answered = world.send("lamp", "identify", None, 30).expect("taken").record;
+    let brief = world.send("lamp", "identify", None, 10).expect("taken").record;
+    let waiting = world.send("lamp", "set-setpoint", Some("{\"celsius\": 21.50}"), 30).expect("taken").record;
+    world.answer("lamp", &answered.id, CommandState::Accepted);
+    let ids = |world: &World, device: &str| -> Vec<Box<str>> {
+        world.registry.commands_waiting(&name(device), world.now).map(|command| command.id.clone()).collect()
+    };
+    assert_eq!(ids(&world, "lamp"), [brief.id, waiting.id.clone()]);
+    assert_eq!(ids(&world, "oven"), []);
+    world.now = world.now.plus(Seconds(20));
+    assert_eq!(ids(&world, "lamp"), [waiting.id.clone()]);
+    let command = world.registry.command(&name("lamp"), &waiting.id).expect("known");
+    let body = String::from_utf8(command.payload(world.now)).expect("UTF-8");
+    assert!(body.contains(r#""ttl_s":10,"#) && body.contains(r#""args":{"celsius": 21.50}"#), "{body}");
+    world.now = world.now.plus(Seconds(10));
+    assert_eq!(ids(&world, "lamp"), []);
+}
+
+#[test]
 fn a_device_gets_only_the_commands_of_its_profile() {
     let mut world = World::with_devices(&["lamp"]);
     let refused = world.send("lamp", "explode", None, 30).expect_err("not taken");
