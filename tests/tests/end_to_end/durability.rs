@@ -7,6 +7,7 @@ use hearthkey_tests::agent::Agent;
 use hearthkey_tests::hub::Hub;
 use hearthkey_tests::keyed::{Keyed, oauth_error};
 use hearthkey_tests::mosquitto::{Mosquitto, shown};
+use hearthkey_tests::patience::until;
 use hearthkey_tests::wire::{Connect, Wire};
 
 #[tokio::test]
@@ -59,15 +60,11 @@ async fn what_was_acknowledged_outlives_a_kill_at_that_very_moment() {
     assert_eq!(Wire::tls(&hub).await.connect(&Connect::by_password("lamp", &token)).await.connack_code(), 0, "tokens go on");
 
     // The command waits for its device, and reaches it when it comes.
-    let id = command["id"].as_str().expect("an id");
     let mut device = Mosquitto::new(&hub, "lamp", &token).subscribed(&["-q", "1", "-t", "dev/lamp/cmd/+"]).await;
-    let followed_up = hub.told(&["send", "lamp", "identify", "--ttl", "1h", "--wait", "0s"]).await;
-    assert!(followed_up["seq"].as_u64() > command["seq"].as_u64(), "{followed_up}");
-    let seen = device.line("a command", shown).await;
-    assert_eq!(seen.topic, "dev/lamp/cmd/identify");
-    let listed = hub.http().get(hub.url(&format!("/api/v1/devices/lamp/commands/{id}"))).bearer_auth(hub.owner_token());
-    let listed: serde_json::Value = listed.send().await.expect("an answer").json().await.expect("JSON");
-    assert_eq!(listed["state"], "sent", "{listed}");
+    let seen = device.line("the command", shown).await;
+    assert_eq!((seen.topic.as_str(), seen.retain), ("dev/lamp/cmd/identify", false));
+    let body: serde_json::Value = serde_json::from_str(&seen.payload).expect("JSON");
+    assert_eq!((&body["id"], &body["seq"]), (&command["id"], &command["seq"]));
 
     // A revocation is final from the moment on in which it was acknowledged.
     hub.told(&["device", "revoke", "lamp"]).await;
@@ -141,6 +138,50 @@ async fn an_agent_comes_back_by_itself_and_loses_nothing_that_was_acknowledged()
     again.leave().await;
     let identity_after = std::fs::metadata(hub.beside().join("lamp/identity")).and_then(|file| file.modified()).expect("stored");
     assert_eq!(identity_before, identity_after, "connecting writes nothing to flash");
+    hub.finish().await;
+}
+
+#[tokio::test]
+async fn a_command_reaches_a_device_that_was_away_once_and_not_after_its_time() {
+    let mut hub = Hub::start().await;
+    let enrolment_string = hub.add("lamp", "thermostat").await;
+    let mut lamp = Agent::stored(hub.storage_of("lamp"), Some(&enrolment_string));
+    lamp.connected().await;
+    // Its session is kept: the command waits in it, whatever becomes of the hub.
+    lamp.leave().await;
+    let away = hub.ran(&["send", "lamp", "set-setpoint", r#"{"celsius":25}"#, "--ttl", "1h", "--wait", "1s"]).await;
+    assert!(away.exit == 4 && away.err.contains("lamp is not connected"), "{away:?}");
+    let late = hub.told(&["send", "lamp", "identify", "--ttl", "1s", "--wait", "0s"]).await;
+    hub.kill().await;
+    hub.start_again().await;
+    let state_of = async |hub: &Hub, id: &serde_json::Value| {
+        let path = format!("/api/v1/devices/lamp/commands/{}", id.as_str().expect("an id"));
+        let request = hub.http().get(hub.url(&path)).bearer_auth(hub.owner_token());
+        request.send().await.expect("an answer").json::<serde_json::Value>().await.expect("JSON")["state"].clone()
+    };
+    until("the end of what nobody took", async || (state_of(&hub, &late["id"]).await == "expired").then_some(())).await;
+    let mut lamp = Agent::stored(hub.storage_of("lamp"), None);
+    let done = lamp.event("a command", |event| match event {
+        SimEventKind::Command { name, rejected, .. } => Some((name.clone(), rejected.clone())),
+        _ => None,
+    });
+    assert_eq!(done.await, (Some("set-setpoint".to_owned()), None));
+    lamp.telemetry().await;
+    let summary = lamp.leave().await;
+    assert_eq!((summary.commands_succeeded, summary.commands_rejected), (1, 0), "{summary:?}");
+    hub.finish().await;
+}
+
+#[tokio::test]
+async fn a_command_that_was_sent_before_the_first_connection_is_not_lost() {
+    let hub = Hub::start().await;
+    let lamp = Keyed::enrolled(&hub, "lamp", "thermostat").await;
+    let early = hub.told(&["send", "lamp", "identify", "--wait", "0s"]).await;
+    assert_eq!(early["state"], "sent");
+    let token = lamp.token(&hub).await;
+    let mut device = Mosquitto::new(&hub, "lamp", &token).subscribed(&["-q", "1", "-t", "dev/lamp/cmd/+"]).await;
+    let seen = device.line("the command", shown).await;
+    assert!(seen.payload.contains(early["id"].as_str().expect("an id")), "{seen:?}");
     hub.finish().await;
 }
 
