@@ -1,0 +1,13 @@
+//! People, credentials and the life of tokens, at a whole hub: HTTPS and MQTT over real sockets, a real store.
+
+mod approvals;
+mod audit;
+mod home;
+mod keys;
+mod people;
+mod rules;
+mod tokens;
+
+#[allow(dead_code, reason = "the devices of the other tests, without their hub")]
+#[path = "../http/home.rs"]
+mod device;
