@@ -6,7 +6,7 @@ use super::{
     door::{Door, Visit},
     limits::{
         HEADER_TIMEOUT, IDLE_TIMEOUT, MAX_HEADER_BYTES, MAX_HEADER_FIELDS, MAX_HTTP2_STREAMS, SHUTDOWN_GRACE,
-        TLS_HANDSHAKE_TIMEOUT,
+        TLS_HANDSHAKE_TIMEOUT, UNACKNOWLEDGED_TIMEOUT,
     },
 };
 use axum::{Router, body::Body, extract::Request};
@@ -75,6 +75,9 @@ pub(super) async fn listen(http: Arc<Http>, router: Router, listener: TcpListene
 async fn welcome(http: Arc<Http>, router: Router, stream: TcpStream, peer: SocketAddr, transport: Transport, visit: Visit) {
     // Answers are small and written whole.
     let _ = stream.set_nodelay(true);
+    // Else a peer that lost its power would keep an event stream for a quarter of an hour.
+    #[cfg(target_os = "linux")]
+    let _ = socket2::SockRef::from(&stream).set_tcp_user_timeout(Some(UNACKNOWLEDGED_TIMEOUT));
     let mut stop = http.stop.clone();
     let Transport::Tls(config) = transport else { return serve(router, stream, Arc::new(visit), false, stop).await };
     let handshake = timeout(TLS_HANDSHAKE_TIMEOUT, TlsAcceptor::from(config).accept(stream));

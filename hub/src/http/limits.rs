@@ -16,6 +16,8 @@ pub const HEADER_TIMEOUT: Duration = Duration::from_secs(15);
 pub const BODY_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long a connection may stay without a request: longer than the pause between two clicks.
 pub const IDLE_TIMEOUT: Duration = Duration::from_secs(60);
+/// How long a peer may leave unacknowledged what was sent to it; then the system ends the connection. Linux only.
+pub const UNACKNOWLEDGED_TIMEOUT: Duration = Duration::from_secs(60);
 /// How long a connection that is asked to end may take for the answers under way.
 pub const SHUTDOWN_GRACE: Duration = Duration::from_secs(5);
 /// Largest header of a request, in bytes: an access token has under 1 KB. Beyond it the answer is 431.
