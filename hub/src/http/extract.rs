@@ -200,6 +200,10 @@ impl<T: DeserializeOwned> FromRequest<Arc<Http>> for JsonOf<T> {
 /// # Errors
 /// 400 for what is no JSON, 422 for what says something else than is needed.
 pub(super) fn json<'a, T: Deserialize<'a>>(bytes: &'a [u8]) -> Result<T, Problem> {
+    // The reader would take an array for an object whose members come in order.
+    if bytes.trim_ascii_start().starts_with(b"[") {
+        return Err(Problem::unprocessable("the body must be a JSON object, not an array"));
+    }
     serde_json::from_slice(bytes).map_err(|error| match error.classify() {
         Category::Data => Problem::unprocessable(format!("the body does not say what is needed: {error}")),
         Category::Syntax | Category::Eof | Category::Io => Problem::bad_request(format!("the body is not JSON: {error}")),

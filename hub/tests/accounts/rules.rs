@@ -196,7 +196,8 @@ async fn malformed_requests_are_told_what_is_wrong_with_them() {
             (json("[".repeat(10_000)), 422),
         ] {
             let shown = format!("{method} {path} {request:?}");
-            assert_eq!(ask(request).await.status, status, "{shown}");
+            let answer = ask(request).await;
+            assert_eq!(answer.status, status, "{shown} {}", answer.body["detail"]);
         }
     }
     for (method, path, status) in [
