@@ -368,22 +368,25 @@ impl Registry {
         });
         let (id, thumbprint, claims): (_, _, AssertionClaims) =
             verified.ok_or_else(|| failed("unknown client or wrong key".to_owned()))?;
+        // Some libraries write an `exp` of an hour. RFC 7523 section 3 lets a server go by `iat` as well: what is good for no
+        // longer need not be remembered for longer.
+        let ends_at = claims.iat.map_or(claims.exp, |iat| claims.exp.min(iat.plus(MAX_ASSERTION_LIFETIME)));
         let complaint = if claims.sub != claims.iss {
             "iss and sub of the assertion differ".to_owned()
         } else if client_id.is_some_and(|client_id| client_id != claims.sub) {
             "client_id is not the subject of the assertion".to_owned()
         } else if !claims.aud.names_only(audiences) {
             format!("the audience of the assertion is not {}", audiences.first().map_or("", String::as_str))
-        } else if claims.exp.plus(CLOCK_SKEW) <= now {
-            format!("the assertion expired {} s ago by the hub's clock", now.since(claims.exp).0)
-        } else if claims.exp > now.plus(MAX_ASSERTION_LIFETIME).plus(CLOCK_SKEW) {
-            format!("the assertion lives longer than {} s", MAX_ASSERTION_LIFETIME.0)
+        } else if ends_at.plus(CLOCK_SKEW) <= now {
+            format!("the assertion expired {} s ago by the hub's clock", now.since(ends_at).0)
         } else if claims.iat.into_iter().chain(claims.nbf).any(|from| from > now.plus(CLOCK_SKEW)) {
             "the assertion is from the future by the hub's clock".to_owned()
+        } else if ends_at > now.plus(MAX_ASSERTION_LIFETIME).plus(CLOCK_SKEW) {
+            format!("the assertion lives longer than {} s", MAX_ASSERTION_LIFETIME.0)
         } else if !(1..=MAX_JTI_BYTES).contains(&claims.jti.len()) || !claims.jti.bytes().all(|byte| byte.is_ascii_graphic()) {
             format!("jti must have 1 to {MAX_JTI_BYTES} visible ASCII characters")
         } else {
-            let remembered_until = claims.exp.plus(CLOCK_SKEW);
+            let remembered_until = ends_at.plus(CLOCK_SKEW);
             return Ok(AuthenticatedClient {
                 id,
                 method: Method::Assertion { thumbprint, jti: claims.jti.into(), remembered_until },

@@ -136,8 +136,33 @@ fn sixty_seconds_of_clock_difference_are_forgiven_and_no_more() {
         assert_eq!(early, "invalid_client: the assertion is from the future by the hub's clock");
     }
     let longest = i64::try_from(MAX_ASSERTION_LIFETIME.0 + skew).expect("small");
-    assert!(at("exp", longest).is_ok());
-    assert_eq!(at("exp", longest + 1).expect_err("long"), "invalid_client: the assertion lives longer than 300 s");
+    let ending = |offset: i64| {
+        told(move |world, draft| {
+            let exp = world.now.0.checked_add_signed(offset).expect("in range");
+            draft.claim("iat", json!(null)).claim("exp", json!(exp))
+        })
+    };
+    assert!(ending(longest).is_ok());
+    assert_eq!(ending(longest + 1).expect_err("long"), "invalid_client: the assertion lives longer than 300 s");
+}
+
+#[test]
+fn an_assertion_of_an_hour_is_good_and_remembered_for_five_minutes_from_when_it_was_made() {
+    let mut world = World::with_devices(&["lamp"]);
+    let hour = world.now.0 + 3_600;
+    let fresh = world.assertion("lamp", &key("lamp")).claim("exp", json!(hour)).sign(&key("lamp"));
+    let late = world.assertion("lamp", &key("lamp")).claim("exp", json!(hour)).claim("jti", json!("late")).sign(&key("lamp"));
+    world.post(GRANT, &fresh).expect("its first use");
+    world.wait(MAX_ASSERTION_LIFETIME.0 + CLOCK_SKEW.0 - 1);
+    world.sweep();
+    assert!(world.post(GRANT, &fresh).expect_err("its second").evidence.contains("replay"));
+    world.wait(1);
+    world.sweep();
+    assert!(world.registry.used_assertions.is_empty());
+    for assertion in [&fresh, &late] {
+        let refusal = world.post(GRANT, assertion).expect_err("late").to_string();
+        assert_eq!(refusal, "invalid_client: the assertion expired 60 s ago by the hub's clock");
+    }
 }
 
 #[test]
