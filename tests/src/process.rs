@@ -117,10 +117,21 @@ impl Running {
     ///
     /// # Panics
     /// When the system refuses.
-    pub fn start(mut command: Command) -> Self {
-        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
+    pub fn start(command: Command) -> Self {
+        Self::start_with_input(command, "")
+    }
+
+    /// Starts a program with `input` on standard input.
+    ///
+    /// # Panics
+    /// When the system refuses.
+    pub fn start_with_input(mut command: Command, input: &str) -> Self {
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
         let name = format!("{:?}", command.as_std().get_program());
         let mut child = command.spawn().unwrap_or_else(|error| panic!("{name} does not start: {error}"));
+        let (mut stdin, input) = (child.stdin.take().expect("piped"), input.to_owned());
+        // A program that reads nothing may have closed it.
+        tokio::spawn(async move { stdin.write_all(input.as_bytes()).await });
         let said = Arc::new(Mutex::new(Said::default()));
         let (told, lines) = mpsc::unbounded_channel();
         let (out, err) = (child.stdout.take().expect("piped"), child.stderr.take().expect("piped"));

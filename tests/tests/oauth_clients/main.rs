@@ -1,0 +1,7 @@
+//! OAuth clients that we did not write, against the real hub: what each of them calls standard works as it says.
+#![allow(clippy::unwrap_used)]
+
+mod authlib;
+mod foreign;
+mod oauth2_crate;
+mod oauth4webapi;
