@@ -77,7 +77,7 @@ fn a_command_waits_for_its_device_with_what_is_left_of_its_time() {
     assert_eq!(ids(&world, "lamp"), [brief.id, waiting.id.clone()]);
     assert_eq!(ids(&world, "oven"), []);
     world.now = world.now.plus(Seconds(20));
-    assert_eq!(ids(&world, "lamp"), [waiting.id.clone()]);
+    assert_eq!(ids(&world, "lamp"), std::slice::from_ref(&waiting.id));
     let command = world.registry.command(&name("lamp"), &waiting.id).expect("known");
     let body = String::from_utf8(command.payload(world.now)).expect("UTF-8");
     assert!(body.contains(r#""ttl_s":10,"#) && body.contains(r#""args":{"celsius": 21.50}"#), "{body}");
