@@ -377,3 +377,29 @@ pub(crate) fn cut<const N: usize>(text: &str) -> String<N> {
     }
     out
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::string::ToString as _;
+
+    #[test]
+    fn an_enrolment_string_is_read_as_the_golden_vectors_say() {
+        let vectors = include_str!("../../tests/vectors/enrolment.txt").lines().filter(|line| !line.starts_with('#'));
+        let mut read = 0;
+        for line in vectors {
+            let mut words = line.split(' ');
+            let mut word = || words.next().expect("six words");
+            let enrolment = Enrolment::parse(word()).expect(line);
+            let hex = |bytes: &[u8]| bytes.iter().map(|byte| std::format!("{byte:02x}")).collect::<std::string::String>();
+            assert_eq!((hex(&enrolment.ca_sha256).as_str(), hex(&*enrolment.code).as_str()), (word(), word()), "{line}");
+            let HubAddress { host, https_port, mqtt_port } = enrolment.hub();
+            assert_eq!(
+                (https_port.to_string().as_str(), mqtt_port.to_string().as_str(), host.as_str()),
+                (word(), word(), word())
+            );
+            read += 1;
+        }
+        assert!(read >= 5, "{read} vectors");
+    }
+}

@@ -199,6 +199,24 @@ mod tests {
     }
 
     #[test]
+    fn a_token_request_is_as_the_golden_vector_says() {
+        let vector = |name: &str| {
+            let vectors = include_str!("../../tests/vectors/token_request.txt");
+            vectors.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' ')).expect(name)
+        };
+        let identity = lamp();
+        let [x, y] = identity.key.public.jwk_coordinates();
+        assert_eq!((text(&x), text(&y)), (Ok(vector("x")), Ok(vector("y"))));
+        assert_eq!(text(&identity.key.public.thumbprint()), Ok(vector("thumbprint")));
+        let mut bytes = [0; MAX_TOKEN_REQUEST];
+        let mut out = Buffer::new(&mut bytes);
+        let mut random = Drbg::from_seed(&[1; 32], "test");
+        let now = UnixTime::from_secs(1_780_000_000);
+        write_token_request(&mut out, &identity, "https://hub:8443", now, &mut random).expect("fits");
+        assert_eq!(core::str::from_utf8(out.written()).expect("ascii"), vector("body"));
+    }
+
+    #[test]
     fn the_longest_identity_fits_a_token_request() {
         let mut identity = lamp();
         identity.client_id = String::try_from("x".repeat(crate::identity::MAX_CLIENT_ID).as_str()).expect("32");

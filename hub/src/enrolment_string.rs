@@ -34,6 +34,29 @@ mod tests {
     use super::*;
 
     #[test]
+    fn an_enrolment_string_is_written_as_the_golden_vectors_say() {
+        let vectors = include_str!("../../tests/vectors/enrolment.txt").lines().filter(|line| !line.starts_with('#'));
+        let mut written = 0;
+        for line in vectors {
+            let words: Vec<&str> = line.split(' ').collect();
+            let [string, ca_sha256, code, https_port, mqtts_port, host] = words[..] else { panic!("six words: {line}") };
+            let bytes = |hex: &str| -> Vec<u8> {
+                hex.as_bytes()
+                    .chunks(2)
+                    .map(|pair| u8::from_str_radix(&String::from_utf8_lossy(pair), 16).expect("hex"))
+                    .collect()
+            };
+            let port = |text: &str| text.parse().expect("a port");
+            let address = Address { host: host.to_owned(), https_port: port(https_port), mqtts_port: port(mqtts_port) };
+            let ca_sha256 = bytes(ca_sha256).try_into().expect("32 bytes");
+            let code = bytes(code).try_into().expect("16 bytes");
+            assert_eq!(encode(&ca_sha256, &code, &address).expose(), string);
+            written += 1;
+        }
+        assert!(written >= 5, "{written} vectors");
+    }
+
+    #[test]
     fn the_string_holds_pin_code_ports_and_host_in_this_order() {
         let address = Address { host: "hub".to_owned(), https_port: 8443, mqtts_port: 8883 };
         let secret = encode(&[1; 32], &[2; 16], &address);
