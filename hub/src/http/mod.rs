@@ -12,6 +12,8 @@ mod extract;
 mod idempotency;
 pub mod limits;
 mod oauth;
+mod openapi;
+mod openapi_schemas;
 mod problem;
 mod refusals;
 mod request;

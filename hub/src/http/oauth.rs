@@ -293,6 +293,7 @@ pub(super) async fn metadata(State(http): State<Arc<Http>>) -> Response {
         "revocation_endpoint_auth_signing_alg_values_supported": ["ES256"],
         "introspection_endpoint_auth_methods_supported": CLIENT_AUTHENTICATION,
         "introspection_endpoint_auth_signing_alg_values_supported": ["ES256"],
+        "service_documentation": format!("{issuer}/api/v1/openapi.json"),
 
     });
     let cache = HeaderValue::from_static("public, max-age=300");

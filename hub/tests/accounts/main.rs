@@ -2,6 +2,7 @@
 
 mod approvals;
 mod audit;
+mod described;
 mod home;
 mod keys;
 mod people;

@@ -16,7 +16,7 @@ pub(super) use login::LoginsUnderWay;
 use super::{
     Http,
     extract::{Caller, QueryOf},
-    idempotency,
+    idempotency, openapi,
     problem::Problem,
 };
 use crate::hub::NotDecided;
@@ -71,6 +71,7 @@ pub(super) fn router(http: Arc<Http>) -> Router<Arc<Http>> {
         // What needs no credential stays behind this line.
         .layer(middleware::from_fn_with_state(http, idempotency::once))
         .route("/login", post(login::log_in))
+        .route("/openapi.json", get(openapi::serve))
 }
 
 #[derive(Serialize)]
