@@ -7,9 +7,14 @@ use hearthkey_core::limits::{
 };
 use serde_json::{Map, Value, json};
 
-/// An object that has no further members; names that end with `?` may be missing.
-fn object(members: &[(&str, Value)]) -> Value {
-    let mut object = shown(members);
+/// An object that has no further members; names that end with `?` may be missing, or null, which is the same.
+fn object(members: &[(&'static str, Value)]) -> Value {
+    let nullable = |(name, schema): &(&'static str, Value)| match name.ends_with('?') {
+        true => (*name, json!({ "anyOf": [schema, { "type": "null" }] })),
+        false => (*name, schema.clone()),
+    };
+    let members: Vec<_> = members.iter().map(nullable).collect();
+    let mut object = shown(&members);
     object["additionalProperties"] = json!(false);
     object
 }
@@ -243,6 +248,15 @@ fn people() -> Vec<(&'static str, Value)> {
 
 fn credentials() -> Vec<(&'static str, Value)> {
     let name = || json!({ "type": "string", "minLength": 1, "maxLength": MAX_CREDENTIAL_NAME, "pattern": "\\S" });
+    let key = |holder: &[(&'static str, Value)]| {
+        let networks = json!({ "type": "string", "examples": ["192.168.1.0/24", "fd00::/8"] });
+        let common = [
+            ("name", name()),
+            ("expires_in_s?", seconds(1, u64::from(u32::MAX))),
+            ("networks?", at_most(MAX_NETWORKS_PER_KEY, networks)),
+        ];
+        object(&[common.as_slice(), holder].concat())
+    };
     vec![
         ("CredentialKind", one_of(&["personal_access_token", "api_key", "client_secret"])),
         (
@@ -279,18 +293,10 @@ fn credentials() -> Vec<(&'static str, Value)> {
         ),
         (
             "KeyWish",
-            object(&[
-                ("name", name()),
-                ("integration?", a("Name")),
-                ("profile?", a("Name")),
-                ("scope?", a("Scope")),
-                ("device?", a("Name")),
-                ("expires_in_s?", seconds(1, u64::from(u32::MAX))),
-                (
-                    "networks?",
-                    at_most(MAX_NETWORKS_PER_KEY, json!({ "type": "string", "examples": ["192.168.1.0/24", "fd00::/8"] })),
-                ),
-            ]),
+            json!({ "oneOf": [
+            key(&[("integration", a("Name")), ("profile", a("Name")), ("scope?", a("Scope"))]),
+            key(&[("device", a("Name"))]),
+        ] }),
         ),
         ("Roll", object(&[("overlap_s", seconds(0, super::limits::MAX_OVERLAP.0))])),
     ]
@@ -313,12 +319,10 @@ fn approvals() -> Vec<(&'static str, Value)> {
         ("Approvals", list("Approval")),
         (
             "Word",
-            object(&[
-                ("name?", a("Name")),
-                ("profile?", a("Name")),
-                ("scope?", a("Scope")),
-                ("expires_in_s?", seconds(1, MAX_PERSONAL_ACCESS_TOKEN_LIFETIME.0)),
-            ]),
+            json!({ "anyOf": [
+                object(&[("name", a("Name")), ("profile", a("Name"))]),
+                object(&[("scope?", a("Scope")), ("expires_in_s?", seconds(1, MAX_PERSONAL_ACCESS_TOKEN_LIFETIME.0))]),
+            ] }),
         ),
         (
             "LetIn",

@@ -37,7 +37,7 @@ async fn an_assertion_is_refused_when_it_is_used_again_or_anything_in_it_is_wron
         ("aud", json!("https://elsewhere:8443")),
         ("aud", Value::Null),
         ("exp", json!(now - 61)),
-        ("exp", json!(now + 3_600)),
+        ("iat", json!(now - 361)),
         ("exp", json!((now + 60).to_string())),
         ("iat", json!(now + 600)),
         ("nbf", json!(now + 600)),
