@@ -147,6 +147,14 @@ impl Hub {
         self.assert_shows_no_secret("the log", &log);
     }
 
+    /// Its process.
+    ///
+    /// # Panics
+    /// When it does not run.
+    pub fn process_id(&self) -> u32 {
+        self.process.as_ref().and_then(Running::id).expect("it runs")
+    }
+
     /// Where it listens.
     pub fn ports(&self) -> Ports {
         self.ports
