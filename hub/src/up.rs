@@ -9,11 +9,12 @@ use crate::{
 use hearthkey_certs::HubNames;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use std::{
+    io,
     net::{IpAddr, UdpSocket},
     process::ExitCode,
     time::Duration,
 };
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 
 /// Runs the hub until Ctrl-C, SIGTERM, or the end of `--for`.
 ///
@@ -33,6 +34,8 @@ pub fn run(options: UpOptions) -> Result<ExitCode, Failure> {
 async fn up(options: UpOptions) -> Result<Exit, Failure> {
     let mut out = Output::new(options.format);
     let refused = |error: &dyn std::fmt::Display| Failure::new(Exit::Refused, error.to_string());
+    // Before anything is made: from here on a signal means a clean end.
+    let signals = Signals::listen().map_err(|error| refused(&format!("cannot listen for signals: {error}")))?;
     let settings = settings(&options).map_err(|error| refused(&error))?;
     let server = Server::start(settings).await.map_err(|error| refused(&error))?;
     for warning in options.config.warnings() {
@@ -47,7 +50,7 @@ async fn up(options: UpOptions) -> Result<Exit, Failure> {
         ));
     }
     greet(&server, &options, &mut out)?;
-    let ended = end_of_run(options.run_for);
+    let ended = signals.end_of_run(options.run_for);
     let exit = match options.simulate {
         Some(devices) => simulate::run(&server, &options.data, &data_flag(&options), devices, &mut out, ended).await,
         None => {
@@ -101,25 +104,30 @@ fn data_flag(options: &UpOptions) -> String {
     }
 }
 
-/// Resolves on Ctrl-C, SIGTERM, or after `run_for`.
-async fn end_of_run(run_for: Option<Duration>) {
-    let elapsed = async {
-        match run_for {
-            Some(span) => tokio::time::sleep(span).await,
-            None => std::future::pending().await,
+/// Ctrl-C and SIGTERM, heard from the moment on in which this is made.
+struct Signals {
+    interrupt: Signal,
+    terminate: Signal,
+}
+
+impl Signals {
+    fn listen() -> io::Result<Self> {
+        Ok(Self { interrupt: signal(SignalKind::interrupt())?, terminate: signal(SignalKind::terminate())? })
+    }
+
+    /// Resolves on a signal, or after `run_for`.
+    async fn end_of_run(mut self, run_for: Option<Duration>) {
+        let elapsed = async {
+            match run_for {
+                Some(span) => tokio::time::sleep(span).await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            () = elapsed => {}
+            _ = self.interrupt.recv() => {}
+            _ = self.terminate.recv() => {}
         }
-    };
-    let terminated = async {
-        match signal(SignalKind::terminate()) {
-            Ok(mut terminate) => drop(terminate.recv().await),
-            Err(_) => std::future::pending().await,
-        }
-    };
-    tokio::select! {
-        () = elapsed => {}
-        () = terminated => {}
-        // When the signal cannot be heard, the system ends the process by it.
-        Ok(()) = tokio::signal::ctrl_c() => {}
     }
 }
 
