@@ -4,6 +4,8 @@ use hearthkey_sim::{PublishError, SimEventKind};
 use hearthkey_tests::hub::Hub;
 use hearthkey_tests::keyed::{Keyed, oauth_error};
 use hearthkey_tests::mosquitto::{Mosquitto, shown};
+use hearthkey_tests::process::{Running, binary, run};
+use rustix::process::Signal;
 
 #[tokio::test]
 async fn a_device_enrols_reports_obeys_is_held_to_its_rights_and_is_cut_off_when_revoked() {
@@ -90,5 +92,33 @@ async fn the_token_endpoint_knows_a_revoked_device_no_more() {
     hub.told(&["device", "revoke", "lamp"]).await;
     let refusal = Keyed::request_token(&hub, &lamp.assertion(&hub)).await;
     assert_eq!(oauth_error(refusal).await, (400, "invalid_client".to_owned()));
+    hub.finish().await;
+}
+
+#[tokio::test]
+async fn the_simulators_own_program_is_a_device_too_and_keeps_its_identity() {
+    let hub = Hub::start().await;
+    let string = hub.add("lamp", "thermostat").await;
+    let storage = hub.beside().join("lamp");
+    let simulator = |enrol: Option<&str>| {
+        let mut command = binary("hearthkey-sim");
+        command.args(["device", "-o", "json", "--interval", "200ms", "--storage"]).arg(&storage);
+        if let Some(string) = enrol {
+            command.env("HEARTHKEY_ENROL", string);
+        }
+        command
+    };
+    for enrol in [Some(string.as_str()), None] {
+        let mut device = Running::start(simulator(enrol));
+        device.json("a session", |event| (event["event"] == "connected").then_some(())).await;
+        device.json("an acknowledgement", |event| (event["event"] == "acknowledged").then_some(())).await;
+        assert_eq!(hub.told(&["send", "lamp", "identify", "--wait", "30s"]).await["state"], "succeeded");
+        device.signal(Signal::INT);
+        assert_eq!(device.ended().await, 0, "{}", device.err());
+        hub.assert_shows_no_secret("the simulator", &format!("{}{}", device.out(), device.err()));
+    }
+    hub.told(&["device", "revoke", "lamp"]).await;
+    let refused = run(simulator(None), "").await;
+    assert!(refused.exit == 1 && refused.text().contains("revoked"), "{refused:?}");
     hub.finish().await;
 }
