@@ -174,9 +174,9 @@ fn raise_open_files() {
 fn start_logging(config: &LogConfig) {
     // rumqttd's span per publish costs 40 % of its throughput.
     let filter = format!("{},rumqttd=off,hyper=warn,h2=warn,rustls=warn,sled=warn", config.level.as_str());
-    let subscriber = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false);
+    let subscriber = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr).with_target(false);
     match config.format {
-        LogFormat::Text => subscriber.with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr())).init(),
+        LogFormat::Text => subscriber.with_ansi(io::IsTerminal::is_terminal(&io::stderr())).init(),
         LogFormat::Json => subscriber.json().init(),
     }
 }
