@@ -6,6 +6,7 @@ use super::{
     problem::Problem,
     request::{self, Peer, has_media_type, read_body, shown},
 };
+use crate::throttle::SlowDown;
 use axum::{
     body::Bytes,
     extract::{FromRequest, FromRequestParts, Path, Query, Request},
@@ -22,7 +23,7 @@ use hearthkey_core::{
 };
 use serde::{Deserialize, de::DeserializeOwned};
 use serde_json::error::Category;
-use std::{sync::Arc, time::Instant};
+use std::{net::IpAddr, sync::Arc, time::Instant};
 use tracing::info;
 
 const CHALLENGE: HeaderValue = HeaderValue::from_static("Bearer realm=\"hearthkey\"");
@@ -125,15 +126,10 @@ impl FromRequestParts<Arc<Http>> for Caller {
                 return Err(unauthorized("the one Authorization must be of the scheme Bearer").coded("invalid_request"));
             }
         };
-        let claimed = || claimed_name(bearer);
-        http.bearer_failures.admit(peer.source, claimed, Instant::now())?;
-        match http.hub.authenticate_bearer(bearer, peer.source) {
-            Ok(authority) => {
-                http.bearer_failures.succeeded(peer.source, name_of(&authority), Instant::now());
-                Ok(Self { authority, peer })
-            }
-            Err(error) => {
-                http.bearer_failures.failed(peer.source, claimed().as_deref(), Instant::now());
+        match prove(http, peer.source, bearer) {
+            Ok(authority) => Ok(Self { authority, peer }),
+            Err(NotProved::SlowDown(slow_down)) => Err(slow_down.into()),
+            Err(NotProved::Refused(error)) => {
                 http.refusals.note("http.authenticate", "API", &error, peer.source);
                 let OAuthError { description, evidence, .. } = &error;
                 info!(source = %peer.source, request_id = &*peer.request_id, evidence = shown(evidence), "credential refused");
@@ -144,8 +140,42 @@ impl FromRequestParts<Arc<Http>> for Caller {
     }
 }
 
+/// Why a bearer credential proves nothing.
+pub(super) enum NotProved {
+    /// It was not looked at: too many failures.
+    SlowDown(SlowDown),
+    /// It is not good.
+    Refused(OAuthError),
+}
+
+/// Who holds a bearer credential. Failures are counted, and slow down whoever goes on.
+///
+/// A stored credential is looked up in any case: its 190 bits cannot be guessed, so a good one is never locked out by bad ones
+/// that bear its public id. To verify a signature costs more, so there the count comes first.
+pub(super) fn prove(http: &Http, source: IpAddr, bearer: &str) -> Result<Authority, NotProved> {
+    let claimed = || claimed_name(bearer);
+    let admit = || http.bearer_failures.admit(source, claimed, Instant::now()).map_err(NotProved::SlowDown);
+    let is_stored = bearer.starts_with("hk_");
+    if !is_stored {
+        admit()?;
+    }
+    match http.hub.authenticate_bearer(bearer, source) {
+        Ok(authority) => {
+            http.bearer_failures.succeeded(source, name_of(&authority), Instant::now());
+            Ok(authority)
+        }
+        Err(error) => {
+            if is_stored {
+                admit()?;
+            }
+            http.bearer_failures.failed(source, claimed().as_deref(), Instant::now());
+            Err(NotProved::Refused(error))
+        }
+    }
+}
+
 /// Whom a bearer credential claims to be, for counting failures only.
-pub(super) fn claimed_name(bearer: &str) -> Option<String> {
+fn claimed_name(bearer: &str) -> Option<String> {
     if bearer.starts_with("hk_") {
         return PresentedCredential::parse(bearer).ok().map(|presented| presented.id.to_owned());
     }
@@ -154,7 +184,7 @@ pub(super) fn claimed_name(bearer: &str) -> Option<String> {
 }
 
 /// What failures of a credential are counted under.
-pub(super) fn name_of(authority: &Authority) -> &str {
+fn name_of(authority: &Authority) -> &str {
     match (&authority.proof, &authority.principal) {
         (Proof::Credential(id), _) => id,
         (Proof::AccessToken { .. }, Principal::Device(name) | Principal::User(name) | Principal::Integration(name)) => {

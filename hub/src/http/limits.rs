@@ -30,6 +30,10 @@ pub const MAX_HTTP2_STREAMS: u32 = 2 * MAX_STREAMS_PER_PRINCIPAL as u32;
 pub const MAX_REGISTRATION_BYTES: usize = 4_096;
 /// Largest body of an API request, in bytes: the largest is a profile, under 4 KB.
 pub const MAX_API_BODY_BYTES: usize = 16 * 1024;
+/// Most that is taken in of a body that nobody reads, so that its sender sees the answer; beyond it the connection ends.
+pub const MAX_LEFTOVER_BYTES: usize = 256 * 1024;
+/// How long that may take.
+pub const LEFTOVER_TIMEOUT: Duration = Duration::from_secs(2);
 /// Most decisions that wait for the disk at once: a group commit takes them together, more only wait longer.
 pub const MAX_CONCURRENT_DECISIONS: usize = 256;
 /// How long a request waits for its turn to decide; then the answer is 503.

@@ -10,6 +10,7 @@ mod door;
 mod etag;
 mod extract;
 mod idempotency;
+mod leftover;
 pub mod limits;
 mod oauth;
 mod openapi;

@@ -4,7 +4,7 @@
 use super::{
     Full, Http,
     device_flow::{self, DEVICE_CODE_GRANT},
-    extract::{claimed_name, name_of},
+    extract::{NotProved, prove},
     limits::{MAX_REGISTRATION_BYTES, MAX_SOFTWARE_CHARACTERS, RETRY_AFTER_FULL},
     problem::retry_after,
     request::{self, BodyFault, Peer, has_media_type, read_body, shown},
@@ -126,19 +126,11 @@ impl Form {
 }
 
 /// Who holds a bearer credential at an OAuth endpoint.
-pub(super) fn authenticate(http: &Arc<Http>, peer: &Peer, bearer: &str) -> Result<Authority, Refused> {
-    let claimed = || claimed_name(bearer);
-    http.bearer_failures.admit(peer.source, claimed, now())?;
-    match http.hub.authenticate_bearer(bearer, peer.source) {
-        Ok(authority) => {
-            http.bearer_failures.succeeded(peer.source, name_of(&authority), now());
-            Ok(authority)
-        }
-        Err(error) => {
-            http.bearer_failures.failed(peer.source, claimed().as_deref(), now());
-            Err(error.into())
-        }
-    }
+pub(super) fn authenticate(http: &Http, peer: &Peer, bearer: &str) -> Result<Authority, Refused> {
+    prove(http, peer.source, bearer).map_err(|why| match why {
+        NotProved::SlowDown(slow_down) => slow_down.into(),
+        NotProved::Refused(error) => error.into(),
+    })
 }
 
 /// Whom a request claims to come from, for counting failures only.

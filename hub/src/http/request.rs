@@ -3,6 +3,7 @@
 use super::{
     Http,
     door::InFlight,
+    leftover::Leftover,
     limits::{BODY_TIMEOUT, MAX_REQUEST_ID_BYTES},
 };
 use crate::entropy;
@@ -46,7 +47,9 @@ pub(super) async fn accompany(mut request: Request, next: Next) -> Response {
     let began = Instant::now();
     let asked = tracing::enabled!(tracing::Level::DEBUG).then(|| (request.method().clone(), request.uri().path().to_owned()));
     request.extensions_mut().insert(peer.clone());
-    let mut response = next.run(request).await;
+    let leftover = Leftover::default();
+    let mut response = next.run(request.map(|body| leftover.watch(body))).await;
+    leftover.take_in().await;
     let headers = response.headers_mut();
     if let Ok(id) = HeaderValue::from_str(&peer.request_id) {
         headers.insert(X_REQUEST_ID, id);

@@ -165,6 +165,62 @@ async fn answers_that_are_kept_are_bounded() {
     assert_eq!(open(0).await.header("idempotency-replayed"), "", "the oldest made room");
 }
 
+fn public_id(credential: &str) -> Option<String> {
+    credential.split('_').nth(2).map(str::to_owned)
+}
+
+/// The same public id, another secret, and a check sum (CRC-32, six digits of base 62) that fits.
+fn with_another_secret(credential: &str) -> String {
+    const DIGITS: &[u8; 62] = b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz";
+    let (known, _) = credential.rsplit_once('_').expect("three parts");
+    let text = format!("{known}_{}", "x".repeat(32));
+    let mut crc = text.bytes().fold(u32::MAX, |crc, byte| {
+        (0..8).fold(crc ^ u32::from(byte), |crc, _| if crc & 1 == 1 { (crc >> 1) ^ 0xEDB8_8320 } else { crc >> 1 })
+    }) ^ u32::MAX;
+    let mut sum = [0; 6];
+    for digit in sum.iter_mut().rev() {
+        *digit = DIGITS[crc as usize % DIGITS.len()];
+        crc /= 62;
+    }
+    format!("{text}{}", String::from_utf8_lossy(&sum))
+}
+
+#[tokio::test]
+async fn a_good_credential_is_heard_however_many_bad_ones_bear_its_id() {
+    let home = Home::open().await;
+    let wrong = with_another_secret(&home.owner);
+    assert_eq!(
+        hearthkey_core::secret::PresentedCredential::parse(&wrong).map(|it| it.id.to_owned()).ok(),
+        public_id(&home.owner)
+    );
+    assert_eq!(home.get("/me", &home.owner).await.status, 200);
+    let slowed = async {
+        for _ in 0..100 {
+            if home.get("/me", &wrong).await.status == 429 {
+                return;
+            }
+        }
+        panic!("100 guesses were answered");
+    };
+    slowed.await;
+    assert_eq!(home.get("/me", &home.owner).await.status, 200);
+    assert_eq!(home.get("/me", &wrong).await.status, 401, "whoever proves it begins anew");
+}
+
+#[tokio::test]
+async fn whoever_sends_too_much_is_told_so_on_a_connection_that_goes_on() {
+    let home = Home::open().await;
+    let mut expected = Vec::new();
+    for credential in [&home.owner, &"hk_pat_nonsense".to_owned()] {
+        for size in [17_000, 100_000] {
+            let request = home.api(Method::POST, "/devices", credential).header("content-type", "application/json");
+            expected.push(ask(request.body("x".repeat(size))).await.status);
+        }
+    }
+    assert_eq!(expected, [413, 413, 401, 401]);
+    assert_eq!(home.get("/me", &home.owner).await.status, 200);
+}
+
 #[tokio::test]
 async fn malformed_requests_are_told_what_is_wrong_with_them() {
     let home = Home::open().await;
