@@ -1,6 +1,6 @@
 //! Reads JSON in place, without copying: one object, its members as raw values (RFC 8259).
 //! A value's own bytes stay available, which is how a command's arguments reach the application untouched: that is what
-//! serde-json-core cannot do. Documents of a known shape go through [`read`] and [`write`], which are its.
+//! serde-json-core cannot do. Documents of a known shape go through [`read`] and [`write()`], which are its.
 
 use crate::buffer::{Buffer, BufferFull};
 use core::fmt::Write as _;
