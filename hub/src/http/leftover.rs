@@ -28,12 +28,11 @@ impl Leftover {
         if body.is_end_stream() { body } else { Body::new(Watched { body, leftover: self.clone() }) }
     }
 
-    /// Takes in what is left, within bounds; beyond them the connection ends.
-    pub(super) async fn take_in(self) {
+    /// Takes in what is left, within bounds, and tells whether that was all; else the connection ends.
+    pub(super) async fn take_in(self) -> bool {
         let left = self.0.lock().unwrap_or_else(PoisonError::into_inner).take();
-        if let Some(body) = left {
-            let _ = timeout(LEFTOVER_TIMEOUT, Limited::new(body, MAX_LEFTOVER_BYTES).collect()).await;
-        }
+        let Some(body) = left else { return true };
+        matches!(timeout(LEFTOVER_TIMEOUT, Limited::new(body, MAX_LEFTOVER_BYTES).collect()).await, Ok(Ok(_)))
     }
 }
 

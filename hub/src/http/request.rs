@@ -10,7 +10,7 @@ use crate::entropy;
 use axum::{
     body::{Body, Bytes},
     extract::{Request, State},
-    http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header},
+    http::{HeaderMap, HeaderName, HeaderValue, StatusCode, Version, header},
     middleware::Next,
     response::{IntoResponse, Response},
 };
@@ -47,10 +47,14 @@ pub(super) async fn accompany(mut request: Request, next: Next) -> Response {
     let began = Instant::now();
     let asked = tracing::enabled!(tracing::Level::DEBUG).then(|| (request.method().clone(), request.uri().path().to_owned()));
     request.extensions_mut().insert(peer.clone());
-    let leftover = Leftover::default();
+    let (leftover, version) = (Leftover::default(), request.version());
     let mut response = next.run(request.map(|body| leftover.watch(body))).await;
-    leftover.take_in().await;
+    let taken_in = leftover.take_in().await;
     let headers = response.headers_mut();
+    if !taken_in && version < Version::HTTP_2 {
+        // RFC 9112 9.3: else the peer would send its next request into a connection that ends.
+        headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
+    }
     if let Ok(id) = HeaderValue::from_str(&peer.request_id) {
         headers.insert(X_REQUEST_ID, id);
     }

@@ -4,7 +4,7 @@ use crate::home::{Home, client, header};
 use hearthkey::entropy;
 use hearthkey_certs::{HubNames, SerialNumber};
 use std::process::Command;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 #[tokio::test]
@@ -43,6 +43,50 @@ async fn what_is_not_tls_is_closed_and_others_are_served() {
     let _ = plain.read_to_end(&mut answer).await;
     assert!(!answer.starts_with(b"HTTP/"), "nothing is said without TLS");
     assert_eq!(home.get("/healthz").send().await.expect("an answer").status(), 200);
+}
+
+#[tokio::test]
+async fn a_refusal_that_needs_no_body_leaves_the_connection_to_the_next_request() {
+    let home = Home::open().await;
+    let mut stream = home.tls().await;
+    for number in 0..100 {
+        // Header and body in packets of their own, as Python's `requests` sends them.
+        let head = format!("PUT /nothing HTTP/1.1\r\nHost: localhost\r\nX-Request-Id: {number}\r\nContent-Length: 47\r\n\r\n");
+        stream.write_all(head.as_bytes()).await.expect("sent");
+        stream.flush().await.expect("sent");
+        tokio::task::yield_now().await;
+        stream.write_all(&[b'x'; 47]).await.expect("sent");
+        let answer = head_of_answer(&mut stream).await;
+        assert!(answer.starts_with("HTTP/1.1 404") && answer.contains(&format!("x-request-id: {number}\r\n")), "{answer}");
+        assert!(!answer.contains("connection: close"), "{answer}");
+    }
+}
+
+#[tokio::test]
+async fn a_refusal_that_cannot_wait_for_the_body_says_that_the_connection_ends() {
+    let home = Home::open().await;
+    for length in [47, 1_000_000] {
+        let mut stream = home.tls().await;
+        let head = format!("PUT /nothing HTTP/1.1\r\nHost: localhost\r\nContent-Length: {length}\r\n\r\n");
+        stream.write_all(head.as_bytes()).await.expect("sent");
+        stream.write_all(&vec![b'x'; length / 2]).await.expect("sent");
+        stream.flush().await.expect("sent");
+        let answer = head_of_answer(&mut stream).await;
+        assert!(answer.starts_with("HTTP/1.1 404") && answer.contains("connection: close\r\n"), "{length}: {answer}");
+        assert_eq!(stream.read(&mut [0]).await.unwrap_or(0), 0, "{length}: closed");
+    }
+}
+
+/// The header of the next answer; its body is read too.
+async fn head_of_answer(stream: &mut (impl AsyncRead + Unpin)) -> String {
+    let mut head = Vec::new();
+    while !head.ends_with(b"\r\n\r\n") {
+        head.push(stream.read_u8().await.expect("an answer"));
+    }
+    let head = String::from_utf8(head).expect("ASCII");
+    let length = head.lines().find_map(|line| line.strip_prefix("content-length: ")).expect("a length");
+    stream.read_exact(&mut vec![0; length.parse().expect("a number")]).await.expect("a body");
+    head
 }
 
 #[tokio::test]

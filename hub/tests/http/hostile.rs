@@ -15,7 +15,7 @@ use tokio_rustls::{TlsConnector, client::TlsStream};
 
 impl Home {
     /// A TLS connection on which nothing was said yet.
-    async fn tls(&self) -> TlsStream<TcpStream> {
+    pub(crate) async fn tls(&self) -> TlsStream<TcpStream> {
         let mut roots = rustls::RootCertStore::empty();
         roots.add(self.ca.certificate_der().clone()).expect("a CA certificate");
         let provider = Arc::new(rustls::crypto::ring::default_provider());
