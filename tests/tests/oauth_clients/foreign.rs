@@ -18,13 +18,11 @@ pub(crate) enum Library {
 
 impl Library {
     fn command(self, hub: &Hub, action: &str) -> Command {
-        let (interpreter, needed, program) = match self {
-            Self::Oauth4webapi => (PathBuf::from("node"), "node_modules/oauth4webapi", "oauth4webapi.mjs"),
-            Self::Authlib => (clients().join(".venv/bin/python"), ".venv/bin/python", "authlib_client.py"),
+        let (mut command, program) = match self {
+            Self::Oauth4webapi => (client_program("node"), "oauth4webapi.mjs"),
+            Self::Authlib => (client_program(".venv/bin/python"), "authlib_client.py"),
         };
-        assert!(clients().join(needed).exists(), "tests/clients/{needed} is missing; run `.ci/setup test`");
-        let mut command = Command::new(interpreter);
-        command.arg(clients().join(program)).arg(action).env("NODE_EXTRA_CA_CERTS", hub.ca_file());
+        command.args([program, action]).env("NODE_EXTRA_CA_CERTS", hub.ca_file());
         command
     }
 
@@ -71,6 +69,18 @@ fn with_place(hub: &Hub, told: &Value) -> Value {
     and(&and(told, "issuer", hub.url("")), "ca", hub.ca_file().display().to_string())
 }
 
-fn clients() -> PathBuf {
+/// A program in tests/clients, or one that runs what lies there.
+pub(crate) fn client_program(program: &str) -> Command {
+    for installed in ["node_modules/installed", ".venv/installed"] {
+        assert!(clients().join(installed).exists(), "tests/clients/{installed} is missing; run `.ci/setup test`");
+    }
+    let is_ours = program.starts_with('.');
+    let mut command = Command::new(if is_ours { clients().join(program) } else { program.into() });
+    command.current_dir(clients());
+    command
+}
+
+/// Where the programs lie, and what they stand on.
+pub(crate) fn clients() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("clients")
 }
