@@ -4,25 +4,22 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use hearthkey_agent::{
-    Application, Awaited, Buffer, BufferFull, Command, ConnectFailed, Ending, Event, Farewell, Instant as AgentInstant,
-    NotQueued, Now, Outbox, Outcome, PublishId, Qos, Reply, Turn,
+    Application, Awaited, Buffer, BufferFull, Command, ConnectFailed, Ending, Event, Farewell, NotQueued, Now, Outbox, Outcome,
+    PublishId, Qos, Reply, Turn,
 };
+use hearthkey_thermostat::{Published, Reporting};
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 use tokio::time::Instant;
 
 use crate::event::SimEventKind;
 use crate::fleet::{Orders, PublishError, PublishOrder, Reporter};
-use crate::thermostat::{State, Thermostat};
 
 /// More publishes than the agent's queue holds cannot await an answer; the oldest is forgotten.
 const MAX_UNANSWERED: usize = 32;
 
 /// A thermostat that an agent runs.
 pub(crate) struct SimulatedThermostat {
-    thermostat: Thermostat,
-    interval: Duration,
-    time_scale: u32,
-    random: fastrand::Rng,
+    thermostat: Reporting,
     orders: Orders,
     /// An order that is not with the agent yet.
     order: Option<PublishOrder>,
@@ -31,11 +28,6 @@ pub(crate) struct SimulatedThermostat {
     permit: Option<OwnedSemaphorePermit>,
     unanswered: BTreeMap<PublishId, Unanswered>,
     connecting_since: Instant,
-    /// When the room was last looked at.
-    stepped_at: Option<AgentInstant>,
-    report_due: Option<AgentInstant>,
-    /// What the hub's retained state says in this connection.
-    published_state: Option<State>,
     /// Name of the command being carried out.
     command_name: String,
     /// The agent knows that it should leave.
@@ -59,20 +51,13 @@ impl SimulatedThermostat {
         permit: Option<OwnedSemaphorePermit>,
     ) -> Self {
         Self {
-            thermostat: Thermostat::seeded(seed),
-            interval,
-            time_scale,
-            // A stream of its own, so that the moments of reports say nothing of the room.
-            random: fastrand::Rng::with_seed(!seed),
+            thermostat: Reporting::new(seed, interval, time_scale),
             orders,
             order: None,
             reporter,
             permit,
             unanswered: BTreeMap::new(),
             connecting_since: Instant::now(),
-            stepped_at: None,
-            report_due: None,
-            published_state: None,
             command_name: String::new(),
             leaving: false,
         }
@@ -82,65 +67,20 @@ impl SimulatedThermostat {
         &self.reporter
     }
 
-    fn let_time_pass(&mut self, now: AgentInstant) {
-        let elapsed = self.stepped_at.map_or(Duration::ZERO, |then| now.since(then));
-        self.stepped_at = Some(now);
-        self.thermostat.step(elapsed.saturating_mul(self.time_scale));
-    }
-
-    fn report_temperature(&mut self, now: AgentInstant, outbox: &mut Outbox<'_>) {
-        let is_first = self.report_due.is_none();
-        if self.report_due.is_some_and(|due| now < due) {
-            return;
-        }
-        // After the first report, devices that started together drift apart by up to an interval.
-        let spread = if is_first { self.interval.mul_f64(self.random.f64()) } else { Duration::ZERO };
-        self.report_due = Some(now.after(self.interval + spread));
-        let payload = json(&self.thermostat.reading());
-        // A full queue means that the hub is behind: a thermostat skips a reading then.
-        if let Ok(id) = outbox.telemetry("temperature", payload.as_bytes(), Qos::AtLeastOnce) {
-            self.await_answer(id, payload, None);
-        }
-    }
-
-    /// Publishes the state when something other than the temperature differs from what the hub retains.
-    fn report_state(&mut self, outbox: &mut Outbox<'_>) {
-        let state = self.thermostat.state();
-        let settings = |state: State| (state.setpoint, state.mode, state.heating);
-        if self.published_state.is_some_and(|published| settings(published) == settings(state)) {
-            return;
-        }
-        let payload = json(&state);
-        if let Ok(id) = outbox.state(payload.as_bytes()) {
-            self.published_state = Some(state);
-            self.await_answer(id, payload, None);
-        }
-    }
-
     fn carry_out_order(&mut self, outbox: &mut Outbox<'_>) {
         let Some(order) = self.order.take() else { return };
         match outbox.publish(&order.topic, &order.payload, Qos::AtLeastOnce, false) {
-            Ok(id) => {
-                let payload = String::from_utf8_lossy(&order.payload).into_owned();
-                self.await_answer(id, payload, Some(order.answer));
-            }
+            Ok(id) => await_answer(&mut self.unanswered, id, &order.payload, Some(order.answer)),
             Err(NotQueued::Full | NotQueued::Offline) => self.order = Some(order),
             Err(NotQueued::Topic) => refuse(order, "not a topic name, or longer than the agent takes"),
             Err(NotQueued::Payload) => refuse(order, "the payload is longer than the agent takes"),
         }
     }
-
-    fn await_answer(&mut self, id: PublishId, payload: String, answer: Option<oneshot::Sender<Result<(), PublishError>>>) {
-        if self.unanswered.len() >= MAX_UNANSWERED {
-            self.unanswered.pop_first();
-        }
-        self.unanswered.insert(id, Unanswered { payload, since: Instant::now(), answer });
-    }
 }
 
 impl Application for SimulatedThermostat {
     fn about(&mut self, out: &mut Buffer<'_>) -> Result<(), BufferFull> {
-        out.push(json(&self.thermostat.about()).as_bytes())
+        self.thermostat.thermostat().write_about("simulated thermostat", out)
     }
 
     fn poll(&mut self, now: Now, outbox: &mut Outbox<'_>) -> Turn {
@@ -148,23 +88,18 @@ impl Application for SimulatedThermostat {
             self.leaving = true;
             return Turn::Stop(Farewell::Clean);
         }
-        self.let_time_pass(now.instant);
-        if !outbox.is_online() {
-            return Turn::Idle;
+        if outbox.is_online() {
+            self.carry_out_order(outbox);
         }
-        self.carry_out_order(outbox);
-        self.report_temperature(now.instant, outbox);
-        self.report_state(outbox);
-        self.report_due.map_or(Turn::Idle, Turn::At)
+        let unanswered = &mut self.unanswered;
+        self.thermostat.poll(now.instant, outbox, |Published { id, payload }| {
+            await_answer(unanswered, id, payload, None);
+        })
     }
 
     fn command(&mut self, command: &Command<'_>, _now: Now) -> Reply {
         command.name().clone_into(&mut self.command_name);
-        let args = command.args().map_or("", |args| args.as_raw());
-        Reply::Done(match self.thermostat.execute(command.name(), args.as_bytes()) {
-            Ok(()) => Outcome::Succeeded,
-            Err(rejection) => Outcome::rejected(&rejection.to_string()),
-        })
+        self.thermostat.command(command)
     }
 
     fn event(&mut self, event: Event<'_>) {
@@ -172,7 +107,7 @@ impl Application for SimulatedThermostat {
             Event::Connecting { .. } => self.connecting_since = Instant::now(),
             Event::Connected { .. } => {
                 self.permit = None;
-                self.published_state = None;
+                self.thermostat.connected();
                 self.reporter.report(SimEventKind::Connected { took: self.connecting_since.elapsed() });
             }
             Event::Renewed { .. } => self.reporter.report(SimEventKind::Renewed),
@@ -240,6 +175,19 @@ impl Application for SimulatedThermostat {
     }
 }
 
+fn await_answer(
+    unanswered: &mut BTreeMap<PublishId, Unanswered>,
+    id: PublishId,
+    payload: &[u8],
+    answer: Option<oneshot::Sender<Result<(), PublishError>>>,
+) {
+    if unanswered.len() >= MAX_UNANSWERED {
+        unanswered.pop_first();
+    }
+    let payload = String::from_utf8_lossy(payload).into_owned();
+    unanswered.insert(id, Unanswered { payload, since: Instant::now(), answer });
+}
+
 fn refuse(order: PublishOrder, problem: &str) {
     tell(Some(order.answer), Err(PublishError::Unsendable(problem.to_owned())));
 }
@@ -280,8 +228,4 @@ fn in_words(ending: &Ending) -> String {
         Ending::Assertion(error) => format!("no token request could be made: {error:?}"),
         Ending::Left(_) => "left".to_owned(),
     }
-}
-
-fn json(value: &impl serde::Serialize) -> String {
-    serde_json::to_string(value).expect("plain numbers, booleans and text are always JSON")
 }
