@@ -187,7 +187,7 @@ async fn prepare(hub: &Hub, owner: &Authority, data: &Path, name: &DeviceId, see
         }
         Some(DeviceStatus::Active | DeviceStatus::Pending) => {
             let permit = permit()?;
-            let rotated = hub.decide(|registry| registry.rotate_device(&permit, name, enrolment, &context)).await;
+            let rotated = hub.decide(|registry| registry.rotate_device(&permit, name, enrolment, None, &context)).await;
             rotated.map_err(failed)?;
         }
         None | Some(DeviceStatus::Revoked) => {

@@ -88,7 +88,7 @@ fn adding_a_device_asks_for_what_was_typed_and_shows_how_to_enrol() {
     assert_eq!(serde_json::from_str::<Value>(&ran.out).expect("JSON")["client_secret"], "hk_sec_x_y");
     assert_eq!(
         (requests[0].line.as_str(), requests[0].body.as_str()),
-        ("POST /api/v1/devices/lamp/rotate", "{\"authentication\":\"secret\"}")
+        ("POST /api/v1/devices/lamp/rotate", "{\"authentication\":\"secret\",\"overlap_s\":3600}")
     );
 }
 

@@ -44,8 +44,10 @@ pub const MAX_SECRETS_PER_CLIENT: usize = 4;
 pub const MAX_SOFTWARE_CHARACTERS: usize = 128;
 /// How long an enrolment code can be used.
 pub const ENROLMENT_CODE_LIFETIME: Seconds = Seconds::minutes(15);
-/// How long the key that a rotation replaces still works after the first use of the new one.
+/// How long the key that a rotation replaces still works after the first use of the new one, where the owner does not say.
 pub const ROTATION_GRACE: Seconds = Seconds::minutes(60);
+/// Longest that what a rotation or a roll replaces works beside the new one: two credentials for good are no rotation.
+pub const MAX_OVERLAP: Seconds = Seconds::days(30);
 /// Default life of an access token.
 pub const ACCESS_TOKEN_LIFETIME: Seconds = Seconds(300);
 /// Shortest and longest life that a profile may choose for access tokens.
@@ -75,7 +77,8 @@ pub const MAX_USERS: usize = 64;
 pub const MAX_CREDENTIALS: usize = 8_192;
 /// Most characters in what a credential is called.
 pub const MAX_CREDENTIAL_NAME: usize = 64;
-/// Most personal access tokens of one user, replaced ones included until they run out.
+/// Most personal access tokens that one user makes, replaced ones included until they run out. Each may have a successor that was
+/// not used yet, so twice as many are kept at most.
 pub const MAX_PERSONAL_ACCESS_TOKENS_PER_USER: usize = 64;
 /// Longest life of a personal access token.
 pub const MAX_PERSONAL_ACCESS_TOKEN_LIFETIME: Seconds = Seconds::days(366);

@@ -160,6 +160,7 @@ pub(super) struct Credential {
     pub(super) networks: Vec<String>,
     pub(super) created_at: UnixTime,
     pub(super) expires_at: Option<UnixTime>,
+    pub(super) replaces: Option<String>,
     pub(super) replaced_at: Option<UnixTime>,
     pub(super) last_used: Option<LastUsed>,
     #[serde(default)]

@@ -43,7 +43,8 @@ pub(super) async fn pat(command: Pat, client: &Client, clock: &Clock, out: &mut 
             let id = checked_id(&args.credential.id)?;
             let destination = Destination::prepare(&args.out, Earlier::Replace)?;
             let answer = client.post(&["credentials", id, "rotate"], &json!({})).await?;
-            render_created(&format!("takes the place of {id}"), &answer, destination, clock, out)?;
+            let occasion = format!("takes the place of {id}, which ends when the new one is first used");
+            render_created(&occasion, &answer, destination, clock, out)?;
         }
         Pat::Revoke(args) => revoke(&args.id, client, out).await?,
     }
@@ -253,6 +254,7 @@ fn last_used(credential: &api::Credential, clock: &Clock) -> String {
 }
 
 fn notes(credential: &api::Credential, clock: &Clock) -> Vec<String> {
+    let waits = credential.replaces.as_ref().map(|old| format!("replaces {} on first use", printable(old)));
     let replaced = credential.replaced_at.map(|at| format!("replaced {}", clock.relative(at)));
     let warnings = credential.warnings.iter().map(|warning| match warning.as_str() {
         "expires_soon" => "expires soon".to_owned(),
@@ -260,7 +262,7 @@ fn notes(credential: &api::Credential, clock: &Clock) -> Vec<String> {
         // A later hub may warn of more.
         other => printable(other),
     });
-    replaced.into_iter().chain(warnings).collect()
+    waits.into_iter().chain(replaced).chain(warnings).collect()
 }
 
 #[cfg(test)]

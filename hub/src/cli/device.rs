@@ -28,9 +28,16 @@ pub(super) async fn run(command: Device, client: &Client, clock: &Clock, out: &m
             enrolment::render(enrolment::Occasion::Added, &answer, client.context(), args.credential.no_qr, clock, out)?;
         }
         Device::Rotate(args) => {
-            let body = json!({ "authentication": authentication(&args.credential) });
+            let body = json!({ "authentication": authentication(&args.credential), "overlap_s": args.overlap });
             let answer = client.post(&["devices", args.device.name.as_str(), "rotate"], &body).await?;
-            enrolment::render(enrolment::Occasion::Rotated, &answer, client.context(), args.credential.no_qr, clock, out)?;
+            enrolment::render(
+                enrolment::Occasion::Rotated { overlap: args.overlap },
+                &answer,
+                client.context(),
+                args.credential.no_qr,
+                clock,
+                out,
+            )?;
         }
         Device::List => render_list(&client.get_all(&["devices"], &[]).await?, clock, out)?,
         Device::Show(args) => render_one(&client.get(&["devices", args.name.as_str()], &[]).await?, clock, out)?,

@@ -5,9 +5,10 @@ use super::{
     context::{Context, shell_quoted},
     failure::{Exit, Failure},
     output::{FAINT, LITERAL, Output, STRONG, styled},
-    when::Clock,
+    when::{Clock, span},
 };
 use anstyle::{AnsiColor, Style};
+use hearthkey_core::Seconds;
 use qrcode::{EcLevel, QrCode, render::unicode::Dense1x2};
 use serde_json::Value;
 
@@ -16,8 +17,8 @@ use serde_json::Value;
 pub(super) enum Occasion {
     /// It is new.
     Added,
-    /// It has one already.
-    Rotated,
+    /// It has one already, which works on for so long after the first use of the new one.
+    Rotated { overlap: Seconds },
 }
 
 pub(super) fn render(
@@ -34,9 +35,13 @@ pub(super) fn render(
             (Occasion::Added, _) => {
                 out.line(format!("{} is added, with the profile {}; it has yet to enrol", device.id, device.profile))?;
             }
-            (Occasion::Rotated, _) => out.line(format!(
-                "{} gets a new credential; the old one works until the new one is used, and for one hour after",
-                device.id
+            (Occasion::Rotated { overlap: Seconds(0) }, _) => {
+                out.line(format!("{} gets a new credential; the old one works until the new one is used", device.id))?;
+            }
+            (Occasion::Rotated { overlap }, _) => out.line(format!(
+                "{} gets a new credential; the old one works until the new one is used, and for {} after",
+                device.id,
+                span(overlap.0)
             ))?,
         }
         match (enrolment, client_secret) {
@@ -130,8 +135,8 @@ mod tests {
             assert!(text.contains(expected), "{expected} in {text}");
         }
         assert!(!text.contains('█'), "a pipe gets no QR code");
-        let text = printed(Occasion::Rotated, Format::Table, &with_string());
-        assert!(text.contains("the old one works until"), "{text}");
+        let text = printed(Occasion::Rotated { overlap: Seconds(7_200) }, Format::Table, &with_string());
+        assert!(text.contains("the old one works until the new one is used, and for 2 h after"), "{text}");
     }
 
     #[test]

@@ -1,6 +1,5 @@
 //! Every bound of the HTTP side, in one place, each with its reason. What happens at a bound stands where it is checked.
 
-use hearthkey_core::Seconds;
 use std::time::Duration;
 
 /// Most connections in all: a home has fewer than 500 devices, and each asks seldom; owners' programs come on top.
@@ -76,8 +75,6 @@ pub const MAX_IDEMPOTENT_ANSWERS_PER_PRINCIPAL: usize = 128;
 pub const MAX_IDEMPOTENT_ANSWER_BYTES: usize = 16 * 1024;
 /// Most logins of one source under way: each takes a hash of some 30 ms.
 pub const MAX_LOGINS_PER_SOURCE: usize = 4;
-/// Longest that a rolled API key works beside the one that took its place.
-pub const MAX_OVERLAP: Seconds = Seconds::days(30);
 /// Longest `X-Request-Id` of a peer that is taken over; another gets one of ours.
 pub const MAX_REQUEST_ID_BYTES: usize = 64;
 /// Longest `software_id` and `software_version` together, in characters.

@@ -156,7 +156,10 @@ fn devices() -> Vec<(&'static str, Value)> {
                 ("authentication?", authentication.clone()),
             ]),
         ),
-        ("DeviceRotation", object(&[("authentication?", authentication)])),
+        (
+            "DeviceRotation",
+            object(&[("authentication?", authentication), ("overlap_s?", seconds(0, hearthkey_core::limits::MAX_OVERLAP.0))]),
+        ),
         (
             "Enrolment",
             shown(&[
@@ -272,6 +275,7 @@ fn credentials() -> Vec<(&'static str, Value)> {
                 ("networks?", several(text())),
                 ("created_at", a("UnixTime")),
                 ("expires_at?", a("UnixTime")),
+                ("replaces?", text()),
                 ("replaced_at?", a("UnixTime")),
                 ("last_used?", shown(&[("at", a("UnixTime")), ("source", text())])),
                 ("warnings", several(one_of(&["expires_soon", "unused"]))),
@@ -298,7 +302,7 @@ fn credentials() -> Vec<(&'static str, Value)> {
             key(&[("device", a("Name"))]),
         ] }),
         ),
-        ("Roll", object(&[("overlap_s", seconds(0, super::limits::MAX_OVERLAP.0))])),
+        ("Roll", object(&[("overlap_s", seconds(0, hearthkey_core::limits::MAX_OVERLAP.0))])),
     ]
 }
 

@@ -79,7 +79,7 @@ async fn a_token_does_no_more_than_its_maker_and_only_with_its_devices() {
 }
 
 #[tokio::test]
-async fn a_rotated_token_ends_and_whoever_uses_it_later_ends_its_family() {
+async fn a_rotated_token_ends_when_the_new_one_is_used_and_whoever_uses_it_later_ends_its_family() {
     let home = Home::open().await;
     let ann = home.person("ann", "member").await;
     let first = home.token(&ann, json!({"name": "script", "scope": "devices:read"})).await;
@@ -87,9 +87,16 @@ async fn a_rotated_token_ends_and_whoever_uses_it_later_ends_its_family() {
     let second = rotate(&first.id()).await;
     assert_eq!(second.status, 201);
     assert_eq!(second.body["credential"]["scope"], first.body["credential"]["scope"]);
+    assert_eq!(second.body["credential"]["replaces"], json!(first.id()));
+    assert_eq!(home.get("/devices", &first.secret()).await.status, 200, "the answer may have been lost");
+    let lost = second;
+    let second = rotate(&first.id()).await;
+    assert_eq!(second.status, 201, "so it may be asked for again");
     let mut session = home.session("script", &second.secret()).await;
+    home.audited("action=credential.replace").await;
     assert_eq!(home.get("/devices", &second.secret()).await.status, 200);
     assert_eq!(rotate(&first.id()).await.refusal(), (409, "replaced"));
+    assert_eq!(rotate(&lost.id()).await.refusal(), (409, "replaced"));
 
     assert_eq!(home.get("/devices", &first.secret()).await.refusal(), (401, "invalid_token"));
     assert_eq!(session.ended().await, 0x98, "the thief and the owner both hold it: neither goes on");
@@ -105,7 +112,9 @@ async fn a_token_that_is_rotated_has_its_sessions_ended() {
     let ann = home.person("ann", "member").await;
     let first = home.token(&ann, json!({"name": "script"})).await;
     let mut session = home.session("script", &first.secret()).await;
-    assert_eq!(ask(home.api(Method::POST, &format!("/credentials/{}/rotate", first.id()), &ann)).await.status, 201);
+    let second = ask(home.api(Method::POST, &format!("/credentials/{}/rotate", first.id()), &ann)).await;
+    assert!(session.is_alive().await, "until the new one is used");
+    assert_eq!(home.get("/me", &second.secret()).await.status, 200);
     assert_eq!(session.ended().await, 0x98);
 }
 
@@ -221,6 +230,10 @@ async fn a_rolled_key_works_for_its_overlap_and_without_one_ends_at_once() {
 #[tokio::test]
 async fn what_makes_no_credential_is_refused() {
     let home = Home::open().await;
+    for (device, end) in [("paused", "disable"), ("gone", "revoke")] {
+        home.with_secret(device, "switch").await;
+        assert_eq!(home.owns(Method::POST, &format!("/devices/{device}/{end}"), json!({})).await.status, 200);
+    }
     let pat = home.token(&home.owner, json!({"name": "x"})).await.id();
     let key = json!({"name": "ha", "integration": "ha", "profile": "service"});
     let key = home.owns(Method::POST, "/credentials/api-keys", key).await.id();
@@ -230,6 +243,8 @@ async fn what_makes_no_credential_is_refused() {
         ("api-keys".to_owned(), json!({"name": "x", "integration": "x", "profile": "service", "device": "x"}), (422, "holder")),
         ("api-keys".to_owned(), json!({"name": "x", "integration": "x", "profile": "rocket"}), (422, "unknown_profile")),
         ("api-keys".to_owned(), json!({"name": "x", "device": "ghost"}), (422, "unknown_device")),
+        ("api-keys".to_owned(), json!({"name": "x", "device": "paused"}), (409, "device_disabled")),
+        ("api-keys".to_owned(), json!({"name": "x", "device": "gone"}), (409, "device_revoked")),
         (
             "api-keys".to_owned(),
             json!({"name": "x", "integration": "x", "profile": "service", "scope": "y"}),

@@ -10,7 +10,7 @@ use crate::{
     jwt::{InvalidJwt, PublicKey, UnverifiedJwt},
     limits::{
         CLOCK_SKEW, MAX_ASSERTION_LIFETIME, MAX_DENIED_TOKENS, MAX_JTI_BYTES, MAX_KEYS_PER_CLIENT, MAX_USED_ASSERTIONS,
-        MAX_USED_ASSERTIONS_PER_CLIENT, ROTATION_GRACE,
+        MAX_USED_ASSERTIONS_PER_CLIENT,
     },
     oauth::{ClientAuthentication, ErrorCode, OAuthError, TokenRequest},
     scope::Scope,
@@ -226,7 +226,7 @@ impl Registry {
                 }
                 self.remember_assertion(&client.id, jti, *remembered_until, draft)?;
                 if let Some(added_at) = note_first_use(device, thumbprint, now) {
-                    self.retire_secrets_before(added_at, &client.id, draft);
+                    self.retire_secrets_before(added_at, device, draft);
                     // The answer to the registration has arrived, as the key is in use: the code is spent.
                     for (hash, record) in &self.enrolments_by_code_hash {
                         if record.device == client.id && record.used_by.as_ref() == Some(thumbprint) {
@@ -240,10 +240,11 @@ impl Registry {
                 let secret = self.credentials.get(id).filter(|secret| secret.is_usable(now));
                 let secret = secret.ok_or_else(|| OAuthError::client_authentication_failed("the secret is gone"))?;
                 if secret.last_used.is_none() {
-                    self.retire_secrets_before(secret.created_at, &client.id, draft);
+                    self.retire_secrets_before(secret.created_at, device, draft);
+                    let retires = now.plus(device.overlap);
                     let older = |key: &&mut ClientKey| key.added_at < secret.created_at && key.retires_at.is_none();
                     for key in device.keys.iter_mut().filter(older) {
-                        key.retires_at = Some(now.plus(ROTATION_GRACE));
+                        key.retires_at = Some(retires);
                     }
                 }
                 if let Some(secret) = secret.after_use(draft.context) {
@@ -282,9 +283,10 @@ impl Registry {
     }
 
     /// A newer key or secret was used: begins the grace period of the secrets before it, where it has not begun.
-    fn retire_secrets_before(&self, newer: UnixTime, id: &DeviceId, draft: &mut Draft<'_>) {
-        for older in self.client_secrets(id).filter(|secret| secret.created_at < newer && secret.expires_at.is_none()) {
-            let retiring = CredentialRecord { expires_at: Some(draft.context.now.plus(ROTATION_GRACE)), ..older.clone() };
+    fn retire_secrets_before(&self, newer: UnixTime, device: &DeviceRecord, draft: &mut Draft<'_>) {
+        let older = |secret: &&CredentialRecord| secret.created_at < newer && secret.expires_at.is_none();
+        for older in self.client_secrets(&device.id).filter(older) {
+            let retiring = CredentialRecord { expires_at: Some(draft.context.now.plus(device.overlap)), ..older.clone() };
             draft.put(Table::Credential, retiring.id.as_bytes(), &retiring);
         }
     }
@@ -410,9 +412,10 @@ fn requested_scope(request: &TokenRequest, allowed: &Scope) -> Result<Scope, OAu
 /// Notes a key's first use: the keys before it get their grace period. Returns when it was added; `None` if it was used before.
 fn note_first_use(device: &mut DeviceRecord, thumbprint: &str, now: UnixTime) -> Option<UnixTime> {
     let used = device.keys.iter().position(|key| *key.thumbprint == *thumbprint && key.first_used_at.is_none())?;
+    let retires = now.plus(device.overlap);
     let (before, key) = device.keys.split_at_mut(used);
     for older in before.iter_mut().filter(|older| older.retires_at.is_none()) {
-        older.retires_at = Some(now.plus(ROTATION_GRACE));
+        older.retires_at = Some(retires);
     }
     let key = key.first_mut()?;
     key.first_used_at = Some(now);

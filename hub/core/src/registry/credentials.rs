@@ -1,19 +1,20 @@
 //! Personal access tokens, API keys and client secrets: kept as keyed hashes under their public id.
 
 use super::{
-    Change, Context, DeviceStatus, Draft, ManageCredentials, ManageOwnCredentials, ManageProfiles, Permission, Registry, Role,
-    UserPermit, UserRecord, judge::about_devices,
+    Change, Context, DeviceStatus, Draft, ManageCredentials, ManageDevices, ManageOwnCredentials, ManageProfiles, Permission,
+    Registry, Role, UserPermit, UserRecord,
+    judge::{about_devices, needed_to_grant},
 };
 use crate::{
     DeviceId, Seconds, UnixTime,
     limits::{
         EXPIRES_SOON, LAST_USED_RESOLUTION, MAX_CREDENTIAL_NAME, MAX_CREDENTIALS, MAX_DEVICES_PER_TOKEN, MAX_KEYS_PER_HOLDER,
-        MAX_NETWORKS_PER_KEY, MAX_PERSONAL_ACCESS_TOKEN_LIFETIME, MAX_PERSONAL_ACCESS_TOKENS_PER_USER, MAX_PROFILES,
+        MAX_NETWORKS_PER_KEY, MAX_OVERLAP, MAX_PERSONAL_ACCESS_TOKEN_LIFETIME, MAX_PERSONAL_ACCESS_TOKENS_PER_USER, MAX_PROFILES,
         UNUSED_AFTER,
     },
     network::Network,
     profile::{Profile, ProfileName},
-    scope::Scope,
+    scope::{PermissionName, Scope},
     secret::{CredentialKind, Pepper, PresentedCredential, SecretHash},
     session::{Authority, CredentialId, IntegrationName, Principal, Proof, UserName},
     write::Table,
@@ -53,6 +54,9 @@ pub struct CredentialRecord {
     /// The first credential of the line that this continues by rotation; itself if it is the first.
     #[serde(default)]
     pub family: CredentialId,
+    /// The token that ends when this one is used for the first time; none once it was.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub replaces: Option<CredentialId>,
     /// When another took its place. Whoever uses it afterwards found it: the whole family ends.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub replaced_at: Option<UnixTime>,
@@ -137,18 +141,33 @@ pub enum CredentialRefused {
         /// What the asker may do.
         allowed: Scope,
     },
+    /// A key with rights that the asker's credential lacks.
+    #[error("a key may do no more than who makes it; this one needs a credential with {missing} as well")]
+    KeyBeyondOwnRights {
+        /// What the asker's credential lacks.
+        missing: Scope,
+    },
     /// A device that the asker's token is not about.
     #[error("your token is limited to other devices than {0}")]
     OutOfReach(DeviceId),
     /// A life that is too long or none.
     #[error("a personal access token lives from 1 s to {max} days", max = MAX_PERSONAL_ACCESS_TOKEN_LIFETIME.0 / 86_400)]
     Lifetime,
+    /// An overlap beyond [`MAX_OVERLAP`].
+    #[error("an old key works for at most {max} days beside the new one", max = MAX_OVERLAP.0 / 86_400)]
+    Overlap,
     /// Personal access tokens belong to people.
     #[error("only people have personal access tokens; make an API key instead")]
     NotAPerson,
     /// No such device.
     #[error("there is no device {0}; `hearthkey device list` shows all")]
     UnknownDevice(DeviceId),
+    /// A device that may not connect.
+    #[error("device {0} is disabled and could not use a key; `hearthkey device enable {0}` first")]
+    DisabledDevice(DeviceId),
+    /// A device that was cut off for good.
+    #[error("device {0} is revoked; `hearthkey device add {0} --profile …` lets it in anew")]
+    RevokedDevice(DeviceId),
     /// No such profile.
     #[error("there is no profile {0}; `hearthkey profile list` shows all")]
     UnknownProfile(ProfileName),
@@ -201,13 +220,14 @@ impl CredentialRecord {
             expires_at: None,
             devices: None,
             networks: Vec::new(),
+            replaces: None,
             replaced_at: None,
             last_used: None,
         }
     }
 
     fn successor(&self, (id, hash): (CredentialId, SecretHash), expires_at: Option<UnixTime>, created_at: UnixTime) -> Self {
-        Self { id, hash, expires_at, created_at, last_used: None, ..self.clone() }
+        Self { id, hash, expires_at, created_at, replaces: None, last_used: None, ..self.clone() }
     }
 
     /// Whether it may be used from an address.
@@ -323,8 +343,9 @@ impl Registry {
         Ok(draft.finish(credential))
     }
 
-    /// Replaces a personal access token by a fresh one of the same rights and length of life. The old one ends at once; whoever
-    /// uses it afterwards ends the new one too.
+    /// Replaces a personal access token by a fresh one of the same rights and length of life. The fresh one becomes active on first
+    /// use: then the old one ends, and whoever uses it afterwards ends the fresh one too. Until then the old one works, so that
+    /// a lost answer hurts nobody: who asks again gets another, and the one that was lost counts as replaced.
     ///
     /// # Errors
     /// [`CredentialRefused`].
@@ -346,10 +367,24 @@ impl Registry {
             }
         }
         let lifetime = old.expires_at.map(|expires_at| expires_at.since(old.created_at));
-        let credential = old.successor(fresh, lifetime.map(|lifetime| context.now.plus(lifetime)), context.now);
+        let successor = old.successor(fresh, lifetime.map(|lifetime| context.now.plus(lifetime)), context.now);
         let mut draft = self.draft(context);
-        let replaced = CredentialRecord { replaced_at: Some(context.now), ..old.clone() };
-        draft.put(Table::Credential, replaced.id.as_bytes(), &replaced);
+        let lost = self.credentials.values().filter(|record| record.replaces.as_deref() == Some(id));
+        lost.for_each(|record| draft.replace_credential(record));
+        let replaces = match &old.replaces {
+            // It asks for itself, which is a use.
+            Some(_) if permit.credential() == Some(id) => {
+                self.activate(old, &mut draft);
+                old.id.clone()
+            }
+            // It was never used: it makes way at once, and what it was to replace waits for its successor.
+            Some(before) => {
+                draft.replace_credential(old);
+                before.clone()
+            }
+            None => old.id.clone(),
+        };
+        let credential = CredentialRecord { replaces: Some(replaces), ..successor };
         draft.put_credential(permit.actor(), "credential.rotate", &credential);
         // Each replaced token is kept to notice its re-use, but not without end: the oldest make room.
         let held = self.credentials.values().filter(|record| record.subject == *permit.actor());
@@ -362,7 +397,7 @@ impl Registry {
         Ok(draft.finish(credential))
     }
 
-    /// Makes an API key.
+    /// Makes an API key. It can do at most what the permit's credential can; one for a device takes what adding a device takes.
     ///
     /// # Errors
     /// [`CredentialRefused`].
@@ -378,6 +413,11 @@ impl Registry {
             KeyHolder::Integration { name, profile, scope } => (Principal::Integration(name), profile, scope),
             KeyHolder::Device(id) => {
                 let device = self.devices.get(&id).ok_or_else(|| CredentialRefused::UnknownDevice(id.clone()))?;
+                match device.status {
+                    DeviceStatus::Pending | DeviceStatus::Active => {}
+                    DeviceStatus::Disabled => return Err(CredentialRefused::DisabledDevice(id)),
+                    DeviceStatus::Revoked => return Err(CredentialRefused::RevokedDevice(id)),
+                }
                 (Principal::Device(id), device.profile.clone(), None)
             }
         };
@@ -386,6 +426,7 @@ impl Registry {
         if !scope.is_subset_of(&profile.scope()) {
             return Err(CredentialRefused::UnknownPermission(profile.scope()));
         }
+        refuse_beyond(permit, &subject, profile, &scope)?;
         if new.networks.len() > MAX_NETWORKS_PER_KEY {
             return Err(CredentialRefused::TooMany(format!("a key is limited to at most {MAX_NETWORKS_PER_KEY} networks")));
         }
@@ -421,7 +462,17 @@ impl Registry {
         fresh: (CredentialId, SecretHash),
         context: &Context,
     ) -> Result<Change<CredentialRecord>, CredentialRefused> {
+        if overlap > MAX_OVERLAP {
+            return Err(CredentialRefused::Overlap);
+        }
         let old = self.replaceable(id, CredentialKind::ApiKey, |_| true)?;
+        let profile = match (&old.subject, &old.profile) {
+            (Principal::Device(id), _) => self.devices.get(id).and_then(|device| self.profiles.get(&device.profile)),
+            (_, name) => name.as_ref().and_then(|name| self.profiles.get(name)),
+        };
+        if let Some(profile) = profile {
+            refuse_beyond(permit, &old.subject, profile, &old.scope)?;
+        }
         self.room_for_credentials(&old.subject, MAX_KEYS_PER_HOLDER)?;
         let credential = old.successor(fresh, old.expires_at, context.now);
         let mut draft = self.draft(context);
@@ -484,14 +535,24 @@ impl Registry {
         draft.finish(())
     }
 
-    /// Notes that a credential was used. `None` if that is known exactly enough.
+    /// Notes that a credential was used; what it replaces ends with its first use. `None` if that is known exactly enough.
     #[must_use]
     pub fn note_use(&self, id: &str, context: &Context) -> Option<Change<()>> {
-        let record = self.credentials.get(id)?;
-        let record = record.after_use(context)?;
+        let record = self.credentials.get(id).filter(|record| record.replaced_at.is_none())?;
+        let used = record.after_use(context)?;
         let mut draft = self.draft(context);
-        draft.put(Table::Credential, record.id.as_bytes(), &record);
+        self.activate(&used, &mut draft);
         Some(draft.finish(()))
+    }
+
+    /// Stores a token that is in use: what it replaces has ended.
+    fn activate(&self, token: &CredentialRecord, draft: &mut Draft<'_>) {
+        if let Some(old) = token.replaces.as_ref().and_then(|old| self.credentials.get(old)) {
+            draft.replace_credential(old);
+            draft.audit(&token.subject, "credential.replace", format!("{} {} of {}", old.kind.words(), old.id, old.subject));
+        }
+        let active = CredentialRecord { replaces: None, ..token.clone() };
+        draft.put(Table::Credential, active.id.as_bytes(), &active);
     }
 
     fn replaceable(
@@ -556,10 +617,31 @@ impl Draft<'_> {
         self.audit(actor, action, format!("{} {} of {}", record.kind.words(), record.id, record.subject));
     }
 
+    /// Another takes its place; it is kept to notice its re-use.
+    fn replace_credential(&mut self, record: &CredentialRecord) {
+        let replaced = CredentialRecord { replaced_at: Some(self.context.now), replaces: None, ..record.clone() };
+        self.put(Table::Credential, replaced.id.as_bytes(), &replaced);
+    }
+
     pub(super) fn end_credential(&mut self, actor: &Principal, action: &'static str, record: &CredentialRecord) {
         self.delete(Table::Credential, record.id.as_bytes());
         self.audit(actor, action, format!("{} {} of {}", record.kind.words(), record.id, record.subject));
     }
+}
+
+/// Refuses a key that can do more than who asks for it.
+fn refuse_beyond(
+    permit: &UserPermit<ManageCredentials>,
+    subject: &Principal,
+    profile: &Profile,
+    scope: &Scope,
+) -> Result<(), CredentialRefused> {
+    let needed = match subject {
+        Principal::Device(_) => PermissionName::parse(ManageDevices::NAME).into_iter().collect(),
+        Principal::User(_) | Principal::Integration(_) => needed_to_grant(profile, scope),
+    };
+    let missing: Scope = needed.iter().filter(|permission| !permit.allowed().contains(permission.as_str())).cloned().collect();
+    if missing.is_empty() { Ok(()) } else { Err(CredentialRefused::KeyBeyondOwnRights { missing }) }
 }
 
 fn legal_name(name: &str) -> Result<String, CredentialRefused> {

@@ -5,7 +5,8 @@ use crate::{
     DeviceId, Seconds, UnixTime,
     jwt::PublicKey,
     limits::{
-        ENROLMENT_CODE_LIFETIME, MAX_CHILDREN, MAX_DEVICES, MAX_KEYS_PER_CLIENT, MAX_SECRETS_PER_CLIENT, MAX_SOFTWARE_CHARACTERS,
+        ENROLMENT_CODE_LIFETIME, MAX_CHILDREN, MAX_DEVICES, MAX_KEYS_PER_CLIENT, MAX_OVERLAP, MAX_SECRETS_PER_CLIENT,
+        MAX_SOFTWARE_CHARACTERS, ROTATION_GRACE,
     },
     profile::ProfileName,
     scope::Scope,
@@ -41,6 +42,17 @@ pub struct DeviceRecord {
     pub software: String,
     /// The sequence of the last command; the device refuses a lower one.
     pub command_seq: u64,
+    /// How long keys and secrets work on after the first use of one that replaces them; what the last rotation asked for.
+    #[serde(default = "rotation_grace", skip_serializing_if = "is_rotation_grace")]
+    pub overlap: Seconds,
+}
+
+const fn rotation_grace() -> Seconds {
+    ROTATION_GRACE
+}
+
+fn is_rotation_grace(span: &Seconds) -> bool {
+    *span == ROTATION_GRACE
 }
 
 /// Where a device is in its life.
@@ -156,6 +168,9 @@ pub enum DeviceRefused {
     /// What is revoked stays revoked.
     #[error("device {0} is revoked; `hearthkey device add {0} --profile …` enrols it anew")]
     Revoked(DeviceId),
+    /// A grace period beyond [`MAX_OVERLAP`].
+    #[error("the old key or secret works on for at most {max} days", max = MAX_OVERLAP.0 / 86_400)]
+    Overlap,
     /// More devices, children, keys or secrets than there may be.
     #[error("{0}")]
     TooMany(String),
@@ -245,6 +260,7 @@ impl Registry {
             software: String::new(),
             // A device that kept its memory refuses lower numbers, so they go on.
             command_seq: earlier.map_or(0, |device| device.command_seq),
+            overlap: ROTATION_GRACE,
         };
         let mut draft = self.draft(context);
         draft.audit(permit.actor(), "device.add", device.target());
@@ -252,7 +268,8 @@ impl Registry {
         Ok(self.enrol(permit, device, enrolment, draft))
     }
 
-    /// Lets a device prove itself by a new key or secret; the old ones work until the new one was used, and for a grace period.
+    /// Lets a device prove itself by a new key or secret; the old ones work until the new one was used, and for `overlap` after
+    /// that, [`ROTATION_GRACE`] if the owner says nothing.
     ///
     /// # Errors
     /// [`DeviceRefused`].
@@ -261,9 +278,14 @@ impl Registry {
         permit: &UserPermit<ManageDevices>,
         id: &DeviceId,
         enrolment: NewEnrolment,
+        overlap: Option<Seconds>,
         context: &Context,
     ) -> Result<Change<DeviceRecord>, DeviceRefused> {
-        let device = self.device_in_reach(permit, id)?.clone();
+        let overlap = overlap.unwrap_or(ROTATION_GRACE);
+        if overlap > MAX_OVERLAP {
+            return Err(DeviceRefused::Overlap);
+        }
+        let device = DeviceRecord { overlap, ..self.device_in_reach(permit, id)?.clone() };
         if device.status == DeviceStatus::Revoked {
             return Err(DeviceRefused::Revoked(device.id));
         }

@@ -6,7 +6,7 @@ use crate::{
     profile::{CommandName, Profile},
     rights::{Rights, Rule},
     scope::{PermissionName, Scope},
-    session::{Authority, EndReason, Principal, Proof, Standing},
+    session::{Authority, CredentialId, EndReason, Principal, Proof, Standing},
     topic::{TopicFilter, TopicName},
 };
 use serde::Serialize;
@@ -20,6 +20,8 @@ pub struct UserPermit<P> {
     allowed: Scope,
     /// The only devices that it is about; none for all.
     limited_to: Option<Vec<DeviceId>>,
+    /// The stored credential that asks, where it is one.
+    credential: Option<CredentialId>,
     permission: PhantomData<P>,
 }
 
@@ -154,6 +156,12 @@ impl<P: Permission> UserPermit<P> {
         &self.allowed
     }
 
+    /// The stored credential that asks, where it is one.
+    #[must_use]
+    pub fn credential(&self) -> Option<&str> {
+        self.credential.as_deref()
+    }
+
     /// The only devices that it is about; none for all.
     #[must_use]
     pub fn limited_to(&self) -> Option<&[DeviceId]> {
@@ -199,7 +207,11 @@ impl Registry {
         if !allowed.contains(P::NAME) {
             return Err(missing);
         }
-        Ok(UserPermit { actor: authority.principal.clone(), allowed, limited_to, permission: PhantomData })
+        let credential = match &authority.proof {
+            Proof::Credential(id) => Some(id.clone()),
+            Proof::AccessToken { .. } => None,
+        };
+        Ok(UserPermit { actor: authority.principal.clone(), allowed, limited_to, credential, permission: PhantomData })
     }
 
     /// What an authority holds now, for its holder and for who may introspect it.
@@ -232,7 +244,13 @@ impl Registry {
         let profile = self.profiles.get(&device.profile)?;
         let allowed = api_permissions(profile, &profile.scope());
         let actor = Principal::Device(device.id.clone());
-        allowed.contains(P::NAME).then_some(UserPermit { actor, allowed, limited_to: None, permission: PhantomData })
+        allowed.contains(P::NAME).then_some(UserPermit {
+            actor,
+            allowed,
+            limited_to: None,
+            credential: None,
+            permission: PhantomData,
+        })
     }
 
     /// The API permissions of an authority that was judged good, and the devices that it is limited to.
@@ -375,6 +393,19 @@ pub enum Question {
 /// The part of a scope that a token can have which is limited to some devices.
 pub(super) fn about_devices(scope: &Scope) -> Scope {
     scope.iter().filter(|permission| ABOUT_DEVICES.contains(&permission.as_str())).cloned().collect()
+}
+
+/// What a person must be able to do to hand out rights of a profile: what they would let its holder do in the API, and with
+/// topics.
+pub(super) fn needed_to_grant(profile: &Profile, scope: &Scope) -> Scope {
+    let granted: Vec<_> =
+        profile.permissions.iter().filter(|(name, _)| scope.contains(name.as_str())).map(|(_, it)| it).collect();
+    let topics = [
+        (granted.iter().any(|grant| !grant.subscribe.is_empty()), ReadTelemetry::NAME),
+        (granted.iter().any(|grant| !grant.publish.is_empty()), PUBLISH_BY_MQTT),
+    ];
+    let by_topics = topics.into_iter().filter_map(|(needed, name)| needed.then(|| PermissionName::parse(name).ok())?);
+    api_permissions(profile, scope).iter().cloned().chain(by_topics).collect()
 }
 
 fn api_permissions(profile: &Profile, scope: &Scope) -> Scope {

@@ -84,6 +84,16 @@ pub enum Role {
     Owner,
 }
 
+impl std::fmt::Display for Role {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Viewer => "a viewer",
+            Self::Member => "a member",
+            Self::Owner => "an owner",
+        })
+    }
+}
+
 /// Where a request comes from and when: what a decision may know of the world.
 #[derive(Debug, Clone)]
 pub struct Context {

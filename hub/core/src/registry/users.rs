@@ -60,6 +60,9 @@ pub enum UserRefused {
     /// Who holds a part of a person's rights does not get the whole by a new password.
     #[error("this token may less than {0} may; log in, or ask with a token that has all rights, to change the password")]
     NarrowToken(UserName),
+    /// Whoever makes another person, or sets their password, could act as that person.
+    #[error("a token gives no rights that it lacks, and this one lacks some of {0}'s; log in, or use a token with all of them")]
+    BeyondOwnRights(Role),
     /// Passwords are for people.
     #[error("only people have passwords")]
     NotAPerson,
@@ -109,6 +112,7 @@ impl Registry {
         if self.users.len() >= MAX_USERS {
             return Err(UserRefused::TooMany);
         }
+        refuse_beyond(permit, role)?;
         let user = UserRecord { name, role, created_at: context.now, password };
         Ok(self.put_user(permit.actor(), "user.create", user, context))
     }
@@ -128,6 +132,9 @@ impl Registry {
         let mut user = self.known_user(name)?.clone();
         if role.is_some_and(|role| role != Role::Owner) {
             self.refuse_last_owner(&user)?;
+        }
+        if role.is_some() || password.is_some() {
+            refuse_beyond(permit, role.unwrap_or(user.role))?;
         }
         let target = Principal::User(name.clone());
         let mut draft = self.draft(context);
@@ -231,4 +238,8 @@ impl Registry {
         let owners = self.users.values().filter(|user| user.role == Role::Owner).count();
         if user.role == Role::Owner && owners <= 1 { Err(UserRefused::LastOwner(user.name.clone())) } else { Ok(()) }
     }
+}
+
+fn refuse_beyond(permit: &UserPermit<ManageUsers>, role: Role) -> Result<(), UserRefused> {
+    if role.scope().is_subset_of(permit.allowed()) { Ok(()) } else { Err(UserRefused::BeyondOwnRights(role)) }
 }

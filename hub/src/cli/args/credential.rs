@@ -50,7 +50,9 @@ pub(in crate::cli) struct PatList {
     pub(in crate::cli) all: bool,
 }
 
-/// Replace a token by another with the same rights; whoever uses the old one afterwards ends both
+/// Replace a token by another with the same rights
+///
+/// The old one works until the new one is first used; whoever uses it afterwards ends both. If the new one got lost, rotate again.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
@@ -119,8 +121,8 @@ Examples:
 pub(in crate::cli) struct KeyRoll {
     #[command(flatten)]
     pub(in crate::cli) credential: CredentialArg,
-    /// How long the old key works beside the new one
-    #[arg(long, value_name = "DURATION", default_value = "1d", value_parser = value::seconds_or_none)]
+    /// How long the old key works beside the new one, at most 30d
+    #[arg(long, value_name = "DURATION", default_value = "1d", value_parser = value::overlap)]
     pub(in crate::cli) overlap: Seconds,
     #[command(flatten)]
     pub(in crate::cli) out: OutArg,

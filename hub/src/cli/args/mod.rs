@@ -17,7 +17,7 @@ use crate::config::Ports;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 use hearthkey_core::{
-    DeviceId,
+    DeviceId, Seconds,
     limits::MAX_CHILDREN,
     profile::{CommandName, ProfileName},
     topic::TopicFilter,
@@ -235,17 +235,21 @@ pub(super) struct DeviceAdd {
 
 /// Give a device a fresh key or secret
 ///
-/// The old one works until the new one is used for the first time, and for one hour after: nothing is interrupted.
+/// The old one works until the new one is used for the first time, and for a while after: nothing is interrupted.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
   hearthkey device rotate living-room
-  hearthkey device rotate old-plug --secret
+  hearthkey device rotate old-plug --secret --overlap 2d
+  hearthkey device rotate hall --overlap 0s     the old one ends with the first use of the new one
 
 A key that may be in the wrong hands: hearthkey device revoke NAME, then hearthkey device add NAME.")]
 pub(super) struct DeviceRotate {
     #[command(flatten)]
     pub(super) device: DeviceName,
+    /// How long the old one works after the first use of the new one, at most 30d
+    #[arg(long, value_name = "DURATION", default_value = "1h", value_parser = value::overlap)]
+    pub(super) overlap: Seconds,
     #[command(flatten)]
     pub(super) credential: CredentialArgs,
 }
@@ -454,6 +458,8 @@ mod tests {
             "hearthkey device enable lamp",
             "hearthkey device revoke lamp",
             "hearthkey device rotate lamp --secret",
+            "hearthkey device rotate lamp --overlap 2h",
+            "hearthkey device rotate lamp --overlap 0s",
             "hearthkey profile list",
             "hearthkey profile show switch",
             "hearthkey profile apply f.toml",
@@ -553,7 +559,8 @@ mod tests {
             "hearthkey pat create x --expires 0s",
             "hearthkey pat create x --scope UPPER",
             "hearthkey key create x --device plug --network 10.0.0.0/33",
-            "hearthkey join --for 2h",
+            "hearthkey join --for 16m",
+            "hearthkey device rotate lamp --overlap 31d",
             "hearthkey deny -",
             "hearthkey -o yaml device list",
         ] {

@@ -1,9 +1,12 @@
 //! Values that clap does not know: spans, moments, names, hashes. Refused here, before any hub is asked.
 
-use crate::cli::context::{ContextName, ContextRef};
+use crate::{
+    approvals::MAX_JOIN_WINDOW,
+    cli::context::{ContextName, ContextRef},
+};
 use hearthkey_core::{
     DeviceId, Seconds, UnixTime, hex,
-    limits::{MAX_COMMAND_TTL, MAX_PERSONAL_ACCESS_TOKEN_LIFETIME},
+    limits::{MAX_COMMAND_TTL, MAX_OVERLAP, MAX_PERSONAL_ACCESS_TOKEN_LIFETIME},
     session::{IntegrationName, UserName},
 };
 use jiff::{Timestamp, civil, tz::TimeZone};
@@ -12,8 +15,6 @@ use std::time::Duration;
 
 /// Longest wait for a command: its longest life.
 const MAX_WAIT: Duration = Duration::from_secs(MAX_COMMAND_TTL.0);
-/// A window that is open for longer is forgotten, and open to whoever passes by.
-const MAX_JOIN_WINDOW: Duration = Duration::from_secs(60 * 60);
 /// Where the hub listens unless told otherwise.
 const DEFAULT_PORT: u16 = 8443;
 /// A user code has 8 characters and a hyphen (RFC 8628 section 6.1); more is something else.
@@ -82,7 +83,7 @@ pub(super) fn time_to_live(text: &str) -> Result<Duration, String> {
 }
 
 pub(super) fn join_window(text: &str) -> Result<Duration, String> {
-    whole_seconds(at_most(duration(text)?, MAX_JOIN_WINDOW)?)
+    whole_seconds(at_most(duration(text)?, Duration::from_secs(MAX_JOIN_WINDOW.0))?)
 }
 
 /// A span of at least a second.
@@ -90,8 +91,9 @@ pub(super) fn seconds(text: &str) -> Result<Seconds, String> {
     whole_seconds(duration(text)?).map(|span| Seconds(span.as_secs()))
 }
 
-/// A span of whole seconds, or of none.
-pub(super) fn seconds_or_none(text: &str) -> Result<Seconds, String> {
+/// How long what is replaced works on: whole seconds, or none.
+pub(super) fn overlap(text: &str) -> Result<Seconds, String> {
+    at_most(duration(text)?, Duration::from_secs(MAX_OVERLAP.0))?;
     if duration(text)?.is_zero() { Ok(Seconds(0)) } else { seconds(text) }
 }
 

@@ -7,7 +7,6 @@ use super::{
 use crate::http::{
     Http,
     extract::{Caller, JsonOf, PathOf, QueryOf, out_of_reach},
-    limits::MAX_OVERLAP,
     problem::Problem,
 };
 use axum::{
@@ -48,6 +47,8 @@ pub(super) struct Credential {
     created_at: UnixTime,
     #[serde(skip_serializing_if = "Option::is_none")]
     expires_at: Option<UnixTime>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    replaces: Option<CredentialId>,
     #[serde(skip_serializing_if = "Option::is_none")]
     replaced_at: Option<UnixTime>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -208,13 +209,8 @@ pub(super) async fn roll(
     JsonOf(Roll { overlap_s }): JsonOf<Roll>,
 ) -> CreatedAnswer {
     let permit = caller.permit::<ManageCredentials>(&http)?;
-    let overlap = Seconds(overlap_s);
-    if overlap > MAX_OVERLAP {
-        let detail = format!("an old key works for at most {} days beside the new one", MAX_OVERLAP.0 / 86_400);
-        return Err(Problem::unprocessable(detail).coded("overlap_s"));
-    }
     make(&http, &caller, CredentialKind::ApiKey, |registry, fresh, context| {
-        registry.roll_api_key(&permit, &id, overlap, fresh, context)
+        registry.roll_api_key(&permit, &id, Seconds(overlap_s), fresh, context)
     })
     .await
 }
@@ -260,6 +256,7 @@ impl Credential {
             networks: record.networks,
             created_at: record.created_at,
             expires_at: record.expires_at,
+            replaces: record.replaces,
             replaced_at: record.replaced_at,
             last_used: record.last_used,
         }
@@ -290,11 +287,16 @@ pub(super) fn refused(refused: CredentialRefused) -> Problem {
     match &refused {
         CredentialRefused::Unknown(_) => not_found(refused, "unknown_credential"),
         CredentialRefused::Name => unprocessable("name"),
-        CredentialRefused::BeyondOwnRights { .. } => forbidden("insufficient_scope"),
+        CredentialRefused::BeyondOwnRights { .. } | CredentialRefused::KeyBeyondOwnRights { .. } => {
+            forbidden("insufficient_scope")
+        }
         CredentialRefused::OutOfReach(_) => out_of_reach(refused),
         CredentialRefused::Lifetime => unprocessable("expires_in_s"),
+        CredentialRefused::Overlap => unprocessable("overlap_s"),
         CredentialRefused::NotAPerson => forbidden("not_a_person"),
         CredentialRefused::UnknownDevice(_) => unprocessable("unknown_device"),
+        CredentialRefused::DisabledDevice(_) => conflict(refused, "device_disabled"),
+        CredentialRefused::RevokedDevice(_) => conflict(refused, "device_revoked"),
         CredentialRefused::UnknownProfile(_) => unprocessable("unknown_profile"),
         CredentialRefused::UnknownPermission(_) => unprocessable("unknown_permission"),
         CredentialRefused::Replaced(_) => conflict(refused, "replaced"),

@@ -16,7 +16,7 @@ use axum::{
     http::{HeaderName, StatusCode, header::LOCATION},
 };
 use hearthkey_core::{
-    DeviceId, UnixTime,
+    DeviceId, Seconds, UnixTime,
     limits::ENROLMENT_CODE_LIFETIME,
     profile::{CommandName, ProfileName},
     registry::{
@@ -89,6 +89,8 @@ pub(super) struct Addition {
 pub(super) struct Rotation {
     #[serde(default)]
     authentication: Authentication,
+    #[serde(default)]
+    overlap_s: Option<u64>,
 }
 
 /// How a device will prove itself.
@@ -161,11 +163,11 @@ pub(super) async fn rotate(
     State(http): State<Arc<Http>>,
     caller: Caller,
     PathOf(id): PathOf<DeviceId>,
-    JsonOf(Rotation { authentication }): JsonOf<Rotation>,
+    JsonOf(Rotation { authentication, overlap_s }): JsonOf<Rotation>,
 ) -> Answer<Enrolment> {
     let permit = caller.permit::<ManageDevices>(&http)?;
     let answer = enrol(&http, &caller, authentication, |registry, enrolment, context| {
-        registry.rotate_device(&permit, &id, enrolment, context)
+        registry.rotate_device(&permit, &id, enrolment, overlap_s.map(Seconds), context)
     });
     answer.await.map(Json)
 }
@@ -284,6 +286,7 @@ pub(super) fn refused(refused: DeviceRefused) -> Problem {
         DeviceRefused::Revoked(_) => conflict(refused, "device_revoked"),
         DeviceRefused::OutOfReach(_) => out_of_reach(refused),
         DeviceRefused::KeyInUse => conflict(refused, "key_in_use"),
+        DeviceRefused::Overlap => unprocessable(refused).coded("overlap_s"),
         DeviceRefused::TooMany(_) => conflict(refused, "too_many"),
     }
 }

@@ -228,7 +228,9 @@ fn refused(refused: UserRefused) -> Problem {
         UserRefused::Exists(_) => conflict(refused, "user_exists"),
         UserRefused::LastOwner(_) => conflict(refused, "last_owner"),
         UserRefused::TooMany => conflict(refused, "too_many"),
-        UserRefused::NarrowToken(_) => Problem::new(StatusCode::FORBIDDEN, refused.to_string()).coded("insufficient_scope"),
+        UserRefused::NarrowToken(_) | UserRefused::BeyondOwnRights(_) => {
+            Problem::new(StatusCode::FORBIDDEN, refused.to_string()).coded("insufficient_scope")
+        }
         UserRefused::NotAPerson => Problem::new(StatusCode::FORBIDDEN, refused.to_string()).coded("not_a_person"),
     }
 }

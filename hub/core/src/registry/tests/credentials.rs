@@ -33,6 +33,29 @@ impl World {
         Ok((self.commit(change).id, text))
     }
 
+    pub(super) fn rotate_pat(&mut self, by: &str, id: &str) -> Result<(CredentialId, String), CredentialRefused> {
+        let permit = self.permit::<ManageOwnCredentials>(by);
+        let (fresh, text) = self.fresh_credential(CredentialKind::PersonalAccessToken);
+        let change = self.registry.rotate_personal_access_token(&permit, id, fresh, &self.context())?;
+        Ok((self.commit(change).id, text))
+    }
+
+    /// Notes a use of a token, as the hub does.
+    pub(super) fn use_pat(&mut self, token: &str) {
+        let change = self.registry.note_use(&self.id_of(token), &self.context()).expect("its first use");
+        self.commit(change);
+    }
+
+    /// Somebody uses a credential that was replaced.
+    fn reuse(&mut self, id: &str) {
+        let change = self.registry.revoke_family(id, &self.context());
+        self.commit(change);
+    }
+
+    fn id_of(&self, token: &str) -> CredentialId {
+        PresentedCredential::parse(token).expect("ours").id.into()
+    }
+
     pub(super) fn permit<P: Permission>(&self, token: &str) -> UserPermit<P> {
         let authority = self.present(token).expect("known");
         self.registry.permit_user(&authority, self.now).expect("permitted")
@@ -93,24 +116,66 @@ fn a_token_lives_as_long_as_was_asked_and_at_most_a_year() {
 }
 
 #[test]
-fn a_rotated_token_ends_at_once_and_its_reuse_ends_the_family() {
+fn a_rotated_token_ends_when_the_new_one_is_used_and_its_reuse_ends_the_family() {
     let mut world = World::new();
     let ann = world.user_token("ann", Role::Member);
     let (id, old) = world.create_pat(&ann, pat(None, 30)).expect("legal");
-    let permit = world.permit::<ManageOwnCredentials>(&ann);
-    let (fresh, new) = world.fresh_credential(CredentialKind::PersonalAccessToken);
-    let context = world.context();
-    let change = world.registry.rotate_personal_access_token(&permit, &id, fresh, &context).expect("ours");
-    world.commit(change);
+    let (_, new) = world.rotate_pat(&ann, &id).expect("ours");
+    assert!(world.may::<ReadDevices>(&old), "a rotation whose answer was lost takes nothing away");
+    world.use_pat(&new);
     assert!(!world.may::<ReadDevices>(&old) && world.may::<ReadDevices>(&new));
-    let (again, _) = world.fresh_credential(CredentialKind::PersonalAccessToken);
-    let twice = world.registry.rotate_personal_access_token(&permit, &id, again, &context);
-    assert_eq!(twice.err(), Some(CredentialRefused::Replaced(id.clone())));
+    assert_eq!(world.rotate_pat(&ann, &id).err(), Some(CredentialRefused::Replaced(id.clone())));
+    assert!(world.audit().iter().any(|entry| entry.action == "credential.replace"));
 
-    let change = world.registry.revoke_family(&id, &context);
-    world.commit(change);
+    world.reuse(&id);
     assert!(!world.may::<ReadDevices>(&new), "whoever held the old one may hold the new one");
     assert!(world.may::<ReadDevices>(&ann), "another family goes on");
+}
+
+#[test]
+fn a_token_that_rotates_itself_again_after_a_lost_answer_gets_another() {
+    let mut world = World::new();
+    let ann = world.user_token("ann", Role::Member);
+    let (id, old) = world.create_pat(&ann, pat(None, 30)).expect("legal");
+    world.use_pat(&old);
+    let (lost_id, lost) = world.rotate_pat(&old, &id).expect("its own");
+    let (_, new) = world.rotate_pat(&old, &id).expect("again, as the answer was lost");
+    assert!(!world.may::<ReadDevices>(&lost), "one takes its place, not two");
+    world.use_pat(&new);
+    assert!(world.may::<ReadDevices>(&new) && !world.may::<ReadDevices>(&old));
+    world.reuse(&lost_id);
+    assert!(!world.may::<ReadDevices>(&new), "what was lost is in other hands");
+}
+
+#[test]
+fn a_thief_who_rotates_a_token_is_noticed_as_soon_as_its_holder_goes_on() {
+    let mut world = World::new();
+    let ann = world.user_token("ann", Role::Member);
+    let (id, old) = world.create_pat(&ann, pat(None, 30)).expect("legal");
+    let (_, thiefs) = world.rotate_pat(&old, &id).expect("whoever holds it may");
+    assert!(world.may::<ReadDevices>(&old));
+    world.use_pat(&thiefs);
+    assert!(!world.may::<ReadDevices>(&old), "the thief's first use ends the holder's token");
+    world.reuse(&id);
+    assert!(!world.may::<ReadDevices>(&thiefs), "and the holder's next use the thief's");
+}
+
+#[test]
+fn a_token_that_was_never_used_makes_way_for_its_successor() {
+    let mut world = World::new();
+    let ann = world.user_token("ann", Role::Member);
+    let (id, old) = world.create_pat(&ann, pat(None, 30)).expect("legal");
+    let (second_id, second) = world.rotate_pat(&ann, &id).expect("ours");
+    let (_, third) = world.rotate_pat(&ann, &second_id).expect("ours");
+    assert!(world.may::<ReadDevices>(&old) && !world.may::<ReadDevices>(&second));
+    world.use_pat(&third);
+    assert!(!world.may::<ReadDevices>(&old) && world.may::<ReadDevices>(&third));
+
+    let (fourth_id, fourth) = world.rotate_pat(&third, &world.id_of(&third)).expect("its own");
+    let (_, fifth) = world.rotate_pat(&fourth, &fourth_id).expect("it asks for itself, which is a use");
+    assert!(!world.may::<ReadDevices>(&third) && world.may::<ReadDevices>(&fourth));
+    world.use_pat(&fifth);
+    assert!(!world.may::<ReadDevices>(&fourth) && world.may::<ReadDevices>(&fifth));
 }
 
 #[test]
@@ -203,6 +268,72 @@ fn an_api_key_rolls_with_an_overlap_and_cannot_manage_credentials() {
 }
 
 #[test]
+fn a_key_may_do_no_more_than_who_makes_it() {
+    let mut world = World::new();
+    let owner = world.user_token("olga", Role::Owner);
+    world.add("plug", "tasmota").expect("new");
+    let integration = |profile: &str| KeyHolder::Integration { name: name("ha"), profile: name(profile), scope: None };
+    let key = |holder: KeyHolder| NewApiKey { name: "key".to_owned(), holder, lifetime: None, networks: Vec::new() };
+    for (scope, holder, missing) in [
+        ("credentials:manage", integration("home-assistant"), Some("mqtt:publish telemetry:read")),
+        ("credentials:manage telemetry:read", integration("home-assistant"), Some("mqtt:publish")),
+        ("credentials:manage", KeyHolder::Device(name("plug")), Some("devices:manage")),
+        ("credentials:manage mqtt:publish telemetry:read", integration("home-assistant"), None),
+        ("credentials:manage devices:manage", KeyHolder::Device(name("plug")), None),
+    ] {
+        let (_, maker) = world.create_pat(&owner, pat(Some(&format!("credentials:own {scope}")), 30)).expect("a subset");
+        let (fresh, _) = world.fresh_credential(CredentialKind::ApiKey);
+        let made = world.registry.create_api_key(&world.permit(&maker), key(holder.clone()), fresh, &world.context());
+        let lacks = missing.map(|text| CredentialRefused::KeyBeyondOwnRights { missing: Scope::parse(text).expect("legal") });
+        assert_eq!(made.as_ref().map(drop).err(), lacks.as_ref(), "{scope} for {holder:?}");
+
+        let (fresh, _) = world.fresh_credential(CredentialKind::ApiKey);
+        let change =
+            world.registry.create_api_key(&world.owner(), key(holder.clone()), fresh, &world.context()).expect("an owner");
+        let id = world.commit(change).id;
+        let (fresh, _) = world.fresh_credential(CredentialKind::ApiKey);
+        let rolled = world.registry.roll_api_key(&world.permit(&maker), &id, Seconds(60), fresh, &world.context());
+        assert_eq!(rolled.as_ref().map(drop).err(), lacks.as_ref(), "rolling hands it out too: {scope} for {holder:?}");
+    }
+}
+
+#[test]
+fn a_device_that_may_not_connect_gets_no_key() {
+    let mut world = World::new();
+    world.add("plug", "tasmota").expect("new");
+    let make = |world: &mut World| {
+        let new =
+            NewApiKey { name: "key".to_owned(), holder: KeyHolder::Device(name("plug")), lifetime: None, networks: Vec::new() };
+        let (fresh, _) = world.fresh_credential(CredentialKind::ApiKey);
+        world.registry.create_api_key(&world.owner(), new, fresh, &world.context()).map(drop)
+    };
+    assert_eq!(make(&mut world), Ok(()));
+    world.disable("plug");
+    assert_eq!(make(&mut world), Err(CredentialRefused::DisabledDevice(name("plug"))));
+    world.revoke("plug");
+    assert_eq!(make(&mut world), Err(CredentialRefused::RevokedDevice(name("plug"))));
+}
+
+#[test]
+fn a_token_that_lacks_rights_cannot_give_them_to_a_person() {
+    let mut world = World::new();
+    let owner = world.user_token("olga", Role::Owner);
+    world.set_role("ann", Role::Member);
+    let scope = format!("users:manage {}", Role::Member.scope());
+    let (_, narrow) = world.create_pat(&owner, pat(Some(&scope), 30)).expect("a subset");
+    let (permit, context) = (world.permit::<ManageUsers>(&narrow), world.context());
+    let password = || Some(PasswordHash::new("$argon2id$…".to_owned()));
+    let add = |role| world.registry.add_user(&permit, name("eve"), role, password(), &context).map(drop);
+    assert_eq!((add(Role::Member), add(Role::Owner)), (Ok(()), Err(UserRefused::BeyondOwnRights(Role::Owner))));
+    let change = |user: &str, role, password| {
+        world.registry.change_user(&permit, &name(user), UserChange { role, password }, &context).map(drop)
+    };
+    assert_eq!(change("ann", Some(Role::Owner), None), Err(UserRefused::BeyondOwnRights(Role::Owner)));
+    assert_eq!(change("olga", None, password()), Err(UserRefused::BeyondOwnRights(Role::Owner)));
+    assert_eq!(change("ann", Some(Role::Viewer), password()), Ok(()));
+}
+
+#[test]
 fn the_last_use_is_known_without_a_write_for_each() {
     let mut world = World::new();
     let token = world.user_token("ann", Role::Member);
@@ -255,12 +386,15 @@ fn rotating_without_end_keeps_so_many_tokens_and_no_more() {
     let mut world = World::new();
     let ann = world.user_token("ann", Role::Member);
     let (mut id, _) = world.create_pat(&ann, pat(None, 30)).expect("legal");
-    for _ in 0..2 * MAX_PERSONAL_ACCESS_TOKENS_PER_USER {
+    for round in 0..4 * MAX_PERSONAL_ACCESS_TOKENS_PER_USER {
         world.wait(1);
-        let (fresh, _) = world.fresh_credential(CredentialKind::PersonalAccessToken);
-        let permit = world.permit::<ManageOwnCredentials>(&ann);
-        let change = world.registry.rotate_personal_access_token(&permit, &id, fresh, &world.context()).expect("its own");
-        id = world.commit(change).id;
+        let (next, text) = world.rotate_pat(&ann, &id).expect("its own");
+        match round % 3 {
+            0 => world.use_pat(&text),
+            1 => continue,
+            _ => {}
+        }
+        id = next;
         let held = world.registry.credentials_seen_by(&world.permit(&ann)).count();
         assert!(held <= MAX_PERSONAL_ACCESS_TOKENS_PER_USER, "{held}");
     }

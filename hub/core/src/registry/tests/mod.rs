@@ -152,15 +152,19 @@ impl World {
     }
 
     pub(in crate::registry) fn rotate_by_code(&mut self, device: &str) -> Result<Vec<u8>, DeviceRefused> {
+        self.rotate_with_overlap(device, None)
+    }
+
+    pub(super) fn rotate_with_overlap(&mut self, device: &str, overlap: Option<Seconds>) -> Result<Vec<u8>, DeviceRefused> {
         let (code, enrolment) = self.new_code();
-        let change = self.registry.rotate_device(&self.owner(), &name(device), enrolment, &self.context())?;
+        let change = self.registry.rotate_device(&self.owner(), &name(device), enrolment, overlap, &self.context())?;
         self.commit(change);
         Ok(code)
     }
 
     pub(super) fn rotate_by_secret(&mut self, device: &str) -> Result<String, DeviceRefused> {
         let (secret, enrolment) = self.new_secret();
-        let change = self.registry.rotate_device(&self.owner(), &name(device), enrolment, &self.context())?;
+        let change = self.registry.rotate_device(&self.owner(), &name(device), enrolment, None, &self.context())?;
         self.commit(change);
         Ok(secret)
     }

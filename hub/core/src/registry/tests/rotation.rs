@@ -1,5 +1,5 @@
 use super::*;
-use crate::limits::ROTATION_GRACE;
+use crate::limits::{MAX_OVERLAP, ROTATION_GRACE};
 
 #[test]
 fn the_old_key_works_until_the_new_one_is_used_and_for_an_hour_after() {
@@ -17,6 +17,34 @@ fn the_old_key_works_until_the_new_one_is_used_and_for_an_hour_after() {
     assert!(world.token_by("lamp", &key("lamp-2")).is_ok());
     world.sweep();
     assert_eq!(world.device("lamp").keys.len(), 1, "and swept away");
+}
+
+#[test]
+fn the_owner_sets_how_long_the_old_key_works_beside_the_new_one() {
+    for overlap in [0, 60, 2 * 3_600, MAX_OVERLAP.0] {
+        let mut world = World::new();
+        let old_secret = world.add_with_secret("lamp", "thermostat").expect("a free name");
+        let code = world.rotate_by_code("lamp").expect("known");
+        world.register(&code, &key("lamp")).expect("the code is good");
+        let code = world.rotate_with_overlap("lamp", Some(Seconds(overlap))).expect("within bounds");
+        world.register(&code, &key("lamp-2")).expect("the code is good");
+        world.wait(600);
+        assert!(world.token_by_secret("lamp", &old_secret).is_ok(), "nothing ends before the new key is used");
+        assert!(world.token_by("lamp", &key("lamp-2")).is_ok(), "its first use");
+        if overlap > 0 {
+            world.wait(overlap - 1);
+            assert!(
+                world.token("lamp").is_ok() && world.token_by_secret("lamp", &old_secret).is_ok(),
+                "{overlap} s are not over"
+            );
+            world.wait(1);
+        }
+        assert!(world.token("lamp").is_err() && world.token_by_secret("lamp", &old_secret).is_err(), "{overlap} s are over");
+        assert!(world.token_by("lamp", &key("lamp-2")).is_ok());
+    }
+    let mut world = World::with_devices(&["lamp"]);
+    let beyond = world.rotate_with_overlap("lamp", Some(Seconds(MAX_OVERLAP.0 + 1)));
+    assert_eq!(beyond, Err(DeviceRefused::Overlap));
 }
 
 #[test]
