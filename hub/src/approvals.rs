@@ -63,14 +63,19 @@ pub enum Wanted {
 }
 
 /// What somebody was granted.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub enum Granted {
-    /// The device is enrolled under this name; it proves its key from now on.
-    Join(DeviceId),
+    /// The device is enrolled; it proves its key from now on.
+    Join {
+        /// What it is called.
+        name: DeviceId,
+        /// The thumbprint of the key.
+        thumbprint: Box<str>,
+    },
     /// A personal access token of the person who approved.
     Login {
         /// The token.
-        secret: Secret,
+        secret: Arc<Secret>,
         /// What it may do.
         scope: Scope,
         /// How long it lives.
@@ -204,12 +209,13 @@ impl Hub {
             }
             None => return Err(NotDecided::Refused(ApprovalRefused::Unknown)),
         };
+        let thumbprint = public_key.thumbprint();
         let new = NewDevice { id: name.clone(), profile, children: Vec::new() };
         let enrolment = NewEnrolment::Key { public_key, software };
         let device =
             self.decide(|registry| registry.add_device(permit, new, enrolment, context).map_err(ApprovalRefused::from)).await?;
         // If it has given up meanwhile it is enrolled all the same: its key is known.
-        self.approvals().lock().waiting.answer(user_code, Some(Granted::Join(name)), context.now);
+        self.approvals().lock().waiting.answer(user_code, Some(Granted::Join { name, thumbprint }), context.now);
         Ok(device)
     }
 
@@ -242,7 +248,7 @@ impl Hub {
             registry.create_personal_access_token(permit, new, fresh, context).map_err(ApprovalRefused::from)
         };
         let record = self.decide(decision).await?;
-        let granted = Granted::Login { secret, scope: record.scope, expires_in };
+        let granted = Granted::Login { secret: Arc::new(secret), scope: record.scope, expires_in };
         if self.approvals().lock().waiting.answer(user_code, Some(granted), context.now) {
             Ok(())
         } else {
@@ -276,7 +282,7 @@ impl Hub {
             Poll::Denied => refused(ErrorCode::AccessDenied, "the owner said no"),
             Poll::Expired => refused(ErrorCode::ExpiredToken, "the code is unknown, used or has expired; ask anew"),
             Poll::Granted(Granted::Login { secret, scope, expires_in }) => self.login_response(&secret, &scope, expires_in),
-            Poll::Granted(Granted::Join(client_id)) => self.token_for_joined(&client_id, context).await,
+            Poll::Granted(Granted::Join { name, thumbprint }) => self.token_for_joined(&name, &thumbprint, context).await,
         }
     }
 }

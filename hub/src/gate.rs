@@ -6,7 +6,7 @@ use crate::{
         gate::{Admission, Ending, Gate, Happening, PersistError, Refusal, RefusalKind, SessionEvent},
         message::Message,
     },
-    throttle::{SlowDown, Throttle},
+    throttle::{Proof, SlowDown, Throttle},
 };
 use hearthkey_core::{
     DeviceId, UnixTime,
@@ -60,16 +60,22 @@ impl HubGate {
 }
 
 impl HubGate {
-    /// Looks at a proof unless too many failed before, and counts it if it fails.
+    /// Looks at a proof unless too many failed before, and counts it if it fails; a stored secret is looked at first.
     async fn counting_failures(
         &self,
         client_identifier: &str,
         peer: SocketAddr,
+        proof: Proof,
         admit: impl Future<Output = Result<Admission, OAuthError>> + Send,
     ) -> Result<Admission, Refusal> {
         let claimed = || DeviceId::of_client_identifier(client_identifier).ok().map(String::from);
-        let slow_down = |why: SlowDown| refusal(OAuthError::new(ErrorCode::SlowDown, why.to_string()));
-        self.failures.admit(peer.ip(), claimed, Instant::now()).map_err(slow_down)?;
+        let room = || {
+            let slow_down = |why: SlowDown| refusal(OAuthError::new(ErrorCode::SlowDown, why.to_string()));
+            self.failures.admit(peer.ip(), claimed, Instant::now()).map_err(slow_down)
+        };
+        if proof == Proof::Other {
+            room()?;
+        }
         match admit.await {
             Ok(admission) => {
                 if let Some(client) = claimed() {
@@ -79,6 +85,9 @@ impl HubGate {
             }
             Err(error) => {
                 if matches!(error.code, ErrorCode::InvalidClient | ErrorCode::InvalidToken) {
+                    if proof == Proof::Stored {
+                        room()?;
+                    }
                     self.failures.failed(peer.ip(), claimed().as_deref(), Instant::now());
                 }
                 tracing::info!(source = %peer.ip(), client_identifier, evidence = error.evidence, "CONNECT refused: {error}");
@@ -110,18 +119,20 @@ impl Gate for HubGate {
             let (authority, standing) = self.hub.admit(bearer, Some(peer.ip()))?;
             Ok(Admission { authority, standing, token_response: None })
         };
-        self.counting_failures(client_identifier, peer, admit).await
+        self.counting_failures(client_identifier, peer, Proof::of(password), admit).await
     }
 
     async fn admit_by_token_request(&self, client_identifier: &str, form: &[u8], peer: SocketAddr) -> Result<Admission, Refusal> {
+        let request = TokenRequest::parse(form).map_err(refusal)?;
+        let secret = request.get("client_secret").unwrap_or_default();
         let admit = async {
             let context = self.hub.context(Some(peer.ip()), "");
-            let response = self.hub.token(&TokenRequest::parse(form)?, None, &context).await?;
+            let response = self.hub.token(&request, None, &context).await?;
             let standing = self.hub.judge(&response.authority);
             let standing = standing.map_err(|end| OAuthError::new(ErrorCode::InvalidClient, end.reason_string()))?;
             Ok(Admission { authority: response.authority, standing, token_response: Some(response.json) })
         };
-        self.counting_failures(client_identifier, peer, admit).await
+        self.counting_failures(client_identifier, peer, Proof::of(secret.as_bytes()), admit).await
     }
 
     fn judge(&self, authority: &Authority) -> Result<Standing, EndReason> {

@@ -48,6 +48,16 @@ pub struct Throttle {
     tables: Mutex<Tables>,
 }
 
+/// What it takes to look at a proof.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Proof {
+    /// A stored secret, which one HMAC checks. Its 190 bits cannot be guessed, so a good one is heard whatever was tried with its
+    /// id or its client's name; failures slow down failures only.
+    Stored,
+    /// A signature, or what is no proof at all: failures are counted before it is looked at.
+    Other,
+}
+
 /// Too many failures: come back after this time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("too many failures; try again in {} s", .0.as_secs().max(1))]
@@ -79,6 +89,14 @@ const KNOWN: Rate = Rate { burst: KNOWN_BURST, interval: KNOWN_INTERVAL };
 impl Default for Throttle {
     fn default() -> Self {
         Self { by_client: CLIENT, tables: Mutex::default() }
+    }
+}
+
+impl Proof {
+    /// The kind of a secret or token, by its look.
+    #[must_use]
+    pub fn of(text: &[u8]) -> Self {
+        if text.starts_with(b"hk_") { Self::Stored } else { Self::Other }
     }
 }
 

@@ -395,7 +395,8 @@ fn a_word_that_does_not_fit_who_waits_lets_nobody_in() {
 fn those_who_ask_to_join_are_shown_until_ctrl_c() {
     let home = tempfile::tempdir().expect("a directory");
     let window = Answer::Json(200, json!({"open_until": 1_780_000_180}));
-    let hub = FakeHub::answering(home.path(), vec![window, waiting()]);
+    let closed = Answer::Json(200, json!({"open_until": 1_780_000_000}));
+    let hub = FakeHub::answering(home.path(), vec![window, waiting(), closed]);
     let mut child = start(command(home.path(), &["join", "--for", "10m", "--context", &hub.context]));
     let mut lines = BufReader::new(child.stdout.take().expect("piped")).lines().map(|line| line.expect("UTF-8"));
     assert!(lines.next().expect("the window").contains("devices may ask to join until 20:29:40"));
@@ -403,8 +404,9 @@ fn those_who_ask_to_join_are_shown_until_ctrl_c() {
     assert!(lines.next().expect("what to type").contains("hearthkey approve WDJB-MJHT"));
     rustix::process::kill_process(rustix::process::Pid::from_child(&child), rustix::process::Signal::INT).expect("sent");
     let ran = ended(child);
-    assert_eq!((ran.exit, ran.err.contains("devices may still ask")), (0, true), "{}", ran.err);
-    assert_eq!(body(&hub.requests()[0]), json!({"for_s": 600}));
+    assert_eq!((ran.exit, ran.err.contains("the window is closed")), (0, true), "{}", ran.err);
+    let requests = hub.requests();
+    assert_eq!((body(&requests[0]), body(&requests[2])), (json!({"for_s": 600}), json!({"for_s": 0})));
 }
 
 /// An exported log of `length` entries, and its head.

@@ -12,6 +12,10 @@ pub const WAIT: Seconds = Seconds::minutes(10);
 pub const INTERVAL: Seconds = Seconds(5);
 /// Most that wait at a time: a person approves one by one, and more is a flood.
 pub const MAX_WAITING: usize = 64;
+/// Most whose answer is kept beside them; at the bound the one that ends first makes room.
+pub const MAX_ANSWERED: usize = 64;
+/// How often a grant is handed out: an answer may get lost on its way, eight are lost by something else.
+pub const MAX_HAND_OUTS: u8 = 8;
 
 /// RFC 8628 section 6.1: consonants only, none that looks like another, none that makes a word.
 const ALPHABET: &[u8; 20] = b"BCDFGHJKLMNPQRSTVWXZ";
@@ -39,7 +43,7 @@ struct Waiting<W, G> {
 #[derive(Debug)]
 enum Answer<G> {
     None,
-    Granted(G),
+    Granted { grant: G, hand_outs_left: u8 },
     Denied,
 }
 
@@ -55,9 +59,9 @@ pub enum Poll<G> {
     },
     /// `access_denied`.
     Denied,
-    /// `expired_token`: too late, granted already, or never asked.
+    /// `expired_token`: too late, taken already, or never asked.
     Expired,
-    /// Once.
+    /// [`MAX_HAND_OUTS`] times; whether it was used meanwhile is for the one to know who granted it.
     Granted(G),
 }
 
@@ -100,15 +104,21 @@ impl<W, G> Default for DeviceAuthorizations<W, G> {
     }
 }
 
-impl<W, G> DeviceAuthorizations<W, G> {
+impl<W, G: Clone> DeviceAuthorizations<W, G> {
     /// Puts somebody on the list until [`WAIT`] is over.
     ///
     /// # Errors
     /// [`CannotWait`].
     pub fn start(&mut self, device_code: &SecretHash, user_code: UserCode, wanted: W, now: UnixTime) -> Result<(), CannotWait> {
         self.waiting_by_device_code.retain(|_, waiting| now < waiting.expires_at);
-        if self.waiting_by_device_code.len() >= MAX_WAITING {
+        let answered = |waiting: &Waiting<W, G>| !matches!(waiting.answer, Answer::None);
+        let ends = self.waiting_by_device_code.iter().filter(|(_, waiting)| answered(waiting));
+        let (count, first) = (ends.clone().count(), ends.min_by_key(|(_, waiting)| waiting.expires_at));
+        if self.waiting_by_device_code.len() - count >= MAX_WAITING {
             return Err(CannotWait::TooMany);
+        }
+        if let Some(first) = first.map(|(code, _)| code.clone()).filter(|_| count >= MAX_ANSWERED) {
+            self.waiting_by_device_code.remove(&first);
         }
         if self.waiting_by_device_code.values().any(|waiting| waiting.user_code == user_code) {
             return Err(CannotWait::CodeTaken);
@@ -151,32 +161,33 @@ impl<W, G> DeviceAuthorizations<W, G> {
         };
         match self.waiting_by_device_code.values_mut().find(open) {
             Some(waiting) => {
-                waiting.answer = grant.map_or(Answer::Denied, Answer::Granted);
+                waiting.answer = grant.map_or(Answer::Denied, |grant| Answer::Granted { grant, hand_outs_left: MAX_HAND_OUTS });
                 true
             }
             None => false,
         }
     }
 
-    /// Asks for the answer. A grant is handed out once.
+    /// Asks for the answer. Who has one may ask for it again: it may have got lost.
     pub fn poll(&mut self, device_code: &SecretHash, now: UnixTime) -> Poll<G> {
-        let key = device_code.to_hex();
-        let Some(waiting) = self.waiting_by_device_code.get_mut(&key).filter(|waiting| now < waiting.expires_at) else {
-            return Poll::Expired;
-        };
-        if now < waiting.next_poll_at {
-            waiting.interval = Seconds(waiting.interval.0 + INTERVAL.0);
-            waiting.next_poll_at = now.plus(waiting.interval);
-            return Poll::SlowDown { interval: waiting.interval };
-        }
-        waiting.next_poll_at = now.plus(waiting.interval);
-        if matches!(waiting.answer, Answer::None) {
-            return Poll::Pending;
-        }
-        match self.waiting_by_device_code.remove(&key).map(|waiting| waiting.answer) {
-            Some(Answer::Granted(grant)) => Poll::Granted(grant),
-            Some(Answer::Denied) => Poll::Denied,
-            Some(Answer::None) | None => Poll::Expired,
+        let waiting = self.waiting_by_device_code.get_mut(&device_code.to_hex());
+        let Some(waiting) = waiting.filter(|waiting| now < waiting.expires_at) else { return Poll::Expired };
+        match &mut waiting.answer {
+            Answer::Granted { hand_outs_left: 0, .. } => Poll::Expired,
+            Answer::Granted { grant, hand_outs_left } => {
+                *hand_outs_left -= 1;
+                Poll::Granted(grant.clone())
+            }
+            Answer::Denied => Poll::Denied,
+            Answer::None if now < waiting.next_poll_at => {
+                waiting.interval = Seconds(waiting.interval.0 + INTERVAL.0);
+                waiting.next_poll_at = now.plus(waiting.interval);
+                Poll::SlowDown { interval: waiting.interval }
+            }
+            Answer::None => {
+                waiting.next_poll_at = now.plus(waiting.interval);
+                Poll::Pending
+            }
         }
     }
 }
@@ -207,7 +218,7 @@ mod tests {
     }
 
     #[test]
-    fn who_is_approved_is_granted_once() {
+    fn who_is_approved_gets_the_grant_until_it_must_have_arrived() {
         let mut list = DeviceAuthorizations::<&str, &str>::default();
         list.start(&hash("d"), code(1), "join", NOW).expect("room");
         assert_eq!(list.poll(&hash("d"), NOW), Poll::Pending);
@@ -219,8 +230,10 @@ mod tests {
         assert!(!list.answer(&code(1), None, NOW), "one answer");
         let later = NOW.plus(INTERVAL);
         assert_eq!(list.poll(&hash("other"), later), Poll::Expired);
-        assert_eq!(list.poll(&hash("d"), later), Poll::Granted("granted"));
-        assert_eq!(list.poll(&hash("d"), later.plus(INTERVAL)), Poll::Expired);
+        for _ in 0..MAX_HAND_OUTS {
+            assert_eq!(list.poll(&hash("d"), later), Poll::Granted("granted"), "the answer before may have got lost");
+        }
+        assert_eq!(list.poll(&hash("d"), later), Poll::Expired);
     }
 
     #[test]
@@ -230,6 +243,7 @@ mod tests {
         list.start(&hash("b"), code(2), (), NOW).expect("room");
         assert!(list.answer(&code(1), None, NOW));
         assert_eq!(list.poll(&hash("a"), NOW), Poll::Denied);
+        assert_eq!(list.poll(&hash("a"), NOW.plus(WAIT)), Poll::Expired);
         assert!(!list.answer(&code(2), Some(()), NOW.plus(WAIT)));
         assert_eq!(list.poll(&hash("b"), NOW.plus(WAIT)), Poll::Expired);
     }
@@ -259,6 +273,26 @@ mod tests {
         assert_eq!(list.start(&hash("x"), code(9), (), NOW), Err(CannotWait::TooMany));
         assert_eq!(list.start(&hash("x"), code(9), (), NOW.plus(WAIT)), Ok(()));
         assert_eq!(list.waiting(NOW.plus(WAIT)).count(), 1);
+    }
+
+    #[test]
+    fn those_who_have_their_answer_leave_room_for_others() {
+        let mut list = DeviceAuthorizations::<(), ()>::default();
+        let user_code = |number: usize| {
+            let mut randomness = [0; 16];
+            randomness[1] = u8::try_from(number % 20).expect("small");
+            randomness[3] = u8::try_from(number / 20).expect("small");
+            UserCode::from_random(randomness)
+        };
+        for number in 0..3 * MAX_ANSWERED {
+            let now = NOW.plus(Seconds(u64::try_from(number).expect("small")));
+            assert_eq!(list.start(&hash(&number.to_string()), user_code(number), (), now), Ok(()));
+            assert!(list.answer(&user_code(number), Some(()), now));
+            assert!(list.waiting_by_device_code.len() <= MAX_ANSWERED + 1);
+        }
+        let now = NOW.plus(Seconds(3 * MAX_ANSWERED as u64));
+        assert_eq!(list.poll(&hash("0"), now), Poll::Expired, "the oldest made room");
+        assert_eq!(list.poll(&hash(&(3 * MAX_ANSWERED - 1).to_string()), now), Poll::Granted(()));
     }
 
     #[test]

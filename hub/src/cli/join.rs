@@ -23,7 +23,7 @@ pub(super) async fn join(args: &Join, client: &Client, out: &mut Output) -> Resu
     match out.format() {
         Format::Json => out.json_line(&answer)?,
         Format::Table => out.line(format!(
-            "devices may ask to join until {} ({}); Ctrl-C stops watching",
+            "devices may ask to join until {} ({}); Ctrl-C closes the window",
             clock.time_of_day(window.open_until),
             clock.relative(window.open_until)
         ))?,
@@ -35,10 +35,7 @@ pub(super) async fn join(args: &Join, client: &Client, out: &mut Output) -> Resu
     loop {
         let answer = tokio::select! {
             biased;
-            _ = &mut interrupted => {
-                out.note(still_open(window.open_until, &clock));
-                return Ok(Exit::Done);
-            }
+            _ = &mut interrupted => return close(window.open_until, &clock, client, out).await,
             answer = client.get_all(&["approvals"], &[]) => answer?,
         };
         show_newcomers(&answer, &mut seen, &Clock::system(), out)?;
@@ -48,17 +45,20 @@ pub(super) async fn join(args: &Join, client: &Client, out: &mut Output) -> Resu
         }
         tokio::select! {
             biased;
-            _ = &mut interrupted => {
-                out.note(still_open(window.open_until, &clock));
-                return Ok(Exit::Done);
-            }
+            _ = &mut interrupted => return close(window.open_until, &clock, client, out).await,
             () = tokio::time::sleep_until(closes.min(tokio::time::Instant::now() + LOOK_EVERY)) => {}
         }
     }
 }
 
-fn still_open(until: UnixTime, clock: &Clock) -> String {
-    format!("devices may still ask until {}; hearthkey approve lists those who wait", clock.time_of_day(until))
+/// Whoever stops watching watches the door no more: it is closed.
+async fn close(until: UnixTime, clock: &Clock, client: &Client, out: &mut Output) -> Result<Exit, Failure> {
+    if let Err(failure) = client.post(&["join"], &json!({ "for_s": 0 })).await {
+        out.note(format!("the window could not be closed; devices may still ask until {}", clock.time_of_day(until)));
+        return Err(failure);
+    }
+    out.note("the window is closed; hearthkey approve lists those who still wait");
+    Ok(Exit::Done)
 }
 
 fn closed(asked: usize) -> String {

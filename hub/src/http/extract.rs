@@ -6,7 +6,7 @@ use super::{
     problem::Problem,
     request::{self, Peer, has_media_type, read_body, shown},
 };
-use crate::throttle::SlowDown;
+use crate::throttle::{Proof, SlowDown};
 use axum::{
     body::Bytes,
     extract::{FromRequest, FromRequestParts, Path, Query, Request},
@@ -19,7 +19,7 @@ use hearthkey_core::{
     oauth::OAuthError,
     registry::{Context, DeviceRefused, Permission, UserPermit},
     secret::PresentedCredential,
-    session::{Authority, EndReason, Principal, Proof},
+    session::{self, Authority, EndReason, Principal},
 };
 use serde::{Deserialize, de::DeserializeOwned};
 use serde_json::error::Category;
@@ -148,15 +148,12 @@ pub(super) enum NotProved {
     Refused(OAuthError),
 }
 
-/// Who holds a bearer credential. Failures are counted, and slow down whoever goes on.
-///
-/// A stored credential is looked up in any case: its 190 bits cannot be guessed, so a good one is never locked out by bad ones
-/// that bear its public id. To verify a signature costs more, so there the count comes first.
+/// Who holds a bearer credential. Failures are counted, and slow down whoever goes on; a stored credential is looked up first.
 pub(super) fn prove(http: &Http, source: IpAddr, bearer: &str) -> Result<Authority, NotProved> {
     let claimed = || claimed_name(bearer);
     let admit = || http.bearer_failures.admit(source, claimed, Instant::now()).map_err(NotProved::SlowDown);
-    let is_stored = bearer.starts_with("hk_");
-    if !is_stored {
+    let proof = Proof::of(bearer.as_bytes());
+    if proof == Proof::Other {
         admit()?;
     }
     match http.hub.authenticate_bearer(bearer, source) {
@@ -165,7 +162,7 @@ pub(super) fn prove(http: &Http, source: IpAddr, bearer: &str) -> Result<Authori
             Ok(authority)
         }
         Err(error) => {
-            if is_stored {
+            if proof == Proof::Stored {
                 admit()?;
             }
             http.bearer_failures.failed(source, claimed().as_deref(), Instant::now());
@@ -186,8 +183,8 @@ fn claimed_name(bearer: &str) -> Option<String> {
 /// What failures of a credential are counted under.
 fn name_of(authority: &Authority) -> &str {
     match (&authority.proof, &authority.principal) {
-        (Proof::Credential(id), _) => id,
-        (Proof::AccessToken { .. }, Principal::Device(name) | Principal::User(name) | Principal::Integration(name)) => {
+        (session::Proof::Credential(id), _) => id,
+        (session::Proof::AccessToken { .. }, Principal::Device(name) | Principal::User(name) | Principal::Integration(name)) => {
             name.as_str()
         }
     }

@@ -9,7 +9,7 @@ use super::{
     problem::retry_after,
     request::{self, BodyFault, Peer, has_media_type, read_body, shown},
 };
-use crate::throttle::SlowDown;
+use crate::throttle::{Proof, SlowDown};
 use axum::{
     Extension, Json,
     extract::{Request, State},
@@ -112,11 +112,22 @@ impl Form {
         decide: impl AsyncFnOnce(&TokenRequest, Option<&BasicCredentials>, &Context) -> Result<T, OAuthError>,
     ) -> Result<T, Refused> {
         let claimed = || claimed_client(&self.parameters, self.basic.as_ref());
-        http.token_failures.admit(peer.source, claimed, now())?;
+        let room = || http.token_failures.admit(peer.source, claimed, now());
+        let secret =
+            self.basic.as_ref().map(|basic| basic.client_secret.as_str()).or_else(|| self.parameters.get("client_secret"));
+        let proof = Proof::of(secret.unwrap_or_default().as_bytes());
+        if proof == Proof::Other {
+            room()?;
+        }
         let _turn = http.turn().await?;
         let context = http.hub.context(Some(peer.source), &peer.request_id);
         decide(&self.parameters, self.basic.as_ref(), &context).await.map_err(|error| {
             if error.code == ErrorCode::InvalidClient {
+                if proof == Proof::Stored
+                    && let Err(slow_down) = room()
+                {
+                    return slow_down.into();
+                }
                 http.token_failures.failed(peer.source, claimed().as_deref(), now());
             }
             let refused = Refused::from(error);

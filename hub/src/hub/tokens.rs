@@ -6,6 +6,7 @@ use hearthkey_core::{
     DeviceId, Seconds, UnixTime,
     audit::{AuditDraft, Outcome},
     claims::{ACCESS_TOKEN_TYPE, AccessTokenClaims, Confirmation, InvalidAccessToken},
+    network::Network,
     oauth::{BasicCredentials, ErrorCode, OAuthError, TokenRequest},
     registry::{AuthenticatedClient, Context, CredentialRecord, IntrospectTokens, IssuedToken, LoginRefused, UserPermit},
     scope::Scope,
@@ -53,6 +54,9 @@ pub struct Introspection {
     pub iss: String,
     /// Its own name.
     pub jti: Box<str>,
+    /// The networks from which it is good, where it is bound to some: who asks knows where it came from.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub networks: Vec<Network>,
     /// The key that its holder has, where it is bound to one.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub cnf: Option<Confirmation>,
@@ -126,7 +130,10 @@ impl Hub {
         scope: &Scope,
         expires_in: Seconds,
     ) -> Result<TokenResponse, OAuthError> {
-        let (authority, _) = self.admit(secret.expose(), None)?;
+        let gone = || OAuthError::new(ErrorCode::ExpiredToken, "the token was used since, or was revoked again; log in anew");
+        let id = PresentedCredential::parse(secret.expose()).map(|presented| presented.id).map_err(|_| gone())?;
+        let unused = self.view(|registry| registry.credential(id).is_some_and(|record| record.last_used.is_none()));
+        let (authority, _) = if unused { self.admit(secret.expose(), None)? } else { return Err(gone()) };
         let json = serde_json::json!({
             "access_token": secret.expose(),
             "token_type": "Bearer",
@@ -137,9 +144,14 @@ impl Hub {
     }
 
     /// The answer to a device that joined: an access token, and who it is now.
-    pub(crate) async fn token_for_joined(&self, id: &DeviceId, context: &Context) -> Result<TokenResponse, OAuthError> {
-        let gone = || OAuthError::new(ErrorCode::ExpiredToken, "the device was removed again meanwhile");
-        let client = self.view(|registry| registry.joined_client(id)).ok_or_else(gone)?;
+    pub(crate) async fn token_for_joined(
+        &self,
+        id: &DeviceId,
+        thumbprint: &str,
+        context: &Context,
+    ) -> Result<TokenResponse, OAuthError> {
+        let gone = || OAuthError::new(ErrorCode::ExpiredToken, "the device has used its key since, or was removed again");
+        let client = self.view(|registry| registry.joined_client(id, thumbprint)).ok_or_else(gone)?;
         let request = TokenRequest::parse(b"grant_type=client_credentials")?;
         let mut response = self.issue(&client, &request, context).await?;
         let mut json: serde_json::Value = serde_json::from_slice(&response.json).unwrap_or_default();
@@ -158,8 +170,8 @@ impl Hub {
         self.admit(bearer, Some(source)).map(|(authority, _)| authority)
     }
 
-    /// As [`Hub::authenticate_bearer`], with what the authority amounts to. Without a source (the hub itself asks) a
-    /// credential that is bound to networks is refused, and the use is not noted.
+    /// As [`Hub::authenticate_bearer`], with what the authority amounts to. Without a source (the hub itself asks) networks are
+    /// not looked at, and the use is not noted.
     ///
     /// # Errors
     /// `invalid_token`; the evidence says why.
@@ -196,8 +208,7 @@ impl Hub {
             let authority = registry.authenticate_credential(presented, &self.pepper);
             let authority = authority.ok_or_else(|| format!("credential {id} is unknown or its secret is wrong"))?;
             let record = registry.credential(&id).ok_or_else(|| format!("credential {id} is gone"))?;
-            let from_there = source.map_or(record.networks.is_empty(), |source| record.may_come_from(source));
-            if !from_there {
+            if !source.is_none_or(|source| record.may_come_from(source)) {
                 return Err(format!("credential {id} may not be used from {}", context.source));
             }
             let noted = if record.replaced_at.is_some() {
@@ -278,8 +289,8 @@ impl Hub {
         self.decide(|registry| registry.permit_introspection(&client, context)).await.map_err(unavailable)
     }
 
-    /// What a token or credential amounts to now (RFC 7662); `None` for one that amounts to nothing. A key that is bound to
-    /// networks amounts to nothing here: from where it came to the one who asks is not known.
+    /// What a token or credential amounts to now (RFC 7662); `None` for one that amounts to nothing. From where it came only the
+    /// one who asks knows, so the networks of a key are told and not judged.
     pub fn introspect(self: &Arc<Self>, _: &UserPermit<IntrospectTokens>, token: &str) -> Option<Introspection> {
         let now = clock::now();
         let (authority, claims) = match self.verify_access_token(token, now) {
@@ -291,9 +302,9 @@ impl Hub {
             Principal::Device(id) | Principal::Integration(id) => (id.clone(), Some(id), None),
             Principal::User(name) => (name.clone(), None, Some(name)),
         };
-        let (iat, jti, cnf) = match (claims, holding.credential) {
-            (Some(claims), _) => (claims.iat, claims.jti, claims.cnf),
-            (None, Some(record)) => (record.created_at, record.id, None),
+        let (iat, jti, networks, cnf) = match (claims, holding.credential) {
+            (Some(claims), _) => (claims.iat, claims.jti, Vec::new(), claims.cnf),
+            (None, Some(record)) => (record.created_at, record.id, record.networks, None),
             (None, None) => return None,
         };
         Some(Introspection {
@@ -308,6 +319,7 @@ impl Hub {
             aud: self.issuer.clone(),
             iss: self.issuer.clone(),
             jti,
+            networks,
             cnf,
         })
     }

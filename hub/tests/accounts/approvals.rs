@@ -53,14 +53,18 @@ async fn a_person_logs_in_from_another_machine() {
     assert_eq!(approved.status, 200, "{approved:?}");
     assert_eq!(home.get("/approvals", &ann).await.items(), [Value::Null; 0]);
 
+    let lost = home.poll(&asked, "hearthkey-cli").await;
     let granted = home.poll(&asked, "hearthkey-cli").await;
+    assert_eq!(granted.body, lost.body, "an answer that got lost can be fetched again");
     assert_eq!((granted.status, &granted.body["token_type"]), (200, &json!("Bearer")));
     assert_eq!((&granted.body["expires_in"], &granted.body["scope"]), (&json!(3_600), &json!("devices:read")));
     assert_eq!(granted.header("cache-control"), "no-store");
     let token = granted.body["access_token"].as_str().expect("a token");
     let me = home.get("/me", token).await;
     assert_eq!((&me.body["principal"], &me.body["scope"]), (&json!({"user": "ann"}), &json!("devices:read")));
-    assert_eq!(home.poll(&asked, "hearthkey-cli").await.refusal(), (400, "expired_token"), "a grant is handed out once");
+    let id = token.split('_').nth(2).expect("a public id");
+    home.used(id).await;
+    assert_eq!(home.poll(&asked, "hearthkey-cli").await.refusal(), (400, "expired_token"), "it has arrived, as it was used");
 }
 
 #[tokio::test]
@@ -88,6 +92,8 @@ async fn a_device_without_a_string_joins_while_the_window_is_open() {
     let approved = home.approve(&home.owner, &asked, word).await;
     assert_eq!((approved.status, &approved.body["id"], &approved.body["status"]), (200, &json!("lamp"), &json!("active")));
 
+    let lost = home.poll(&asked, "hearthkey-join").await;
+    assert_eq!((lost.status, &lost.body["client_id"]), (200, &json!("lamp")), "an answer that may get lost");
     let granted = home.poll(&asked, "hearthkey-join").await;
     assert_eq!((&granted.body["client_id"], &granted.body["issuer"]), (&json!("lamp"), &json!(home.base)));
     let mut session = home.session("lamp", granted.body["access_token"].as_str().expect("a token")).await;
@@ -98,6 +104,7 @@ async fn a_device_without_a_string_joins_while_the_window_is_open() {
     let form =
         [("grant_type", "client_credentials"), ("client_assertion_type", jwt_bearer), ("client_assertion", assertion.as_str())];
     assert_eq!(home.oauth("token", &form).await.status, 200, "it proves its key from now on");
+    assert_eq!(home.poll(&asked, "hearthkey-join").await.refusal(), (400, "expired_token"), "and needs its code no more");
 
     assert_eq!(home.owns(Method::POST, "/join", json!({"for_s": 0})).await.status, 200);
     assert_eq!(home.ask_to_join(&Device::new("oven")).await.refusal(), (400, "access_denied"), "the window is closed");

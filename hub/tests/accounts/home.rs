@@ -155,6 +155,18 @@ impl Home {
         tokio::time::timeout(PATIENCE, found).await.expect("what must be audited was not")
     }
 
+    /// The last use of a credential; it is noted behind the answer.
+    pub(crate) async fn used(&self, id: &str) -> Value {
+        let noted = async {
+            loop {
+                if let Some(last_used) = self.get(&format!("/credentials/{id}"), &self.owner).await.body.get("last_used") {
+                    return last_used.clone();
+                }
+            }
+        };
+        tokio::time::timeout(PATIENCE, noted).await.expect("the use was not noted")
+    }
+
     /// An open MQTT session by password.
     pub(crate) async fn session(&self, client_identifier: &str, password: &str) -> Session {
         self.connect(client_identifier, password).await.expect("the session is opened")

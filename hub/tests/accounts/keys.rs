@@ -23,16 +23,7 @@ async fn a_token_is_made_shown_once_used_listed_and_revoked() {
     assert!(list.items().iter().any(|item| item["id"] == *id) && !list.body.to_string().contains(&secret));
     assert_eq!(home.get(&format!("/credentials/{id}"), &ann).await.body["name"], "backup");
 
-    let used = async {
-        loop {
-            // Noted behind the answer.
-            let shown = home.get(&format!("/credentials/{id}"), &ann).await;
-            if let Some(last_used) = shown.body.get("last_used") {
-                return last_used.clone();
-            }
-        }
-    };
-    let used = tokio::time::timeout(std::time::Duration::from_secs(20), used).await.expect("the use is noted");
+    let used = home.used(&id).await;
     assert_eq!(used["source"], "127.0.0.1");
     let mut session = home.session("script", &secret).await;
     assert_eq!(home.delete(&format!("/credentials/{id}"), &ann).await.status, 204);

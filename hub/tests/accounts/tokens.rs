@@ -160,6 +160,11 @@ async fn introspection_tells_what_a_token_amounts_to_now() {
     for nonsense in ["x", "a.b.c", "hk_pat_x", "hk_sec_x"] {
         assert!(!home.is_active(nonsense).await, "{nonsense}");
     }
+    let key = json!({"name": "ha", "integration": "ha", "profile": "service", "networks": ["192.0.2.0/24"]});
+    let key = home.owns(Method::POST, "/credentials/api-keys", key).await.secret();
+    assert_eq!(home.get("/me", &key).await.status, 401, "from here it is not good");
+    let told = home.introspect(&home.owner, &key).await.body;
+    assert_eq!((&told["active"], &told["networks"]), (&json!(true), &json!(["192.0.2.0/24"])), "the one who asks may judge");
     let secret = home.with_secret("plug", "switch").await;
     assert!(!home.is_active(&secret).await, "a client secret is no token");
 }

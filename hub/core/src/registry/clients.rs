@@ -297,10 +297,12 @@ impl Registry {
         }
     }
 
-    /// A device that the owner has just let in: the device code, which is the caller's to check, proves that it is the one.
+    /// A device that the owner has just let in with a key: the device code, which is the caller's to check, proves that it is the
+    /// one, until the key proves it for the first time.
     #[must_use]
-    pub fn joined_client(&self, id: &DeviceId) -> Option<AuthenticatedClient> {
-        let key = self.devices.get(id)?.keys.last()?;
+    pub fn joined_client(&self, id: &DeviceId, thumbprint: &str) -> Option<AuthenticatedClient> {
+        let mut keys = self.devices.get(id)?.keys.iter();
+        let key = keys.find(|key| *key.thumbprint == *thumbprint && key.first_used_at.is_none() && key.retires_at.is_none())?;
         Some(AuthenticatedClient { id: id.clone(), method: Method::Joined { thumbprint: key.thumbprint.clone() } })
     }
 
