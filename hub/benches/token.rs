@@ -316,7 +316,7 @@ async fn provision(hub: &Arc<Hub>, owner: &str, id: &str) -> Client {
     hub.decide(|registry| registry.add_device(&permit, new, enrolment, &context)).await.expect("added");
     let secret = exposed(&shown);
     let (enrolment, shown) = hub.new_enrolment();
-    hub.decide(|registry| registry.rotate_device(&permit, &name(id), enrolment, &context)).await.expect("rotated");
+    hub.decide(|registry| registry.rotate_device(&permit, &name(id), enrolment, None, &context)).await.expect("rotated");
     let string = exposed(&shown);
     let bytes = Base64UrlUnpadded::decode_vec(string.strip_prefix("hk1.").expect("hk1.")).expect("base64url");
     let code = Base64UrlUnpadded::encode_string(&bytes[32..48]);

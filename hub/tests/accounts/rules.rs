@@ -208,6 +208,47 @@ async fn a_good_credential_is_heard_however_many_bad_ones_bear_its_id() {
 }
 
 #[tokio::test]
+async fn a_good_credential_is_heard_by_mqtt_however_many_bad_ones_were_tried_with_its_name() {
+    const QUOTA_EXCEEDED: u8 = 0x97;
+    let home = Home::open().await;
+    let wrong = with_another_secret(&home.owner);
+    let slowed = async |password: &str| {
+        for _ in 0..100 {
+            if home.connect("lamp", password).await.err() == Some(QUOTA_EXCEEDED) {
+                return;
+            }
+        }
+        panic!("100 guesses were answered");
+    };
+    slowed(&wrong).await;
+    assert!(home.session("lamp", &home.owner).await.is_alive().await, "it cannot have been guessed");
+    slowed("no.credential.of.ours").await;
+    assert!(home.session("lamp", &home.owner).await.is_alive().await);
+}
+
+#[tokio::test]
+async fn a_good_client_secret_is_heard_however_many_bad_ones_were_tried_with_its_name() {
+    let home = Home::open().await;
+    let secret = home.with_secret("plug", "switch").await;
+    let wrong = with_another_secret(&secret);
+    let ask_with = async |secret: &str| {
+        let form = [("grant_type", "client_credentials"), ("client_id", "plug"), ("client_secret", secret)];
+        home.oauth("token", &form).await
+    };
+    let slowed = async {
+        for _ in 0..100 {
+            let answer = ask_with(&wrong).await;
+            if answer.status == 429 {
+                return answer;
+            }
+        }
+        panic!("100 guesses were answered");
+    };
+    assert!(!slowed.await.header("retry-after").is_empty());
+    assert_eq!(ask_with(&secret).await.status, 200);
+}
+
+#[tokio::test]
 async fn whoever_sends_too_much_is_told_so_on_a_connection_that_goes_on() {
     let home = Home::open().await;
     let mut expected = Vec::new();
