@@ -279,6 +279,7 @@ async fn serve_hub() {
         names: HubNames::default(),
         host: "localhost".to_owned(),
         issuer: None,
+        fabric: Default::default(),
     };
     let server = Server::start(settings).await.expect("a hub");
     let hub = server.hub().clone();

@@ -3,6 +3,7 @@
 //! Everything is optional; a hub without a file listens on loopback. What the file says is checked here, with line
 //! numbers, so that `hearthkey check FILE` and `hearthkey up` agree.
 
+use crate::mqtt::FabricKind;
 use hearthkey_certs::{HubNames, InvalidHubName};
 use serde::{Deserialize, Serialize};
 use std::{
@@ -29,6 +30,9 @@ const MQTT_PORT: u16 = 1883;
 /// mqtts = "127.0.0.1:8883"
 /// mqtt = "off"                              # MQTT without TLS; 127.0.0.1:1883 by default
 ///
+/// [mqtt]
+/// fabric = "router"                         # what carries messages: router (rumqttd's), native (Hearthkey's own)
+///
 /// [log]
 /// level = "info"                            # error, warn, info, debug, trace
 /// format = "text"                           # text, json
@@ -42,8 +46,18 @@ pub struct Config {
     pub names: Vec<HubName>,
     /// Where the hub listens.
     pub listeners: ListenerConfig,
+    /// The MQTT front.
+    pub mqtt: MqttConfig,
     /// What the hub logs.
     pub log: LogConfig,
+}
+
+/// The MQTT front.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct MqttConfig {
+    /// What carries messages from publishers to subscribers.
+    pub fabric: FabricKind,
 }
 
 /// Addresses that differ from the defaults.
@@ -362,6 +376,14 @@ mod tests {
     fn mqtt_without_tls_beyond_loopback_is_warned_of() {
         assert_eq!(config("[listeners]\nmqtt = \"127.0.0.1:1884\"").warnings(), Vec::<String>::new());
         assert_eq!(config("[listeners]\nmqtt = \"0.0.0.0:1883\"").warnings().len(), 1);
+    }
+
+    #[test]
+    fn the_fabric_is_one_of_two() {
+        assert_eq!(config("").mqtt.fabric, FabricKind::Router);
+        assert_eq!(config("[mqtt]\nfabric = \"native\"").mqtt.fabric, FabricKind::Native);
+        let unknown = refusal("[mqtt]\nfabric = \"kafka\"");
+        assert!(unknown.contains("line 2") && unknown.contains("`native`"), "{unknown}");
     }
 
     #[test]

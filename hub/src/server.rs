@@ -12,7 +12,7 @@ use crate::{
     gate::HubGate,
     http,
     hub::{Foundation, Hub, Outlet, StartError},
-    mqtt::{front::Front, gate::Affected, limits::Limits, message::Message},
+    mqtt::{FabricKind, front::Front, gate::Affected, limits::Limits, message::Message},
     store::{RestoredFromBackup, SledStore, StoreError},
     tls::{self, CertificateInUse},
 };
@@ -49,6 +49,8 @@ pub struct Settings {
     pub host: String,
     /// The issuer to use from now on; none keeps the one of the first start.
     pub issuer: Option<String>,
+    /// What carries MQTT messages.
+    pub fabric: FabricKind,
 }
 
 /// A hub that listens.
@@ -136,7 +138,7 @@ impl Server {
 
         let (gate, writing_down) = HubGate::new(Arc::clone(&hub));
         let restored_rows = mqtt_rows.into_iter().map(|row| (row.key, row.value));
-        let front = Front::new(Arc::new(gate), Limits::default(), restored_rows);
+        let front = Front::on(settings.fabric, Arc::new(gate), Limits::default(), restored_rows);
         let outlet: Arc<dyn Outlet> = Arc::new(FrontOutlet(front.clone()));
         hub.connect_outlet(Arc::downgrade(&outlet));
 

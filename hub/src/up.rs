@@ -3,6 +3,7 @@
 use crate::{
     cli::{Exit, Failure, Output, UpOptions},
     config::{LogConfig, LogFormat},
+    mqtt::FabricKind,
     server::{Server, Settings},
     simulate,
 };
@@ -76,6 +77,7 @@ fn greet(server: &Server, options: &UpOptions, out: &mut Output) -> Result<(), F
             "data": options.data,
             "issuer": server.hub().issuer(),
             "listeners": addresses,
+            "fabric": options.config.mqtt.fabric,
         }));
     }
     if server.is_first_start() {
@@ -85,6 +87,9 @@ fn greet(server: &Server, options: &UpOptions, out: &mut Output) -> Result<(), F
     out.line(format!("mqtts  {}", addresses.mqtts))?;
     if let Some(mqtt) = addresses.mqtt {
         out.line(format!("mqtt   {mqtt} (no TLS)"))?;
+    }
+    if options.config.mqtt.fabric != FabricKind::default() {
+        out.line(format!("mqtt.fabric is {}", options.config.mqtt.fabric))?;
     }
     if options.simulate.is_none() {
         let data = data_flag(options);
@@ -151,6 +156,7 @@ fn settings(options: &UpOptions) -> Result<Settings, hearthkey_certs::InvalidHub
         names,
         host: host.unwrap_or_else(|| "localhost".to_owned()),
         issuer: None,
+        fabric: options.config.mqtt.fabric,
     })
 }
 

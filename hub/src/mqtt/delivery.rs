@@ -11,7 +11,7 @@ use super::{
     slot::lock,
 };
 use hearthkey_core::UnixTime;
-use std::sync::{Arc, atomic::Ordering};
+use std::sync::atomic::Ordering;
 use tokio::io::{AsyncRead, AsyncWrite};
 
 impl<G: Gate, F: Fabric, S: AsyncRead + AsyncWrite + Send> Connection<'_, G, F, S> {
@@ -52,7 +52,6 @@ impl<G: Gate, F: Fabric, S: AsyncRead + AsyncWrite + Send> Connection<'_, G, F, 
         }
         let outbound = &mut state.session.outbound;
         if !outbound.may_bypass(qos) {
-            let routed = Arc::new(routed);
             let pending = Pending { routed, qos, retain, subscription_identifiers: identifiers.into(), row: None };
             let dropped = outbound.offer(pending);
             self.front.counters.lost.fetch_add(dropped.len() as u64, Ordering::Relaxed);

@@ -85,8 +85,8 @@ pub trait Link: Send {
 pub struct Forward {
     /// The number given when subscribing.
     pub subscription: u32,
-    /// The message.
-    pub routed: Routed,
+    /// The message; its content is shared with other subscribers.
+    pub routed: Arc<Routed>,
     /// Messages of this subscription that the fabric dropped before this one, since they were not pulled in time.
     pub lost: u64,
 }

@@ -312,7 +312,7 @@ impl RouterLink {
             let Some(subscription) = subscription.and_then(|&number| u32::try_from(number).ok()) else { return };
             let Some(routed) = unwrap(&forward.publish.topic, forward.publish.payload) else { return };
             let lost = forward.cursor.map_or(0, |(_, offset)| self.lost_before(subscription, offset));
-            self.arrived.push_back(Forward { subscription, routed, lost });
+            self.arrived.push_back(Forward { subscription, routed: Arc::new(routed), lost });
             return;
         }
         match Option::<Packet>::from(notification) {

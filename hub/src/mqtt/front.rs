@@ -2,7 +2,7 @@
 
 use super::{
     fabric::{Fabric, FabricGone, Link},
-    fabric_router::RouterFabric,
+    fabric_chosen::{ChosenFabric, FabricKind},
     gate::{Affected, Gate, Happening, SessionEvent},
     half_open::HalfOpen,
     limits::Limits,
@@ -35,7 +35,7 @@ use std::{
 use tokio::{sync::Notify, time::Instant};
 
 /// The MQTT front. A handle: clones are the same front.
-pub struct Front<G: Gate, F: Fabric = RouterFabric>(pub(super) Arc<Inner<G, F>>);
+pub struct Front<G: Gate, F: Fabric = ChosenFabric>(pub(super) Arc<Inner<G, F>>);
 
 pub(super) struct Inner<G: Gate, F: Fabric> {
     pub(super) gate: Arc<G>,
@@ -136,12 +136,23 @@ impl<G: Gate, F: Fabric> Clone for Front<G, F> {
 }
 
 impl<G: Gate> Front<G> {
-    /// A front over rumqttd's router, with the rows of `Table::Mqtt` as (key, value) of an earlier run. Starts tasks, so it
+    /// A front over the default fabric, with the rows of `Table::Mqtt` as (key, value) of an earlier run. Starts tasks, so it
     /// must be called within a tokio runtime.
     #[must_use]
     pub fn new(gate: Arc<G>, limits: Limits, restored_rows: impl IntoIterator<Item = (Vec<u8>, Vec<u8>)>) -> Self {
+        Self::on(FabricKind::default(), gate, limits, restored_rows)
+    }
+
+    /// The same over a fabric of one's choice.
+    #[must_use]
+    pub fn on(
+        kind: FabricKind,
+        gate: Arc<G>,
+        limits: Limits,
+        restored_rows: impl IntoIterator<Item = (Vec<u8>, Vec<u8>)>,
+    ) -> Self {
         // One link per connection; some to spare for the hub itself, for watchers, and for links that are about to end.
-        let fabric = RouterFabric::new(limits.max_connections + 256);
+        let fabric = ChosenFabric::new(kind, limits.max_connections + 256);
         Self::with_fabric(gate, limits, restored_rows, fabric)
     }
 }

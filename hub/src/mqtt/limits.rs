@@ -101,6 +101,12 @@ pub const ROUTER_EVENTS_HIGH_WATER: usize = 800;
 pub const ROUTER_SEGMENT_BYTES: usize = 1024 * 1024;
 /// Segments of a filter's log: what a slow reader can lag behind before it loses messages.
 pub const ROUTER_SEGMENTS: usize = 2;
+/// Messages that wait for one link of the native fabric; then the oldest go, and the link is told. Holds what one publisher
+/// may send between two turns of a subscriber that reads.
+pub const NATIVE_QUEUE_MESSAGES: usize = 2_048;
+/// Bytes of messages that wait for one link of the native fabric; same consequence. As much again may have been taken by the
+/// connection and wait for its socket.
+pub const NATIVE_QUEUE_BYTES: usize = 1024 * 1024;
 /// Longest time that the router may take for an answer before it counts as dead.
 pub const ROUTER_ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
 /// How often somebody who waits for the router's answer looks whether it is still alive.

@@ -6,7 +6,7 @@
 //!                                                 |
 //!                                               front: sessions, retained, durable queues -> persister -> Gate::persist
 //!                                                 |
-//!                                               fabric (fabric_router: rumqttd)
+//!                                               fabric (fabric_chosen: fabric_router over rumqttd, or fabric_native)
 //! ```
 //!
 //! Two ways lead from a publish to a subscriber. The fabric carries everything to those who are connected, and may die. What
@@ -16,6 +16,8 @@
 mod connection;
 mod delivery;
 pub mod fabric;
+pub mod fabric_chosen;
+pub mod fabric_native;
 pub mod fabric_router;
 pub mod front;
 pub mod gate;
@@ -37,6 +39,7 @@ mod trie;
 pub mod watch;
 mod wire;
 
+pub use fabric_chosen::FabricKind;
 pub use front::{Front, PublishError, Stats};
 pub use gate::Gate;
 pub use limits::Limits;

@@ -56,7 +56,7 @@ impl<L: Link> Watch<L> {
                         self.waiting.push_back(Watched::Lost(forward.lost));
                     }
                     if self.rights.authorize_delivery(&forward.routed.topic).is_ok() {
-                        self.waiting.push_back(Watched::Message(forward.routed));
+                        self.waiting.push_back(Watched::Message(Arc::unwrap_or_clone(forward.routed)));
                     }
                 }
             }

@@ -51,6 +51,7 @@ impl Home {
             names: HubNames::default(),
             host: "localhost".to_owned(),
             issuer: None,
+            fabric: Default::default(),
         };
         let server = Server::start(settings).await.expect("a hub");
         let owner = std::fs::read_to_string(root.join("contexts/local.token")).expect("the owner's token");

@@ -8,6 +8,6 @@ mod foreign_clients;
 mod messages;
 mod router_death;
 mod sessions;
-mod support;
+pub(crate) mod support;
 mod tls;
 mod vectors;

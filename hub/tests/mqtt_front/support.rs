@@ -2,7 +2,7 @@
 #![allow(dead_code, unreachable_pub, missing_docs, clippy::unwrap_used)]
 
 use hearthkey::mqtt::{
-    Front, Gate, Limits,
+    FabricKind, Front, Gate, Limits,
     gate::{Admission, Affected, PersistError, Refusal, RefusalKind, SessionEvent},
     message::Message,
 };
@@ -29,6 +29,12 @@ use tokio::{
 
 /// How long a test waits for what must happen before it fails.
 pub const PATIENCE: Duration = Duration::from_secs(20);
+
+/// What carries the messages: the program `mqtt_front_native` tells the stories of `mqtt_front` once more.
+pub const FABRIC: FabricKind = match env!("CARGO_CRATE_NAME").as_bytes() {
+    b"mqtt_front_native" => FabricKind::Native,
+    _ => FabricKind::Router,
+};
 
 pub const NOW: UnixTime = UnixTime(1_780_000_000);
 
@@ -243,7 +249,11 @@ impl Home {
     }
 
     pub async fn with(gate: Arc<FakeGate>, limits: Limits) -> Self {
-        let front = Front::new(gate.clone(), limits, gate.rows());
+        Self::on(FABRIC, gate, limits).await
+    }
+
+    pub async fn on(fabric: FabricKind, gate: Arc<FakeGate>, limits: Limits) -> Self {
+        let front = Front::on(fabric, gate.clone(), limits, gate.rows());
         let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
         let address = listener.local_addr().unwrap();
         let serving = front.clone();
