@@ -7,19 +7,19 @@ use super::{
     gate::{Admission, Ending, Gate, Happening, Refusal, SessionEvent},
     half_open::Place,
     handshake::{self, Guest, NoGuest, RefusedConnect},
-    limits::{DENIALS_PER_SECOND, OUTBOX_HIGH_WATER, OUTBOX_LIMIT},
+    limits::{DENIALS_PER_SECOND, MAX_TOPIC_ALIASES, OUTBOX_HIGH_WATER, OUTBOX_LIMIT},
     message::QoS,
     packet::{
-        ClientPacket, Publish, Version, decode,
+        ClientPacket, Version, decode,
         encode::{ConnAck, Dialect},
         reason,
     },
     persister::Ticket,
+    publishing::Answer,
     rate::Bucket,
     rows,
     session::Subscription,
     slot::{Control, Slot, lock},
-    subscribing::SubAck,
     wire::{Outbox, Wire},
 };
 use futures_util::{
@@ -139,14 +139,18 @@ pub(super) struct Connection<'a, G: Gate, F: Fabric, S> {
     pub(super) renewal: Option<BoxFuture<'a, Result<Admission, Refusal>>>,
     pub(super) link: Option<F::Link>,
     pub(super) subscriptions_by_number: HashMap<u32, Subscription>,
-    answers: FuturesOrdered<BoxFuture<'static, (Answer, bool)>>,
-    topics: Topics,
+    pub(super) answers: FuturesOrdered<BoxFuture<'static, (Answer, bool)>>,
+    /// QoS 1 publishes among what is to be answered.
+    pub(super) unanswered_publishes: usize,
+    /// What the client means by its topic aliases.
+    pub(super) topics_by_alias: HashMap<u16, TopicName>,
+    pub(super) topics: Topics,
     keep_alive: Option<Duration>,
     last_heard: Instant,
-    publishes: Bucket,
+    pub(super) publishes: Bucket,
     denials: Bucket,
     /// Until when the client is not read, since it publishes too fast.
-    throttled_until: Option<Instant>,
+    pub(super) throttled_until: Option<Instant>,
     /// Whether the session takes more from the fabric.
     pub(super) takes_forwards: bool,
 }
@@ -156,14 +160,6 @@ struct Greeting {
     present: bool,
     expiry: Seconds,
     stored: Option<Ticket>,
-}
-
-/// What is answered when rows are durable.
-#[derive(Debug)]
-pub(super) enum Answer {
-    Publish(u16),
-    Subscribe(SubAck),
-    Unsubscribe(u16, Vec<u8>),
 }
 
 impl<'a, G: Gate, F: Fabric, S: AsyncRead + AsyncWrite + Send> Connection<'a, G, F, S> {
@@ -189,6 +185,8 @@ impl<'a, G: Gate, F: Fabric, S: AsyncRead + AsyncWrite + Send> Connection<'a, G,
             link: None,
             subscriptions_by_number: subscriptions.into_iter().map(|subscription| (subscription.number, subscription)).collect(),
             answers: FuturesOrdered::new(),
+            unanswered_publishes: 0,
+            topics_by_alias: HashMap::new(),
             // MQTT-3.1.2-22: one and a half times the keep alive; 0 means never.
             keep_alive: (keep_alive > 0).then(|| Duration::from_millis(u64::from(keep_alive) * 1_500)),
             last_heard: Instant::now(),
@@ -216,6 +214,7 @@ impl<'a, G: Gate, F: Fabric, S: AsyncRead + AsyncWrite + Send> Connection<'a, G,
             session_expiry: (granted != asked).then_some(granted),
             receive_maximum: Some(self.front.limits.receive_maximum),
             maximum_packet_size: u32::try_from(self.front.limits.max_packet_bytes).ok(),
+            topic_alias_maximum: Some(MAX_TOPIC_ALIASES),
             assigned_client_identifier: assigned,
             date: Some(self.front.gate.now()),
             authentication_method: guest.connect.authentication_method.clone(),
@@ -244,7 +243,7 @@ impl<'a, G: Gate, F: Fabric, S: AsyncRead + AsyncWrite + Send> Connection<'a, G,
 
     async fn turn(&mut self) -> Result<(), Ending> {
         self.obey()?;
-        self.deliver();
+        self.deliver()?;
         let pulls = self.takes_forwards && self.wire.outbound.len() < OUTBOX_HIGH_WATER;
         let is_held_up = self.throttled_until.is_some() || self.has_too_many_answers() || self.front.persister.is_backlogged();
         if is_held_up {
@@ -265,7 +264,7 @@ impl<'a, G: Gate, F: Fabric, S: AsyncRead + AsyncWrite + Send> Connection<'a, G,
                 Err(_) => self.relink().await,
             },
             Some((answer, durable)) = self.answers.next() => {
-                self.answer(answer, durable)?;
+                self.take_answer(answer, durable)?;
                 // Packets may have waited for room among the answers.
                 self.take_packets().await
             }
@@ -351,10 +350,15 @@ impl<'a, G: Gate, F: Fabric, S: AsyncRead + AsyncWrite + Send> Connection<'a, G,
             ClientPacket::Connect => Err(fault(reason::PROTOCOL_ERROR, "a second CONNECT")),
             ClientPacket::Publish(publish) => self.publish(publish).await,
             ClientPacket::PubAck { packet_identifier, .. } => {
-                self.acknowledged(packet_identifier);
+                self.acknowledged(packet_identifier, QoS::AtLeastOnce);
                 Ok(())
             }
-            ClientPacket::ExactlyOnce => Err(fault(reason::PROTOCOL_ERROR, "QoS 2 is not offered")),
+            ClientPacket::PubRec { packet_identifier, reason_code } => self.received(packet_identifier, reason_code),
+            ClientPacket::PubRel { packet_identifier, .. } => self.released(packet_identifier),
+            ClientPacket::PubComp { packet_identifier, .. } => {
+                self.completed(packet_identifier);
+                Ok(())
+            }
             ClientPacket::Subscribe(subscribe) => self.subscribe(subscribe).await,
             ClientPacket::Unsubscribe { packet_identifier, filters } => self.unsubscribe(packet_identifier, filters).await,
             ClientPacket::PingReq => {
@@ -364,108 +368,6 @@ impl<'a, G: Gate, F: Fabric, S: AsyncRead + AsyncWrite + Send> Connection<'a, G,
             }
             ClientPacket::Disconnect { reason_code, session_expiry } => Err(self.take_leave(reason_code, session_expiry)),
             ClientPacket::Auth(auth) => self.reauthenticate(auth),
-        }
-    }
-
-    async fn publish(&mut self, publish: Publish) -> Result<(), Ending> {
-        let Publish { packet_identifier, topic, topic_alias, expiry, mut message, .. } = publish;
-        if message.qos == QoS::ExactlyOnce {
-            return Err(fault(reason::QOS_NOT_SUPPORTED, "QoS 2 is not offered"));
-        }
-        if topic_alias.is_some() {
-            return Err(fault(reason::TOPIC_ALIAS_INVALID, "topic aliases are not offered"));
-        }
-        let topic = TopicName::from_bytes(&topic)
-            .map_err(|invalid| Ending::Fault { reason_code: reason::TOPIC_NAME_INVALID, reason: invalid.to_string() })?;
-        let now = Instant::now();
-        self.throttled_until = self.publishes.take(now).err();
-        let permit = match self.rights.authorize_publish(topic) {
-            Ok(permit) => permit,
-            Err(denied) => {
-                let words = denied.to_string();
-                self.denied(denied);
-                self.puback(packet_identifier, reason::NOT_AUTHORIZED, Some(&words));
-                return Ok(());
-            }
-        };
-        if !self.front.has_room_for(&self.topics, permit.topic()) {
-            self.limited("too many different topics");
-            self.puback(packet_identifier, reason::QUOTA_EXCEEDED, Some("too many different topics"));
-            return Ok(());
-        }
-        message.expires_at = expiry.map(|seconds| self.front.gate.now().plus(Seconds(u64::from(seconds))));
-        let Ok(tickets) = self.front.keep(&permit, &message, Some(self.slot.number)) else {
-            self.limited("too many retained messages");
-            self.puback(packet_identifier, reason::QUOTA_EXCEEDED, Some("too many retained messages"));
-            return Ok(());
-        };
-        self.ensure_link().await?;
-        if let Some(link) = &mut self.link {
-            link.publish(&permit, &message, Some(self.slot.number));
-        }
-        self.front.counters.published.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
-        self.front.note_acknowledgement(permit.topic(), &message.payload);
-        if let Some(packet_identifier) = packet_identifier {
-            self.answer_when(tickets, Answer::Publish(packet_identifier))?;
-        }
-        Ok(())
-    }
-
-    /// Refuses a publish: MQTT 5 hears why, MQTT 3.1.1 has no word for it.
-    fn puback(&mut self, packet_identifier: Option<u16>, reason_code: u8, words: Option<&str>) {
-        if let Some(packet_identifier) = packet_identifier {
-            let dialect = self.dialect;
-            self.wire.outbound.push(|out| dialect.puback(packet_identifier, reason_code, words, out));
-        }
-    }
-
-    /// Answers when the rows are durable, after all earlier answers (MQTT 5 section 4.6).
-    pub(super) fn answer_when(&mut self, tickets: Vec<Ticket>, answer: Answer) -> Result<(), Ending> {
-        if tickets.is_empty() && self.answers.is_empty() {
-            return self.answer(answer, true);
-        }
-        let publishes = matches!(answer, Answer::Publish(_));
-        if publishes
-            && self.answers.len() >= usize::from(self.front.limits.receive_maximum)
-            && self.dialect.version == Version::V5
-        {
-            return Err(fault(reason::RECEIVE_MAXIMUM_EXCEEDED, "more unacknowledged publishes than the Receive Maximum"));
-        }
-        self.answers.push_back(Box::pin(async move {
-            let mut durable = true;
-            for ticket in tickets {
-                durable &= ticket.durable().await;
-            }
-            (answer, durable)
-        }));
-        Ok(())
-    }
-
-    fn answer(&mut self, answer: Answer, durable: bool) -> Result<(), Ending> {
-        if !durable {
-            // No acknowledgement: the client keeps what it sent and comes again.
-            return Err(fault(reason::IMPLEMENTATION_SPECIFIC, "the hub could not store it; try again later"));
-        }
-        let dialect = self.dialect;
-        self.wire.outbound.push(|out| match &answer {
-            Answer::Publish(packet_identifier) => dialect.puback(*packet_identifier, reason::SUCCESS, None, out),
-            Answer::Subscribe(suback) => {
-                dialect.suback(suback.packet_identifier, &suback.reason_codes, suback.words.as_deref(), out);
-            }
-            Answer::Unsubscribe(packet_identifier, codes) => dialect.unsuback(*packet_identifier, codes, out),
-        });
-        if let Answer::Subscribe(suback) = answer {
-            suback.want_retained.iter().for_each(|subscription| self.offer_retained(subscription));
-            suback.begun.iter().for_each(|subscription| self.offer_commands(subscription));
-        }
-        Ok(())
-    }
-
-    fn acknowledged(&mut self, packet_identifier: u16) {
-        // An acknowledgement that nobody asked for is ignored: it may answer what a takeover interrupted.
-        let acknowledged = lock(&self.slot.state).session.outbound.acknowledge(packet_identifier);
-        if let Some(Some(pending)) = acknowledged {
-            self.front.persister.store_some_time(self.slot.forget_row(&pending));
         }
     }
 

@@ -2,12 +2,18 @@
 
 use super::{
     connection::Connection,
+    direct::goes_directly,
     fabric::{Fabric, Forward, Link},
     gate::{Ending, Gate},
     limits::OUTBOX_HIGH_WATER,
     message::{Message, QoS},
-    packet::{encode::Delivery, reason},
-    session::{Keep, Next, Pending},
+    packet::{
+        encode::{Ack, Delivery},
+        reason,
+    },
+    publishing::Answer,
+    rows,
+    session::{Discarded, Keep, Next, Pending, Received},
     slot::lock,
 };
 use hearthkey_core::UnixTime;
@@ -39,9 +45,8 @@ impl<G: Gate, F: Fabric, S: AsyncRead + AsyncWrite + Send> Connection<'_, G, F, 
             }
         }
         let qos = routed.message.qos.min(options.qos);
-        let comes_durably = self.slot.is_durable && qos != QoS::AtMostOnce;
         let is_own = options.no_local && routed.publisher == Some(self.slot.number);
-        if comes_durably || is_own || routed.message.is_expired_by(|| self.front.gate.now()) {
+        if goes_directly(self.slot.is_durable, qos) || is_own || routed.message.is_expired_by(|| self.front.gate.now()) {
             return Ok(());
         }
         let retain = options.retain_as_published && routed.message.retain;
@@ -52,7 +57,8 @@ impl<G: Gate, F: Fabric, S: AsyncRead + AsyncWrite + Send> Connection<'_, G, F, 
         }
         let outbound = &mut state.session.outbound;
         if !outbound.may_bypass(qos) {
-            let pending = Pending { routed, qos, retain, subscription_identifiers: identifiers.into(), row: None };
+            let subscription_identifiers = identifiers.into();
+            let pending = Pending { routed, qos, retain, subscription_identifiers, row: None, reserved: None, share: None };
             let dropped = outbound.offer(pending);
             self.front.counters.lost.fetch_add(dropped.len() as u64, Ordering::Relaxed);
             self.takes_forwards = !outbound.is_full();
@@ -67,7 +73,7 @@ impl<G: Gate, F: Fabric, S: AsyncRead + AsyncWrite + Send> Connection<'_, G, F, 
             }
         };
         let packet_identifier = (qos != QoS::AtMostOnce).then(|| outbound.bypass());
-        let delivery = Delivery { dup: false, packet_identifier, retain, subscription_identifiers: identifiers };
+        let delivery = Delivery { dup: false, qos, packet_identifier, retain, subscription_identifiers: identifiers };
         let (dialect, now) = (self.dialect, time_if_needed(&routed.message, &*self.front.gate));
         match self.wire.outbound.push(|out| dialect.publish(permit, &routed, &delivery, now, out)) {
             Ok(()) => {
@@ -76,7 +82,7 @@ impl<G: Gate, F: Fabric, S: AsyncRead + AsyncWrite + Send> Connection<'_, G, F, 
             // The client does not take packets of this size: as if it had acknowledged (MQTT-3.1.2-25).
             Err(_) => {
                 if let Some(packet_identifier) = packet_identifier {
-                    outbound.acknowledge(packet_identifier);
+                    outbound.acknowledge(packet_identifier, qos);
                 }
             }
         }
@@ -84,15 +90,20 @@ impl<G: Gate, F: Fabric, S: AsyncRead + AsyncWrite + Send> Connection<'_, G, F, 
     }
 
     /// Sends what waits in the session's queue, each message authorized by the rights of this moment.
-    pub(super) fn deliver(&mut self) {
+    pub(super) fn deliver(&mut self) -> Result<(), Ending> {
         let slot = self.slot.clone();
         let mut state = lock(&slot.state);
         if state.attached.as_ref().is_none_or(|attached| attached.connection != self.number) {
-            return;
+            return Ok(());
+        }
+        if state.lost > 0 {
+            let reason = format!("too slow: {} messages were dropped; subscribe again", state.lost);
+            return Err(Ending::Fault { reason_code: reason::QUOTA_EXCEEDED, reason });
         }
         let keep = if slot.is_durable { Keep::ForRepetition } else { Keep::No };
         let mut denials = Vec::new();
-        let mut forgotten = Vec::new();
+        let mut writes = Vec::new();
+        let dialect = self.dialect;
         let outbound = &mut state.session.outbound;
         while self.wire.outbound.len() < OUTBOX_HIGH_WATER
             && let Some(next) = outbound.next()
@@ -100,38 +111,90 @@ impl<G: Gate, F: Fabric, S: AsyncRead + AsyncWrite + Send> Connection<'_, G, F, 
             let (again, pending) = match next {
                 Next::Again(packet_identifier, pending) => (Some(packet_identifier), pending.clone()),
                 Next::First(pending) => (None, pending.clone()),
+                Next::Release(packet_identifier) => {
+                    self.wire.outbound.push(|out| dialect.ack(Ack::PubRel, packet_identifier, reason::SUCCESS, None, out));
+                    outbound.sent(keep);
+                    continue;
+                }
             };
             let routed = &pending.routed;
             let now = time_if_needed(&routed.message, &*self.front.gate);
             let permit = match self.rights.authorize_delivery(&routed.topic) {
-                Ok(permit) if !routed.message.is_expired(now) => permit,
+                // MQTT-4.3.3-7: expiry no longer counts for a QoS 2 message that was sent.
+                Ok(permit) if !routed.message.is_expired(now) || again.is_some() && pending.qos == QoS::ExactlyOnce => permit,
                 refused => {
                     denials.extend(refused.err());
-                    forgotten.extend(outbound.discard_next());
+                    match outbound.discard_next() {
+                        Some(Discarded::Gone(pending)) => writes.extend(slot.forget_row(&pending)),
+                        Some(Discarded::Released(pending)) => writes.extend(slot.release_row(&pending, again)),
+                        None => {}
+                    }
                     continue;
                 }
             };
             let first = outbound.sent(keep);
             let delivery = Delivery {
-                dup: again.is_some(),
+                dup: again.is_some() || pending.reserved.is_some_and(|reserved| reserved.may_be_known),
+                qos: pending.qos,
                 packet_identifier: again.or(first),
                 retain: pending.retain,
                 subscription_identifiers: &pending.subscription_identifiers,
             };
-            let dialect = self.dialect;
             let sent = self.wire.outbound.push(|out| dialect.publish(permit, routed, &delivery, now, out));
             self.front.counters.delivered.fetch_add(1, Ordering::Relaxed);
             if sent.is_err()
                 && let Some(packet_identifier) = delivery.packet_identifier
             {
-                forgotten.extend(outbound.acknowledge(packet_identifier).flatten());
+                let forgotten = outbound.acknowledge(packet_identifier, pending.qos).flatten();
+                writes.extend(forgotten.iter().flat_map(|pending| slot.forget_row(pending)));
             }
         }
         self.takes_forwards = !outbound.is_full();
-        let writes: Vec<_> = forgotten.iter().flat_map(|pending| slot.forget_row(pending)).collect();
         self.front.persister.store_some_time(writes);
         drop(state);
         denials.into_iter().for_each(|denied| self.denied(denied));
+        Ok(())
+    }
+
+    /// PUBACK, or a PUBREC that refuses.
+    pub(super) fn acknowledged(&mut self, packet_identifier: u16, qos: QoS) {
+        let mut state = lock(&self.slot.state);
+        // An acknowledgement that nobody asked for is ignored: it may answer what a takeover interrupted.
+        let acknowledged = state.session.outbound.acknowledge(packet_identifier, qos);
+        if let Some(Some(pending)) = acknowledged {
+            self.front.persister.store_some_time(self.slot.forget_row(&pending));
+        }
+    }
+
+    /// PUBREC: PUBREL follows when it is durable that the message has arrived, since a client that has seen PUBREL takes the
+    /// message for another one.
+    pub(super) fn received(&mut self, packet_identifier: u16, reason_code: u8) -> Result<(), Ending> {
+        if reason_code >= reason::UNSPECIFIED_ERROR {
+            self.acknowledged(packet_identifier, QoS::ExactlyOnce);
+            return Ok(());
+        }
+        let (ticket, code) = {
+            let mut state = lock(&self.slot.state);
+            let store = |writes| self.slot.is_durable.then(|| self.front.persister.store(writes));
+            match state.session.outbound.received(packet_identifier) {
+                Received::First(kept) => {
+                    let writes = kept.map_or_else(Vec::new, |kept| self.slot.release_row(&kept, Some(packet_identifier)));
+                    (store(writes), reason::SUCCESS)
+                }
+                // After what the first one waits for.
+                Received::Again => (store(Vec::new()), reason::SUCCESS),
+                Received::Unknown => (None, reason::PACKET_IDENTIFIER_NOT_FOUND),
+            }
+        };
+        self.answer_when(ticket, Answer::Release(packet_identifier, code))
+    }
+
+    /// PUBCOMP.
+    pub(super) fn completed(&mut self, packet_identifier: u16) {
+        let mut state = lock(&self.slot.state);
+        if let Some(Some(row)) = state.session.outbound.completed(packet_identifier) {
+            self.front.persister.store_some_time(vec![rows::delete_released(self.slot.number, row)]);
+        }
     }
 }
 

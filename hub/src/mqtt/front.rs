@@ -1,22 +1,22 @@
 //! The front as a whole: who is connected, which sessions are kept, and where a message goes. Knows nothing of packets.
 
 use super::{
+    direct::DirectSubscriptions,
     fabric::{Fabric, FabricGone, Link},
     fabric_chosen::{ChosenFabric, FabricKind},
-    gate::{Affected, Gate, Happening, SessionEvent},
+    gate::{Affected, Gate},
     half_open::HalfOpen,
     limits::Limits,
-    message::{Message, QoS, Routed},
+    message::{Message, Routed},
     packet::Will,
     persister::{Persister, Ticket},
     retained::{Retained, RetainedFull},
     rows,
-    session::{Pending, QueueBounds, Session, Subscription},
+    session::{QueueBounds, Session, Subscription},
+    shared::{GroupFull, SharedSubscriptions},
     slot::{Armed, Attached, Control, SessionKey, Slot, SlotState, lock},
-    trie::Trie,
     watch::{Watch, WatchError},
 };
-use bytes::Bytes;
 use hearthkey_core::{
     DeviceId, Seconds,
     rights::{PublishPermit, Rights},
@@ -27,7 +27,7 @@ use std::{
     collections::{HashMap, HashSet, hash_map::RandomState},
     hash::BuildHasher,
     sync::{
-        Arc, Mutex, PoisonError, RwLock, Weak,
+        Arc, Mutex, Weak,
         atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
     },
     time::Duration,
@@ -45,10 +45,9 @@ pub(super) struct Inner<G: Gate, F: Fabric> {
     pub(super) half_open: HalfOpen,
     pub(super) counters: Counters,
     sessions_by_key: Mutex<HashMap<SessionKey, Arc<Slot>>>,
-    /// The QoS 1 subscriptions of the sessions that outlive their connection: what is published for them is stored before
-    /// it is acknowledged, and does not depend on the fabric.
-    durable: RwLock<Trie<Durable>>,
-    retained: Mutex<Retained>,
+    pub(super) direct: DirectSubscriptions,
+    pub(super) shared: SharedSubscriptions,
+    pub(super) retained: Mutex<Retained>,
     topics_by_principal: Mutex<HashMap<Principal, Topics>>,
     topic_hasher: RandomState,
     topics: AtomicUsize,
@@ -62,14 +61,6 @@ pub(super) struct Inner<G: Gate, F: Fabric> {
 
 /// Topics that a principal has published to, hashed with a secret key.
 pub(super) type Topics = Arc<Mutex<HashSet<u64>>>;
-
-struct Durable {
-    slot: Arc<Slot>,
-    number: u32,
-    no_local: bool,
-    retain_as_published: bool,
-    identifier: Option<u32>,
-}
 
 #[derive(Debug, Default)]
 pub(super) struct Counters {
@@ -169,15 +160,18 @@ impl<G: Gate, F: Fabric> Front<G, F> {
         let persister = Persister::start(gate.clone());
         let stored = rows::restore(restored_rows);
         persister.store_some_time(stored.orphans);
-        let (mut sessions_by_key, mut durable) = (HashMap::new(), Trie::default());
+        let mut sessions_by_key = HashMap::new();
+        let (direct, shared) = (DirectSubscriptions::default(), SharedSubscriptions::default());
         let bounds = QueueBounds { messages: limits.max_queued_messages, bytes: limits.max_queued_bytes };
         let mut last_session = 0;
         for session in stored.sessions {
             last_session = last_session.max(session.number);
             let slot = Arc::new(Slot::restored(session, bounds));
             for subscription in lock(&slot.state).session.subscriptions() {
-                if subscription.options.qos != QoS::AtMostOnce {
-                    durable.insert(&subscription.filter, Durable::of(&slot, subscription));
+                match subscription.share_name {
+                    None => direct.put(&slot, subscription),
+                    // The bound was kept when it was subscribed.
+                    Some(_) => drop(shared.put(&slot, subscription)),
                 }
             }
             sessions_by_key.insert(slot.key.clone(), slot);
@@ -191,7 +185,8 @@ impl<G: Gate, F: Fabric> Front<G, F> {
             counters: Counters::default(),
             kept_sessions: AtomicUsize::new(sessions_by_key.len()),
             sessions_by_key: Mutex::new(sessions_by_key),
-            durable: RwLock::new(durable),
+            direct,
+            shared,
             retained: Mutex::new(retained),
             topics_by_principal: Mutex::default(),
             topic_hasher: RandomState::new(),
@@ -452,140 +447,54 @@ impl<G: Gate, F: Fabric> Inner<G, F> {
         }
     }
 
-    /// Keeps what must be kept of a publish: the retained message, the queues of sessions that outlive their connections.
-    /// Returns what to wait for before the publish is acknowledged.
-    pub(super) fn keep(
-        &self,
-        permit: &PublishPermit,
-        message: &Message,
-        publisher: Option<u64>,
-    ) -> Result<Vec<Ticket>, RetainedFull> {
-        let durably = message.qos != QoS::AtMostOnce;
-        if !message.retain && !durably {
-            return Ok(Vec::new());
+    /// A subscription begins or changes, as far as it does not live on the fabric.
+    pub(super) fn subscribed(&self, slot: &Arc<Slot>, subscription: &Subscription) -> Result<Option<Ticket>, GroupFull> {
+        match subscription.share_name {
+            None => self.direct.put(slot, subscription),
+            Some(_) => self.shared.put(slot, subscription)?,
         }
-        let found = if durably { self.durable_matches(permit.topic(), publisher) } else { Vec::new() };
-        if !message.retain && found.is_empty() {
-            return Ok(Vec::new());
-        }
-        // A copy: what came from a socket is a slice of a larger buffer.
-        let payload = Bytes::copy_from_slice(&message.payload);
-        let routed = Routed { topic: permit.topic().clone(), message: Message { payload, ..message.clone() }, publisher };
-        let mut tickets = Vec::new();
-        if message.retain {
-            let mut retained = lock(&self.retained);
-            let writes = retained.set(&routed)?;
-            // Under the lock, so that the rows of two publishes keep their order.
-            match writes.is_empty() {
-                true => {}
-                false if durably => tickets.push(self.persister.store(writes)),
-                false => self.persister.store_some_time(writes),
-            }
-        }
-        let routed = Arc::new(routed);
-        for matched in found {
-            tickets.extend(self.queue_durably(&routed, matched));
-        }
-        Ok(tickets)
+        Ok(slot.is_durable.then(|| self.persister.store(vec![rows::put_subscription(slot.number, subscription)])))
     }
 
-    fn durable_matches(&self, topic: &TopicName, publisher: Option<u64>) -> Vec<DurableMatch> {
-        let durable = self.durable.read().unwrap_or_else(PoisonError::into_inner);
-        let mut found: Vec<DurableMatch> = Vec::new();
-        if durable.is_empty() {
-            return found;
-        }
-        durable.each_match(topic, |subscription| {
-            if subscription.no_local && publisher == Some(subscription.slot.number) {
-                return;
-            }
-            let known = found.iter().position(|matched| Arc::ptr_eq(&matched.slot, &subscription.slot));
-            let index = known.unwrap_or_else(|| {
-                found.push(DurableMatch { slot: subscription.slot.clone(), retain_as_published: false, identifiers: Vec::new() });
-                found.len() - 1
-            });
-            if let Some(matched) = found.get_mut(index) {
-                matched.retain_as_published |= subscription.retain_as_published;
-                matched.identifiers.extend(subscription.identifier);
-            }
-        });
-        found
+    /// A subscription ends.
+    pub(super) fn unsubscribed(&self, slot: &Arc<Slot>, subscription: &Subscription) -> Option<Ticket> {
+        self.forget_subscription(slot, subscription);
+        slot.is_durable.then(|| self.persister.store(vec![rows::delete_subscription(slot.number, subscription.number)]))
     }
 
-    fn queue_durably(&self, routed: &Arc<Routed>, matched: DurableMatch) -> Option<Ticket> {
-        let slot = matched.slot;
-        let mut state = lock(&slot.state);
-        if state.is_discarded {
-            return None;
+    fn forget_subscription(&self, slot: &Arc<Slot>, subscription: &Subscription) {
+        match subscription.share_name {
+            None => self.direct.remove(slot, subscription),
+            Some(_) => self.shared.remove(slot, subscription),
         }
-        let position = state.next_position;
-        state.next_position += 1;
-        let pending = Pending {
-            routed: routed.clone(),
-            qos: QoS::AtLeastOnce,
-            retain: matched.retain_as_published && routed.message.retain,
-            subscription_identifiers: matched.identifiers.into(),
-            row: Some(position),
-        };
-        let mut writes = rows::put_queued(slot.number, position, &pending);
-        let dropped = state.session.outbound.offer(pending);
-        writes.extend(dropped.iter().flat_map(|dropped| slot.forget_row(dropped)));
-        let first_loss = !dropped.is_empty() && !std::mem::replace(&mut state.overflowed, true);
-        // Under the lock, so that the row is stored before its deletion.
-        let ticket = self.persister.store(writes);
-        let attached = state.attached.is_some();
-        drop(state);
-        if attached {
-            slot.wake.notify_one();
-        }
-        if !dropped.is_empty() {
-            self.counters.lost.fetch_add(dropped.len() as u64, Ordering::Relaxed);
-        }
-        if first_loss {
-            tracing::warn!(client_identifier = %slot.key.client_identifier, "a kept session's queue is full: the oldest messages go");
-            self.gate.record(SessionEvent {
-                client_identifier: slot.key.client_identifier.clone(),
-                principal: Some(slot.key.principal.clone()),
-                peer: std::net::SocketAddr::from(([0, 0, 0, 0], 0)),
-                what: Happening::Limited { limit: "queue of a kept session is full: the oldest messages are dropped".to_owned() },
-            });
-        }
-        Some(ticket)
-    }
-
-    /// A subscription of a session that outlives its connection begins or changes.
-    pub(super) fn subscribe_durably(&self, slot: &Arc<Slot>, subscription: &Subscription) -> Ticket {
-        let mut durable = self.durable.write().unwrap_or_else(PoisonError::into_inner);
-        durable.remove(&subscription.filter, |durable| Arc::ptr_eq(&durable.slot, slot));
-        if subscription.options.qos != QoS::AtMostOnce {
-            durable.insert(&subscription.filter, Durable::of(slot, subscription));
-        }
-        self.persister.store(vec![rows::put_subscription(slot.number, subscription)])
-    }
-
-    /// A subscription of a session that outlives its connection ends.
-    pub(super) fn unsubscribe_durably(&self, slot: &Arc<Slot>, subscription: &Subscription) -> Ticket {
-        let mut durable = self.durable.write().unwrap_or_else(PoisonError::into_inner);
-        durable.remove(&subscription.filter, |durable| Arc::ptr_eq(&durable.slot, slot) && durable.number == subscription.number);
-        self.persister.store(vec![rows::delete_subscription(slot.number, subscription.number)])
     }
 
     /// Forgets a session and all its rows. The caller has taken it off the map.
     fn discard(&self, slot: &Arc<Slot>) {
         let mut state = lock(&slot.state);
-        if std::mem::replace(&mut state.is_discarded, true) || !slot.is_durable {
+        if std::mem::replace(&mut state.is_discarded, true) {
             return;
         }
-        self.kept_sessions.fetch_sub(1, Ordering::Relaxed);
-        let subscriptions: Vec<_> = state.session.subscriptions().cloned().collect();
-        let mut writes = vec![rows::delete_session(slot.number)];
-        writes.extend(subscriptions.iter().map(|subscription| rows::delete_subscription(slot.number, subscription.number)));
-        writes.extend(state.session.outbound.kept().flat_map(|pending| slot.forget_row(pending)));
-        self.persister.store_some_time(writes);
+        let session = &state.session;
+        let subscriptions: Vec<_> = session.subscriptions().cloned().collect();
+        let shared: Vec<_> =
+            session.outbound.to_be_shared_again().map(|(share, routed)| (share.clone(), routed.clone())).collect();
+        if slot.is_durable {
+            self.kept_sessions.fetch_sub(1, Ordering::Relaxed);
+            let number = slot.number;
+            let mut writes = vec![rows::delete_session(number)];
+            writes.extend(subscriptions.iter().map(|subscription| rows::delete_subscription(number, subscription.number)));
+            writes.extend(session.outbound.kept().flat_map(|pending| slot.forget_row(pending)));
+            writes.extend(session.outbound.released().map(|position| rows::delete_released(number, position)));
+            writes.extend(session.unreleased.iter().map(|&identifier| rows::delete_unreleased(number, identifier)));
+            self.persister.store_some_time(writes);
+        }
         drop(state);
-        let mut durable = self.durable.write().unwrap_or_else(PoisonError::into_inner);
-        for subscription in subscriptions {
-            durable.remove(&subscription.filter, |durable| Arc::ptr_eq(&durable.slot, slot));
+        for subscription in &subscriptions {
+            self.forget_subscription(slot, subscription);
+        }
+        for (share, routed) in &shared {
+            self.share_again(share, routed);
         }
     }
 
@@ -605,12 +514,12 @@ impl<G: Gate, F: Fabric> Inner<G, F> {
     }
 
     async fn publish(&self, permit: &PublishPermit, message: &Message) -> Result<(), PublishError> {
-        let tickets = self.keep(permit, message, None).map_err(|RetainedFull| PublishError::RetainedFull)?;
+        let ticket = self.keep(permit, message, None, None).map_err(|RetainedFull| PublishError::RetainedFull)?;
         self.publish_on_hub_link(permit, message).await?;
-        let mut durable = true;
-        for ticket in tickets {
-            durable &= ticket.durable().await;
-        }
+        let durable = match ticket {
+            Some(ticket) => ticket.durable().await,
+            None => true,
+        };
         if durable { Ok(()) } else { Err(PublishError::NotStored) }
     }
 
@@ -675,24 +584,6 @@ impl<G: Gate, F: Fabric> Inner<G, F> {
     }
 }
 
-struct DurableMatch {
-    slot: Arc<Slot>,
-    retain_as_published: bool,
-    identifiers: Vec<u32>,
-}
-
-impl Durable {
-    fn of(slot: &Arc<Slot>, subscription: &Subscription) -> Self {
-        Self {
-            slot: slot.clone(),
-            number: subscription.number,
-            no_local: subscription.options.no_local,
-            retain_as_published: subscription.options.retain_as_published,
-            identifier: subscription.identifier,
-        }
-    }
-}
-
 /// Ends sessions whose time is over and publishes delayed wills, to the second. Ends with the front.
 async fn sweep<G: Gate, F: Fabric>(front: Weak<Inner<G, F>>) {
     let mut every_second = tokio::time::interval(Duration::from_secs(1));
@@ -749,9 +640,14 @@ impl Slot {
             session.restore_subscription(subscription);
         }
         let mut next_position = 1;
+        for (position, packet_identifier) in stored.released {
+            next_position = next_position.max(position + 1);
+            session.outbound.restore_released(packet_identifier, position);
+        }
+        session.unreleased.extend(stored.unreleased);
         for pending in stored.queue {
             next_position = next_position.max(pending.row.map_or(0, |row| row + 1));
-            session.outbound.offer(pending);
+            session.outbound.offer_unbounded(pending);
         }
         let key = SessionKey { principal: stored.row.principal, client_identifier: stored.row.client_identifier };
         let slot = Self::new(key, stored.number, Seconds(stored.row.expiry), bounds);

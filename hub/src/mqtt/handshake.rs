@@ -204,13 +204,10 @@ pub(super) fn seat<G: Gate, F: Fabric>(
                 .map_err(|()| refused(reason::SERVER_UNAVAILABLE, 3, "no randomness for a client identifier".to_owned()))?,
         ),
     };
-    if let Some(will) = &connect.will {
-        if will.message.qos > super::message::QoS::AtLeastOnce {
-            return Err(refused(reason::QOS_NOT_SUPPORTED, 3, "a will has QoS 0 or 1 here".to_owned()));
-        }
-        if let Err(denied) = admission.standing.rights.authorize_publish(will.topic.clone()) {
-            return Err(refused(reason::NOT_AUTHORIZED, 5, format!("will: {denied}")));
-        }
+    if let Some(will) = &connect.will
+        && let Err(denied) = admission.standing.rights.authorize_publish(will.topic.clone())
+    {
+        return Err(refused(reason::NOT_AUTHORIZED, 5, format!("will: {denied}")));
     }
     let arrival = Arrival {
         key: SessionKey {

@@ -14,9 +14,9 @@ pub struct Limits {
     pub connect_timeout: Duration,
     /// Largest packet that is accepted, in bytes: announced to MQTT 5 clients; a larger one ends the connection with 0x95.
     pub max_packet_bytes: usize,
-    /// Most QoS 1 publishes of one client without PUBACK: announced as Receive Maximum; more end the connection with 0x93.
+    /// Most QoS 1 and 2 publishes of one client without PUBACK or PUBCOMP: announced as Receive Maximum; more end the connection with 0x93.
     pub receive_maximum: u16,
-    /// Most QoS 1 messages on their way to one client, whatever Receive Maximum it allows: bounds memory.
+    /// Most QoS 1 and 2 messages on their way to one client, whatever Receive Maximum it allows: bounds memory.
     pub max_in_flight: u16,
     /// Most subscriptions of one session; a further one is refused with 0x97.
     pub max_subscriptions: usize,
@@ -79,6 +79,10 @@ pub const MAX_CONNECT_BYTES: usize = 16 * 1024;
 pub const MAX_CLIENT_IDENTIFIER_BYTES: usize = 128;
 /// Most filters in one SUBSCRIBE or UNSUBSCRIBE: bounds the work of one packet.
 pub const MAX_FILTERS_PER_PACKET: usize = 256;
+/// Most members of one shared subscription: bounds the work of one publish. A further one is refused with 0x97.
+pub const MAX_GROUP_MEMBERS: usize = 128;
+/// Topic aliases of one connection: announced as Topic Alias Maximum. A device publishes to a dozen topics.
+pub const MAX_TOPIC_ALIASES: u16 = 32;
 /// Most user properties in one packet: bounds the work of one packet.
 pub const MAX_USER_PROPERTIES: usize = 64;
 /// Bytes that wait for a client's socket before the front stops taking messages for it.
@@ -91,8 +95,10 @@ pub const LINGER: Duration = Duration::from_secs(1);
 pub const DENIALS_PER_SECOND: u32 = 10;
 /// Bytes of rows that wait for the disk before publishers are slowed down.
 pub const PERSIST_BACKLOG_BYTES: usize = 8 * 1024 * 1024;
-/// Most rows handed to the store as one batch.
+/// Most rows handed to the store as one batch: what it takes.
 pub const PERSIST_BATCH_ROWS: usize = 512;
+/// Most bytes handed to the store as one batch: what it takes.
+pub const PERSIST_BATCH_BYTES: usize = 1 << 20;
 /// Largest part of a message in one stored row: the store takes 4,096 bytes.
 pub const ROW_CHUNK_BYTES: usize = 4_000;
 /// Events that wait for the router's thread before publishers are slowed down; its channel holds 1,000 and then blocks.

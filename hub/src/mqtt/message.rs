@@ -13,7 +13,7 @@ pub enum QoS {
     AtMostOnce = 0,
     /// At least once.
     AtLeastOnce = 1,
-    /// Exactly once: understood on the wire, not offered.
+    /// Exactly once.
     ExactlyOnce = 2,
 }
 

@@ -4,17 +4,19 @@
 //! ```text
 //! listener -> wire -> packet -> handshake -> connection -> session          per connection
 //!                                                 |
-//!                                               front: sessions, retained, durable queues -> persister -> Gate::persist
+//!                                               front: sessions, retained, direct queues -> persister -> Gate::persist
 //!                                                 |
 //!                                               fabric (fabric_chosen: fabric_router over rumqttd, or fabric_native)
 //! ```
 //!
-//! Two ways lead from a publish to a subscriber. The fabric carries everything to those who are connected, and may die. What
-//! a session that outlives its connection is promised (QoS 1) goes straight into its queue and is stored before the publish
-//! is acknowledged, so it depends neither on the fabric nor on who is connected.
+//! Two ways lead from a publish to a subscriber. The fabric carries messages to those who are connected, and may die. What
+//! a session that outlives its connection is promised (QoS 1 and 2) goes directly into its queue and is stored before the
+//! publish is acknowledged, so it depends neither on the fabric nor on who is connected. QoS 2 to any session and shared
+//! subscriptions take the direct way too.
 
 mod connection;
 mod delivery;
+mod direct;
 pub mod fabric;
 pub mod fabric_chosen;
 pub mod fabric_native;
@@ -28,11 +30,13 @@ mod listener;
 pub mod message;
 pub mod packet;
 mod persister;
+mod publishing;
 mod rate;
 mod renewal;
 mod retained;
 mod rows;
 pub mod session;
+mod shared;
 mod slot;
 mod subscribing;
 mod trie;

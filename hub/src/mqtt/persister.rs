@@ -2,8 +2,8 @@
 //! durable. Knows nothing of what rows mean.
 
 use super::{
-    gate::Gate,
-    limits::{PERSIST_BACKLOG_BYTES, PERSIST_BATCH_ROWS},
+    gate::{Gate, PersistError},
+    limits::{PERSIST_BACKLOG_BYTES, PERSIST_BATCH_BYTES, PERSIST_BATCH_ROWS},
 };
 use hearthkey_core::write::Write;
 use std::sync::{
@@ -99,17 +99,43 @@ fn weight(write: &Write) -> usize {
     }
 }
 
+/// As one batch, or as several if the store does not take so much at once: a message of which not all parts are stored counts
+/// as not stored.
+async fn persist_all<G: Gate>(gate: &G, writes: Vec<Write>) -> Result<(), PersistError> {
+    let mut batch = Vec::with_capacity(writes.len());
+    let mut bytes = 0;
+    for write in writes {
+        bytes += weight(&write);
+        if batch.len() == PERSIST_BATCH_ROWS || bytes > PERSIST_BATCH_BYTES {
+            bytes = weight(&write);
+            gate.persist(std::mem::take(&mut batch)).await?;
+        }
+        batch.push(write);
+    }
+    if batch.is_empty() { Ok(()) } else { gate.persist(batch).await }
+}
+
 async fn write_batches<G: Gate>(gate: Arc<G>, mut requests: mpsc::UnboundedReceiver<Request>, backlog: Arc<Backlog>) {
-    while let Some(request) = requests.recv().await {
-        let (mut writes, mut bytes, mut waiting) = (request.writes, request.bytes, Vec::from_iter(request.done));
-        while writes.len() < PERSIST_BATCH_ROWS
-            && let Ok(request) = requests.try_recv()
-        {
+    let mut next = None;
+    loop {
+        let first = match next.take() {
+            Some(request) => request,
+            None => match requests.recv().await {
+                Some(request) => request,
+                None => return,
+            },
+        };
+        let (mut writes, mut bytes, mut waiting) = (first.writes, first.bytes, Vec::from_iter(first.done));
+        while let Ok(request) = requests.try_recv() {
+            if writes.len() + request.writes.len() > PERSIST_BATCH_ROWS || bytes + request.bytes > PERSIST_BATCH_BYTES {
+                next = Some(request);
+                break;
+            }
             writes.extend(request.writes);
             bytes += request.bytes;
             waiting.extend(request.done);
         }
-        let result = if writes.is_empty() { Ok(()) } else { gate.persist(writes).await };
+        let result = persist_all(&*gate, writes).await;
         if let Err(error) = &result {
             tracing::error!(%error, "MQTT rows are not durable");
         }

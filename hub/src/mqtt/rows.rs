@@ -5,6 +5,8 @@
 //! | `s` session | JSON: principal, client identifier, expiry |
 //! | `u` session, subscription number | JSON: filter, options |
 //! | `q` session, position, part | a queued message, cut into parts |
+//! | `o` session, position | the packet identifier of a QoS 2 message that the client has, until PUBCOMP |
+//! | `i` session, packet identifier | nothing: a QoS 2 publish of the client that was taken, until PUBREL |
 //! | `r` number, part | a kept message, cut into parts |
 //!
 //! Numbers are big endian, so rows come back in order. Part 0 begins with the number of parts.
@@ -13,7 +15,7 @@ use super::{
     limits::ROW_CHUNK_BYTES,
     message::{ForwardedProperties, Message, QoS, Routed},
     packet::{RetainHandling, SubscriptionOptions},
-    session::{Pending, Subscription},
+    session::{Pending, Reserved, Subscription},
 };
 use bytes::{Buf, BufMut, Bytes};
 use hearthkey_core::{
@@ -38,6 +40,8 @@ pub(super) struct SessionRow {
 
 #[derive(Debug, Serialize, Deserialize)]
 struct SubscriptionRow {
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    share_name: Option<Box<str>>,
     filter: Box<str>,
     qos: u8,
     no_local: bool,
@@ -56,6 +60,10 @@ pub(super) struct StoredSession {
     pub(super) subscriptions: Vec<Subscription>,
     /// Its messages in order.
     pub(super) queue: Vec<Pending>,
+    /// QoS 2 messages that the client has: positions and packet identifiers.
+    pub(super) released: Vec<(u64, u16)>,
+    /// QoS 2 publishes of the client that it has not released.
+    pub(super) unreleased: Vec<u16>,
 }
 
 /// All that was stored.
@@ -85,6 +93,7 @@ pub(super) fn delete_session(number: u64) -> Write {
 #[must_use]
 pub(super) fn put_subscription(session: u64, subscription: &Subscription) -> Write {
     let row = SubscriptionRow {
+        share_name: subscription.share_name.clone(),
         filter: subscription.filter.as_str().into(),
         qos: subscription.options.qos as u8,
         no_local: subscription.options.no_local,
@@ -103,21 +112,46 @@ pub(super) fn delete_subscription(session: u64, number: u32) -> Write {
 /// Stores a queued message.
 #[must_use]
 pub(super) fn put_queued(session: u64, position: u64, pending: &Pending) -> Vec<Write> {
-    let flags = pending.qos as u8 | u8::from(pending.retain) << 2;
-    let bytes = encode(&pending.routed, flags, &pending.subscription_identifiers);
+    let reserved = pending.reserved.map(|reserved| reserved.packet_identifier);
+    let flags = pending.qos as u8 | u8::from(pending.retain) << 2 | u8::from(reserved.is_some()) << 3;
+    let bytes = encode(&pending.routed, flags, reserved, &pending.subscription_identifiers);
     in_parts(&bytes, |part| queued_key(session, position, part))
 }
 
 /// Forgets a queued message.
 pub(super) fn delete_queued(session: u64, position: u64, pending: &Pending) -> impl Iterator<Item = Write> + use<> {
-    let parts = parts(encoded_length(&pending.routed, &pending.subscription_identifiers));
+    let parts = parts(encoded_length(&pending.routed, pending.reserved.is_some(), &pending.subscription_identifiers));
     (0..parts).map(move |part| delete(queued_key(session, position, part)))
+}
+
+/// Stores that the client has the QoS 2 message of a position.
+#[must_use]
+pub(super) fn put_released(session: u64, position: u64, packet_identifier: u16) -> Write {
+    put(released_key(session, position), packet_identifier.to_be_bytes().to_vec())
+}
+
+/// Forgets it.
+#[must_use]
+pub(super) fn delete_released(session: u64, position: u64) -> Write {
+    delete(released_key(session, position))
+}
+
+/// Stores that a QoS 2 publish of the client was taken.
+#[must_use]
+pub(super) fn put_unreleased(session: u64, packet_identifier: u16) -> Write {
+    put(unreleased_key(session, packet_identifier), Vec::new())
+}
+
+/// Forgets it.
+#[must_use]
+pub(super) fn delete_unreleased(session: u64, packet_identifier: u16) -> Write {
+    delete(unreleased_key(session, packet_identifier))
 }
 
 /// Stores a kept message in place of the one that had `earlier_parts`.
 #[must_use]
 pub(super) fn put_retained(number: u64, routed: &Routed, earlier_parts: u16) -> Vec<Write> {
-    let bytes = encode(routed, routed.message.qos as u8 | 1 << 2, &[]);
+    let bytes = encode(routed, routed.message.qos as u8 | 1 << 2, None, &[]);
     let mut writes = in_parts(&bytes, |part| retained_key(number, part));
     writes.extend((parts(bytes.len())..earlier_parts).map(|part| delete(retained_key(number, part))));
     writes
@@ -132,7 +166,7 @@ pub(super) fn delete_retained(number: u64, parts: u16) -> Vec<Write> {
 /// How many rows a kept message has.
 #[must_use]
 pub(super) fn retained_parts(routed: &Routed) -> u16 {
-    parts(encoded_length(routed, &[]))
+    parts(encoded_length(routed, false, &[]))
 }
 
 /// Reads back what was stored. Rows that cannot be read, and those that belong to nothing, become orphans.
@@ -144,7 +178,7 @@ pub(super) fn restore(rows: impl IntoIterator<Item = (Vec<u8>, Vec<u8>)>) -> Sto
     for (key, value) in under(&rows, b's') {
         match (number_in(key, 1), serde_json::from_slice::<SessionRow>(value)) {
             (Some(number), Ok(row)) if key.len() == 9 => {
-                sessions.insert(number, StoredSession { number, row, subscriptions: Vec::new(), queue: Vec::new() });
+                sessions.insert(number, StoredSession::new(number, row));
             }
             _ => stored.orphans.push(delete(key.clone())),
         }
@@ -159,24 +193,62 @@ pub(super) fn restore(rows: impl IntoIterator<Item = (Vec<u8>, Vec<u8>)>) -> Sto
     for (prefix, parts) in messages(&rows, b'q', 17) {
         let session = number_in(prefix, 1).and_then(|number| sessions.get_mut(&number));
         match (session, number_in(prefix, 9), joined(&parts)) {
-            (Some(session), Some(position), Some((routed, flags, identifiers))) => session.queue.push(Pending {
-                routed: Arc::new(routed),
-                qos: QoS::AtLeastOnce,
-                retain: flags & 1 << 2 != 0,
-                subscription_identifiers: identifiers,
-                row: Some(position),
-            }),
+            (Some(session), Some(position), Some(message)) => session.queue.push(message.queued_at(position)),
             _ => stored.orphans.extend(parts.iter().map(|(key, _)| delete((*key).clone()))),
+        }
+    }
+    for (key, value) in under(&rows, b'o') {
+        let session = number_in(key, 1).and_then(|number| sessions.get_mut(&number));
+        match (session, number_in(key, 9), <[u8; 2]>::try_from(value.as_slice())) {
+            (Some(session), Some(position), Ok(identifier)) if key.len() == 17 => {
+                session.released.push((position, u16::from_be_bytes(identifier)));
+            }
+            _ => stored.orphans.push(delete(key.clone())),
+        }
+    }
+    for (key, _) in under(&rows, b'i') {
+        let session = number_in(key, 1).and_then(|number| sessions.get_mut(&number));
+        match (session, key.get(9..).map(<[u8; 2]>::try_from)) {
+            (Some(session), Some(Ok(identifier))) => session.unreleased.push(u16::from_be_bytes(identifier)),
+            _ => stored.orphans.push(delete(key.clone())),
         }
     }
     for (prefix, parts) in messages(&rows, b'r', 9) {
         match (number_in(prefix, 1), joined(&parts)) {
-            (Some(number), Some((routed, ..))) => stored.retained.push((number, routed)),
+            (Some(number), Some(message)) => stored.retained.push((number, message.routed)),
             _ => stored.orphans.extend(parts.iter().map(|(key, _)| delete((*key).clone()))),
         }
     }
     stored.sessions = sessions.into_values().collect();
     stored
+}
+
+/// A message as it was stored.
+struct StoredMessage {
+    routed: Routed,
+    flags: u8,
+    packet_identifier: Option<u16>,
+    subscription_identifiers: Box<[u32]>,
+}
+
+impl StoredMessage {
+    fn queued_at(self, position: u64) -> Pending {
+        Pending {
+            qos: self.routed.message.qos,
+            routed: Arc::new(self.routed),
+            retain: self.flags & 1 << 2 != 0,
+            subscription_identifiers: self.subscription_identifiers,
+            row: Some(position),
+            reserved: self.packet_identifier.map(|packet_identifier| Reserved { packet_identifier, may_be_known: true }),
+            share: None,
+        }
+    }
+}
+
+impl StoredSession {
+    const fn new(number: u64, row: SessionRow) -> Self {
+        Self { number, row, subscriptions: Vec::new(), queue: Vec::new(), released: Vec::new(), unreleased: Vec::new() }
+    }
 }
 
 type Row<'a> = (&'a Vec<u8>, &'a Vec<u8>);
@@ -199,7 +271,7 @@ fn messages(rows: &BTreeMap<Vec<u8>, Vec<u8>>, kind: u8, prefix: usize) -> Vec<(
 }
 
 /// A whole message, or nothing if a part is missing or illegible.
-fn joined(parts: &[Row<'_>]) -> Option<(Routed, u8, Box<[u32]>)> {
+fn joined(parts: &[Row<'_>]) -> Option<StoredMessage> {
     let expected = u16::from_be_bytes(*parts.first()?.1.first_chunk()?);
     let complete = parts.len() == usize::from(expected)
         && parts.iter().zip(0_u16..).all(|((key, _), part)| key.last_chunk() == Some(&part.to_be_bytes()));
@@ -211,9 +283,10 @@ fn joined(parts: &[Row<'_>]) -> Option<(Routed, u8, Box<[u32]>)> {
     decode(Bytes::from(bytes).slice(2..))
 }
 
-fn encoded_length(routed: &Routed, identifiers: &[u32]) -> usize {
+fn encoded_length(routed: &Routed, has_packet_identifier: bool, identifiers: &[u32]) -> usize {
     let message = &routed.message;
     2 + 1
+        + 2 * usize::from(has_packet_identifier)
         + 8
         + 2
         + routed.topic.as_str().len()
@@ -224,12 +297,13 @@ fn encoded_length(routed: &Routed, identifiers: &[u32]) -> usize {
         + message.payload.len()
 }
 
-fn encode(routed: &Routed, flags: u8, identifiers: &[u32]) -> Vec<u8> {
-    let length = encoded_length(routed, identifiers);
+fn encode(routed: &Routed, flags: u8, packet_identifier: Option<u16>, identifiers: &[u32]) -> Vec<u8> {
+    let length = encoded_length(routed, packet_identifier.is_some(), identifiers);
     let mut bytes = Vec::with_capacity(length);
     let message = &routed.message;
     bytes.put_u16(parts(length));
     bytes.put_u8(flags);
+    packet_identifier.into_iter().for_each(|identifier| bytes.put_u16(identifier));
     bytes.put_u64(message.expires_at.map_or(0, |expires_at| expires_at.0));
     let topic = routed.topic.as_str().as_bytes();
     // A topic has at most 512 bytes, a session at most a few hundred subscriptions of which 255 are told.
@@ -244,8 +318,9 @@ fn encode(routed: &Routed, flags: u8, identifiers: &[u32]) -> Vec<u8> {
     bytes
 }
 
-fn decode(mut bytes: Bytes) -> Option<(Routed, u8, Box<[u32]>)> {
+fn decode(mut bytes: Bytes) -> Option<StoredMessage> {
     let flags = bytes.try_get_u8().ok()?;
+    let packet_identifier = if flags & 1 << 3 == 0 { None } else { Some(bytes.try_get_u16().ok()?) };
     let expires_at = Some(bytes.try_get_u64().ok()?).filter(|&seconds| seconds != 0).map(UnixTime);
     let topic_length = usize::from(bytes.try_get_u16().ok()?);
     let topic = TopicName::from_bytes(&split(&mut bytes, topic_length)?).ok()?;
@@ -255,7 +330,8 @@ fn decode(mut bytes: Bytes) -> Option<(Routed, u8, Box<[u32]>)> {
     let properties = ForwardedProperties::from_checked(split(&mut bytes, properties_length)?);
     let qos = QoS::from_bits(flags & 0x03)?;
     let message = Message { payload: bytes, qos, retain: flags & 1 << 2 != 0, expires_at, properties };
-    Some((Routed { topic, message, publisher: None }, flags, identifiers))
+    let routed = Routed { topic, message, publisher: None };
+    Some(StoredMessage { routed, flags, packet_identifier, subscription_identifiers: identifiers })
 }
 
 fn split(bytes: &mut Bytes, length: usize) -> Option<Bytes> {
@@ -280,7 +356,8 @@ fn subscription_in(key: &[u8], value: &[u8]) -> Option<Subscription> {
         retain_as_published: row.retain_as_published,
         retain_handling: RetainHandling::Send,
     };
-    Some(Subscription { filter: TopicFilter::parse(&row.filter).ok()?, options, identifier: row.identifier, number })
+    let filter = TopicFilter::parse(&row.filter).ok()?;
+    Some(Subscription { share_name: row.share_name, filter, options, identifier: row.identifier, number })
 }
 
 fn subscription_key(session: u64, number: u32) -> Vec<u8> {
@@ -289,6 +366,14 @@ fn subscription_key(session: u64, number: u32) -> Vec<u8> {
 
 fn queued_key(session: u64, position: u64, part: u16) -> Vec<u8> {
     key(b'q', &[&session.to_be_bytes(), &position.to_be_bytes(), &part.to_be_bytes()])
+}
+
+fn released_key(session: u64, position: u64) -> Vec<u8> {
+    key(b'o', &[&session.to_be_bytes(), &position.to_be_bytes()])
+}
+
+fn unreleased_key(session: u64, packet_identifier: u16) -> Vec<u8> {
+    key(b'i', &[&session.to_be_bytes(), &packet_identifier.to_be_bytes()])
 }
 
 fn retained_key(number: u64, part: u16) -> Vec<u8> {
@@ -358,7 +443,16 @@ mod tests {
             retain: true,
             subscription_identifiers: Box::new([4, 500]),
             row: Some(position),
+            reserved: None,
+            share: None,
         }
+    }
+
+    fn exactly_once(position: u64) -> Pending {
+        let mut routed = routed(3_920);
+        routed.message.qos = QoS::ExactlyOnce;
+        let reserved = Some(Reserved { packet_identifier: 41, may_be_known: true });
+        Pending { routed: Arc::new(routed), qos: QoS::ExactlyOnce, reserved, ..pending(0, position) }
     }
 
     #[test]
@@ -372,11 +466,13 @@ mod tests {
             retain_handling: RetainHandling::Send,
         };
         let filter = TopicFilter::parse("dev/lamp/cmd/+").expect("legal");
-        let subscription = Subscription { filter, options, identifier: Some(9), number: 2 };
+        let subscription = Subscription { share_name: Some("g".into()), filter, options, identifier: Some(9), number: 2 };
         apply(&mut rows, [put_subscription(3, &subscription)]);
         for (position, bytes) in [(1, 0), (2, 3_900), (3, 200_000)] {
             apply(&mut rows, put_queued(3, position, &pending(bytes, position)));
         }
+        apply(&mut rows, put_queued(3, 4, &exactly_once(4)));
+        apply(&mut rows, [put_released(3, 5, 42), put_unreleased(3, 7), put_unreleased(3, 65_535)]);
         apply(&mut rows, put_retained(8, &routed(10_000), 0));
         let stored = restore(rows.clone());
         assert!(stored.orphans.is_empty());
@@ -384,12 +480,15 @@ mod tests {
         let restored = stored.sessions.first().expect("a session");
         assert_eq!((restored.number, &restored.row), (3, &session()));
         assert_eq!(restored.subscriptions, [subscription]);
-        assert_eq!(restored.queue, [pending(0, 1), pending(3_900, 2), pending(200_000, 3)]);
+        assert_eq!(restored.queue, [pending(0, 1), pending(3_900, 2), pending(200_000, 3), exactly_once(4)]);
+        assert_eq!((&restored.released[..], &restored.unreleased[..]), (&[(5, 42)][..], &[7, 65_535][..]));
 
         // And all of it can be deleted again.
         for (position, bytes) in [(1, 0), (2, 3_900), (3, 200_000)] {
             apply(&mut rows, delete_queued(3, position, &pending(bytes, position)));
         }
+        apply(&mut rows, delete_queued(3, 4, &exactly_once(4)));
+        apply(&mut rows, [delete_released(3, 5), delete_unreleased(3, 7), delete_unreleased(3, 65_535)]);
         apply(&mut rows, [delete_subscription(3, 2), delete_session(3)]);
         apply(&mut rows, put_retained(8, &routed(1), retained_parts(&routed(10_000))));
         assert_eq!(rows.len(), 1, "a shorter kept message leaves no parts of the longer one behind");
@@ -408,6 +507,8 @@ mod tests {
         rows.remove(&retained_key(8, 0)).expect("the first part");
         rows.insert(vec![b's', 1], b"{}".to_vec());
         rows.insert(vec![b'u'], Vec::new());
+        rows.insert(vec![b'i', 3], Vec::new());
+        apply(&mut rows, [put_unreleased(4, 1), put_released(4, 1, 1)]);
         let stored = restore(rows.clone());
         assert_eq!((stored.sessions.len(), stored.retained.len()), (1, 0));
         apply(&mut rows, stored.orphans);

@@ -1,13 +1,14 @@
-//! One MQTT session: its subscriptions, and the messages on their way to the client. Pure; knows nothing of sockets, rights
-//! and rows. A session outlives its connection if the client asked for it.
+//! One MQTT session: its subscriptions, the messages on their way to the client, and the QoS 2 publishes that the client has
+//! not released. Pure; knows nothing of sockets, rights and rows. A session outlives its connection if the client asked for it.
 
 use super::{
     message::{QoS, Routed},
     packet::SubscriptionOptions,
+    shared::Share,
 };
-use hearthkey_core::topic::TopicFilter;
+use hearthkey_core::topic::{SubscriptionFilter, TopicFilter};
 use std::{
-    collections::{BTreeMap, VecDeque},
+    collections::{BTreeMap, BTreeSet, VecDeque},
     sync::Arc,
 };
 
@@ -15,15 +16,20 @@ use std::{
 #[derive(Debug)]
 pub struct Session {
     /// By filter.
-    subscriptions: BTreeMap<TopicFilter, Subscription>,
+    subscriptions: BTreeMap<SubscriptionFilter, Subscription>,
     next_number: u32,
     /// What is on its way.
     pub outbound: Outbound,
+    /// The packet identifiers of QoS 2 publishes that were taken and that the client has not released by PUBREL: the same
+    /// again is a repetition. As many as there are identifiers; MQTT 5 clients keep to the Receive Maximum.
+    pub unreleased: BTreeSet<u16>,
 }
 
 /// One subscription of a session.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Subscription {
+    /// The group that shares the messages, if it is a shared subscription.
+    pub share_name: Option<Box<str>>,
     /// What is subscribed to.
     pub filter: TopicFilter,
     /// How it is delivered; the QoS is the granted one.
@@ -42,7 +48,7 @@ impl Session {
     /// A session without subscriptions.
     #[must_use]
     pub fn new(bounds: QueueBounds) -> Self {
-        Self { subscriptions: BTreeMap::new(), next_number: 1, outbound: Outbound::new(bounds) }
+        Self { subscriptions: BTreeMap::new(), next_number: 1, outbound: Outbound::new(bounds), unreleased: BTreeSet::new() }
     }
 
     /// Adds a subscription or replaces the one of the same filter. Tells whether it is new.
@@ -51,17 +57,18 @@ impl Session {
     /// [`TooManySubscriptions`] at `max`.
     pub fn subscribe(
         &mut self,
-        filter: TopicFilter,
+        asked: SubscriptionFilter,
         options: SubscriptionOptions,
         identifier: Option<u32>,
         max: usize,
     ) -> Result<(Subscription, bool), TooManySubscriptions> {
-        let earlier = self.subscriptions.get(&filter).map(|earlier| earlier.number);
+        let earlier = self.subscriptions.get(&asked).map(|earlier| earlier.number);
         if earlier.is_none() && self.subscriptions.len() >= max {
             return Err(TooManySubscriptions);
         }
         let number = earlier.unwrap_or(self.next_number);
-        let subscription = Subscription { filter: filter.clone(), options, identifier, number };
+        let SubscriptionFilter { share_name, filter } = asked;
+        let subscription = Subscription { share_name, filter, options, identifier, number };
         self.restore_subscription(subscription.clone());
         Ok((subscription, earlier.is_none()))
     }
@@ -69,17 +76,25 @@ impl Session {
     /// Puts a subscription back as it was.
     pub fn restore_subscription(&mut self, subscription: Subscription) {
         self.next_number = self.next_number.max(subscription.number.saturating_add(1));
-        self.subscriptions.insert(subscription.filter.clone(), subscription);
+        self.subscriptions.insert(subscription.name(), subscription);
     }
 
     /// Removes a subscription.
-    pub fn unsubscribe(&mut self, filter: &TopicFilter) -> Option<Subscription> {
+    pub fn unsubscribe(&mut self, filter: &SubscriptionFilter) -> Option<Subscription> {
         self.subscriptions.remove(filter)
     }
 
     /// All subscriptions.
     pub fn subscriptions(&self) -> impl Iterator<Item = &Subscription> {
         self.subscriptions.values()
+    }
+}
+
+impl Subscription {
+    /// What the client calls it.
+    #[must_use]
+    pub fn name(&self) -> SubscriptionFilter {
+        SubscriptionFilter { share_name: self.share_name.clone(), filter: self.filter.clone() }
     }
 }
 
@@ -105,9 +120,23 @@ pub struct Pending {
     pub subscription_identifiers: Box<[u32]>,
     /// The position of its stored row, if it has one.
     pub row: Option<u64>,
+    /// The packet identifier that it will have: stored with a QoS 2 message, so that after a power cut it is sent as what the
+    /// client may know already.
+    pub reserved: Option<Reserved>,
+    /// The group whose message it is, if it is shared: another member may get it if this session ends.
+    pub share: Option<Arc<Share>>,
 }
 
-/// The messages on their way to one client: a queue, then the window of those that it has not acknowledged.
+/// A packet identifier that is set apart for a message that waits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Reserved {
+    /// The identifier.
+    pub packet_identifier: u16,
+    /// Whether an earlier run of the hub may have sent the message.
+    pub may_be_known: bool,
+}
+
+/// The messages on their way to one client: a queue, then the window of those whose exchange has not ended.
 #[derive(Debug)]
 pub struct Outbound {
     bounds: QueueBounds,
@@ -115,6 +144,8 @@ pub struct Outbound {
     last_packet_identifier: u16,
     queue: VecDeque<Pending>,
     queued_bytes: usize,
+    /// The packet identifiers that messages in the queue will have.
+    reserved: BTreeSet<u16>,
     /// In the order of their first sending, which is also the order of repetition (MQTT 5 section 4.6).
     in_flight: VecDeque<InFlight>,
     /// How many of `in_flight`, from the front, were sent on this connection.
@@ -124,8 +155,16 @@ pub struct Outbound {
 #[derive(Debug)]
 struct InFlight {
     packet_identifier: u16,
-    /// For repetition after a resumption; none if the session ends with its connection.
-    kept: Option<Pending>,
+    stage: Stage,
+}
+
+#[derive(Debug)]
+enum Stage {
+    /// PUBLISH was sent: until PUBACK or PUBREC. Kept for repetition after a resumption; not if the session ends with its
+    /// connection.
+    Published { qos: QoS, kept: Option<Pending> },
+    /// QoS 2: the client has the message, or is not to have it: until PUBCOMP. The position of the stored row, if it has one.
+    Released { row: Option<u64> },
 }
 
 /// What is to be sent next.
@@ -133,8 +172,30 @@ struct InFlight {
 pub enum Next<'a> {
     /// Once more, with DUP.
     Again(u16, &'a Pending),
-    /// For the first time.
+    /// For the first time on this connection.
     First(&'a Pending),
+    /// PUBREL.
+    Release(u16),
+}
+
+/// What became of a message that was not to be sent.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Discarded {
+    /// It is gone.
+    Gone(Pending),
+    /// The client may know it as a QoS 2 message: it is gone, and its packet identifier is to be released.
+    Released(Pending),
+}
+
+/// What a PUBREC means.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Received {
+    /// The client has the message: it may be forgotten, if it was kept, and PUBREL follows.
+    First(Option<Pending>),
+    /// It said so before: PUBREL follows once more.
+    Again,
+    /// No such message is on its way.
+    Unknown,
 }
 
 /// Whether a message is to be kept for repetition.
@@ -146,6 +207,11 @@ pub enum Keep {
     No,
 }
 
+/// Most packet identifiers that are set apart, of 65,535: the window needs some too.
+const MAX_RESERVED: usize = 40_000;
+/// Largest window, whatever the limits say.
+const MAX_WINDOW: usize = 16_384;
+
 impl Outbound {
     fn new(bounds: QueueBounds) -> Self {
         Self {
@@ -154,6 +220,7 @@ impl Outbound {
             last_packet_identifier: 0,
             queue: VecDeque::new(),
             queued_bytes: 0,
+            reserved: BTreeSet::new(),
             in_flight: VecDeque::new(),
             repeated: 0,
         }
@@ -161,14 +228,28 @@ impl Outbound {
 
     /// A connection begins: unacknowledged messages are to be repeated, at most `window` are unacknowledged at a time.
     pub fn resume(&mut self, window: usize) {
-        self.window = window;
+        self.window = window.min(MAX_WINDOW);
         self.repeated = 0;
+    }
+
+    /// Sets a packet identifier apart for a message that will be queued; nothing if too many are.
+    pub fn reserve(&mut self) -> Option<Reserved> {
+        if self.reserved.len() >= MAX_RESERVED {
+            return None;
+        }
+        let packet_identifier = self.free_identifier()?;
+        self.reserved.insert(packet_identifier);
+        Some(Reserved { packet_identifier, may_be_known: false })
+    }
+
+    /// Puts back a packet identifier that an earlier run of the hub was about to release.
+    pub fn restore_released(&mut self, packet_identifier: u16, row: u64) {
+        self.in_flight.push_back(InFlight { packet_identifier, stage: Stage::Released { row: Some(row) } });
     }
 
     /// Queues a message. Returns the oldest ones, in order, that had to go to stay within the bounds.
     pub fn offer(&mut self, pending: Pending) -> Vec<Pending> {
-        self.queued_bytes += pending.routed.weight();
-        self.queue.push_back(pending);
+        self.offer_unbounded(pending);
         let mut dropped = Vec::new();
         while self.queue.len() > self.bounds.messages || self.queued_bytes > self.bounds.bytes {
             match self.pop_queue() {
@@ -181,24 +262,31 @@ impl Outbound {
 
     /// Queues a message in front of nobody's bound: kept messages, which share their content with the store of kept messages,
     /// and commands that waited, which are few.
-    pub fn offer_retained(&mut self, pending: Pending) {
+    pub fn offer_unbounded(&mut self, pending: Pending) {
         self.queued_bytes += pending.routed.weight();
+        self.reserved.extend(pending.reserved.map(|reserved| reserved.packet_identifier));
         self.queue.push_back(pending);
     }
 
     /// What can be sent now.
     #[must_use]
     pub fn next(&self) -> Option<Next<'_>> {
-        // A window may shrink between connections: repetitions respect it too.
         if self.repeated < self.in_flight.len() {
-            let in_flight = self.in_flight.get(self.repeated).filter(|_| self.repeated < self.window)?;
-            return in_flight.kept.as_ref().map(|pending| Next::Again(in_flight.packet_identifier, pending));
+            let InFlight { packet_identifier, stage } = self.in_flight.get(self.repeated)?;
+            return match stage {
+                Stage::Released { .. } => Some(Next::Release(*packet_identifier)),
+                // A window may shrink between connections: repetitions respect it too.
+                Stage::Published { kept, .. } if self.repeated < self.window => {
+                    kept.as_ref().map(|pending| Next::Again(*packet_identifier, pending))
+                }
+                Stage::Published { .. } => None,
+            };
         }
         let head = self.queue.front()?;
         (head.qos == QoS::AtMostOnce || self.in_flight.len() < self.window).then_some(Next::First(head))
     }
 
-    /// What [`Outbound::next`] showed is being sent. Returns its packet identifier if it has one.
+    /// What [`Outbound::next`] showed is being sent. Returns its packet identifier if it is a new one.
     pub fn sent(&mut self, keep: Keep) -> Option<u16> {
         if self.repeated < self.in_flight.len() {
             self.repeated += 1;
@@ -207,18 +295,36 @@ impl Outbound {
         let pending = self.pop_queue()?;
         match pending.qos {
             QoS::AtMostOnce => None,
-            QoS::AtLeastOnce | QoS::ExactlyOnce => {
-                Some(self.enter_window(if keep == Keep::ForRepetition { Some(pending) } else { None }))
+            qos @ (QoS::AtLeastOnce | QoS::ExactlyOnce) => {
+                let reserved = pending.reserved.map(|reserved| reserved.packet_identifier);
+                let is_kept = keep == Keep::ForRepetition || pending.share.is_some();
+                Some(self.enter_window(reserved, qos, is_kept.then_some(pending)))
             }
         }
     }
 
     /// What [`Outbound::next`] showed is not to be sent at all.
-    pub fn discard_next(&mut self) -> Option<Pending> {
+    pub fn discard_next(&mut self) -> Option<Discarded> {
         if self.repeated < self.in_flight.len() {
-            return self.in_flight.remove(self.repeated).and_then(|in_flight| in_flight.kept);
+            let in_flight = self.in_flight.get_mut(self.repeated)?;
+            if let Stage::Published { qos: QoS::ExactlyOnce, kept } = &mut in_flight.stage {
+                let kept = kept.take()?;
+                in_flight.stage = Stage::Released { row: kept.row };
+                return Some(Discarded::Released(kept));
+            }
+            return match self.in_flight.remove(self.repeated)?.stage {
+                Stage::Published { kept, .. } => kept.map(Discarded::Gone),
+                Stage::Released { .. } => None,
+            };
         }
-        self.pop_queue()
+        let pending = self.pop_queue()?;
+        Some(match pending.reserved.filter(|reserved| reserved.may_be_known) {
+            Some(Reserved { packet_identifier, .. }) => {
+                self.in_flight.push_back(InFlight { packet_identifier, stage: Stage::Released { row: pending.row } });
+                Discarded::Released(pending)
+            }
+            None => Discarded::Gone(pending),
+        })
     }
 
     /// Whether a message may pass the queue: nothing waits, and there is room in the window.
@@ -231,17 +337,48 @@ impl Outbound {
 
     /// A QoS 1 message that passes the queue and is not repeated gets its packet identifier.
     pub fn bypass(&mut self) -> u16 {
-        self.enter_window(None)
+        self.enter_window(None, QoS::AtLeastOnce, None)
     }
 
-    /// The client has acknowledged. Nothing if it was not asked; else the message, if it was kept.
-    pub fn acknowledge(&mut self, packet_identifier: u16) -> Option<Option<Pending>> {
-        let index = self.in_flight.iter().position(|in_flight| in_flight.packet_identifier == packet_identifier)?;
-        if index >= self.repeated {
-            return None;
+    /// The exchange of a message has ended: PUBACK for QoS 1; PUBREC with a refusal for QoS 2. Nothing if the client was not
+    /// asked; else the message, if it was kept.
+    pub fn acknowledge(&mut self, packet_identifier: u16, of: QoS) -> Option<Option<Pending>> {
+        let index = self.index_of(packet_identifier).filter(|&index| index < self.repeated)?;
+        match self.in_flight.get(index)?.stage {
+            Stage::Published { qos, .. } if qos == of => {}
+            Stage::Published { .. } | Stage::Released { .. } => return None,
         }
         self.repeated -= 1;
-        self.in_flight.remove(index).map(|in_flight| in_flight.kept)
+        match self.in_flight.remove(index)?.stage {
+            Stage::Published { kept, .. } => Some(kept),
+            Stage::Released { .. } => None,
+        }
+    }
+
+    /// PUBREC: the client has a QoS 2 message.
+    pub fn received(&mut self, packet_identifier: u16) -> Received {
+        let found = self.index_of(packet_identifier).and_then(|index| self.in_flight.get_mut(index));
+        match found.map(|in_flight| &mut in_flight.stage) {
+            Some(Stage::Released { .. }) => Received::Again,
+            Some(stage @ Stage::Published { qos: QoS::ExactlyOnce, .. }) => {
+                let row = stage.kept().and_then(|kept| kept.row);
+                match std::mem::replace(stage, Stage::Released { row }) {
+                    Stage::Published { kept, .. } => Received::First(kept),
+                    Stage::Released { .. } => Received::Again,
+                }
+            }
+            Some(Stage::Published { .. }) | None => Received::Unknown,
+        }
+    }
+
+    /// PUBCOMP: the exchange of a QoS 2 message has ended. Nothing if the client was not asked; else the position of the
+    /// stored row, if there is one.
+    pub fn completed(&mut self, packet_identifier: u16) -> Option<Option<u64>> {
+        let index = self.index_of(packet_identifier)?;
+        let Stage::Released { row } = self.in_flight.get(index)?.stage else { return None };
+        self.in_flight.remove(index);
+        self.repeated -= usize::from(index < self.repeated);
+        Some(row)
     }
 
     /// Whether nothing more should be fetched for this client.
@@ -250,10 +387,16 @@ impl Outbound {
         self.queue.len() >= self.bounds.messages || self.queued_bytes >= self.bounds.bytes
     }
 
-    /// Messages that wait, and those that are not acknowledged.
+    /// Messages that wait, and those whose exchange has not ended.
     #[must_use]
     pub fn len(&self) -> usize {
         self.queue.len() + self.in_flight.len()
+    }
+
+    /// How many more messages the client takes before it acknowledges one.
+    #[must_use]
+    pub fn room(&self) -> usize {
+        self.window.saturating_sub(self.len())
     }
 
     /// Whether nothing waits for the client or for its acknowledgement.
@@ -264,26 +407,61 @@ impl Outbound {
 
     /// All messages that are kept, oldest first.
     pub fn kept(&self) -> impl Iterator<Item = &Pending> {
-        self.in_flight.iter().filter_map(|in_flight| in_flight.kept.as_ref()).chain(&self.queue)
+        self.in_flight.iter().filter_map(|in_flight| in_flight.stage.kept()).chain(&self.queue)
+    }
+
+    /// What another member of its group may get if the session ends now. Not what was sent with QoS 2 (MQTT-4.8.2-5).
+    pub fn to_be_shared_again(&self) -> impl Iterator<Item = (&Arc<Share>, &Arc<Routed>)> {
+        let sent = self.in_flight.iter().filter_map(|in_flight| in_flight.stage.kept());
+        let sent = sent.filter(|pending| pending.qos == QoS::AtLeastOnce);
+        sent.chain(&self.queue).filter_map(|pending| Some((pending.share.as_ref()?, &pending.routed)))
+    }
+
+    /// The positions of the rows of released packet identifiers.
+    pub fn released(&self) -> impl Iterator<Item = u64> {
+        self.in_flight.iter().filter_map(|in_flight| match in_flight.stage {
+            Stage::Released { row } => row,
+            Stage::Published { .. } => None,
+        })
+    }
+
+    fn index_of(&self, packet_identifier: u16) -> Option<usize> {
+        self.in_flight.iter().position(|in_flight| in_flight.packet_identifier == packet_identifier)
     }
 
     fn pop_queue(&mut self) -> Option<Pending> {
         let pending = self.queue.pop_front()?;
         self.queued_bytes = self.queued_bytes.saturating_sub(pending.routed.weight());
+        if let Some(reserved) = pending.reserved {
+            self.reserved.remove(&reserved.packet_identifier);
+        }
         Some(pending)
     }
 
-    fn enter_window(&mut self, kept: Option<Pending>) -> u16 {
-        // The window has at most 65,535 places, and a place is free: the search ends.
-        loop {
+    fn free_identifier(&mut self) -> Option<u16> {
+        (0..u16::MAX).find_map(|_| {
             self.last_packet_identifier = self.last_packet_identifier.checked_add(1).unwrap_or(1);
-            if self.in_flight.iter().all(|in_flight| in_flight.packet_identifier != self.last_packet_identifier) {
-                break;
-            }
-        }
-        self.in_flight.push_back(InFlight { packet_identifier: self.last_packet_identifier, kept });
+            let candidate = self.last_packet_identifier;
+            (!self.reserved.contains(&candidate) && self.index_of(candidate).is_none()).then_some(candidate)
+        })
+    }
+
+    fn enter_window(&mut self, reserved: Option<u16>, qos: QoS, kept: Option<Pending>) -> u16 {
+        let packet_identifier = reserved
+            .or_else(|| self.free_identifier())
+            .expect("reserved identifiers and the window together are fewer than all identifiers");
+        self.in_flight.push_back(InFlight { packet_identifier, stage: Stage::Published { qos, kept } });
         self.repeated += 1;
-        self.last_packet_identifier
+        packet_identifier
+    }
+}
+
+impl Stage {
+    const fn kept(&self) -> Option<&Pending> {
+        match self {
+            Self::Published { kept, .. } => kept.as_ref(),
+            Self::Released { .. } => None,
+        }
     }
 }
 
@@ -299,7 +477,7 @@ mod tests {
         let topic = TopicName::parse("a").expect("legal");
         let message = Message { payload: text.into(), qos, ..Message::default() };
         let routed = Arc::new(Routed { topic, message, publisher: None });
-        Pending { routed, qos, retain: false, subscription_identifiers: Box::new([]), row: None }
+        Pending { routed, qos, retain: false, subscription_identifiers: Box::new([]), row: None, reserved: None, share: None }
     }
 
     fn text(pending: &Pending) -> String {
@@ -313,6 +491,7 @@ mod tests {
             let (again, text) = match next {
                 Next::Again(identifier, pending) => (Some(identifier), text(pending)),
                 Next::First(pending) => (None, text(pending)),
+                Next::Release(identifier) => (Some(identifier), "PUBREL".to_owned()),
             };
             let identifier = outbound.sent(Keep::ForRepetition);
             sent.push((again.is_some(), again.or(identifier), text));
@@ -328,8 +507,8 @@ mod tests {
             assert!(outbound.offer(pending(text, QoS::AtLeastOnce)).is_empty());
         }
         assert_eq!(drain(&mut outbound), [(false, Some(1), "a".into()), (false, Some(2), "b".into())]);
-        assert!(outbound.acknowledge(7).is_none(), "nobody asked for 7");
-        assert!(outbound.acknowledge(2).is_some() && outbound.acknowledge(2).is_none());
+        assert!(outbound.acknowledge(7, QoS::AtLeastOnce).is_none(), "nobody asked for 7");
+        assert!(outbound.acknowledge(2, QoS::AtLeastOnce).is_some() && outbound.acknowledge(2, QoS::AtLeastOnce).is_none());
         assert_eq!(drain(&mut outbound), [(false, Some(3), "c".into())]);
     }
 
@@ -342,11 +521,11 @@ mod tests {
         }
         drain(&mut outbound);
         outbound.resume(2);
-        assert!(outbound.acknowledge(1).is_none(), "not yet repeated on this connection");
+        assert!(outbound.acknowledge(1, QoS::AtLeastOnce).is_none(), "not yet repeated on this connection");
         assert_eq!(drain(&mut outbound), [(true, Some(1), "a".into()), (true, Some(2), "b".into())]);
         outbound.resume(1);
         assert_eq!(drain(&mut outbound), [(true, Some(1), "a".into())], "a smaller window holds for repetitions");
-        assert!(outbound.acknowledge(1).is_some());
+        assert!(outbound.acknowledge(1, QoS::AtLeastOnce).is_some());
         assert_eq!(drain(&mut outbound), [(true, Some(2), "b".into())]);
     }
 
@@ -372,10 +551,14 @@ mod tests {
         outbound.offer(pending("b", QoS::AtLeastOnce));
         drain(&mut outbound);
         outbound.resume(5);
-        assert_eq!(outbound.discard_next().as_ref().map(text), Some("a".to_owned()));
+        let gone = |discarded| match discarded {
+            Some(Discarded::Gone(pending)) => text(&pending),
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(gone(outbound.discard_next()), "a");
         assert_eq!(drain(&mut outbound), [(true, Some(2), "b".into())]);
         outbound.offer(pending("c", QoS::AtMostOnce));
-        assert_eq!(outbound.discard_next().as_ref().map(text), Some("c".to_owned()));
+        assert_eq!(gone(outbound.discard_next()), "c");
         assert_eq!(outbound.next(), None);
     }
 
@@ -400,10 +583,58 @@ mod tests {
     }
 
     #[test]
+    fn a_qos_2_message_is_repeated_until_pubrec_and_its_release_until_pubcomp() {
+        let mut outbound = Outbound::new(BOUNDS);
+        outbound.resume(2);
+        for text in ["a", "b", "c"] {
+            let reserved = outbound.reserve();
+            outbound.offer(Pending { reserved, row: Some(7), ..pending(text, QoS::ExactlyOnce) });
+        }
+        let sent = |dup, identifier, text: &str| (dup, Some(identifier), text.to_owned());
+        assert_eq!(drain(&mut outbound), [sent(false, 1, "a"), sent(false, 2, "b")]);
+        assert_eq!(outbound.acknowledge(1, QoS::AtLeastOnce), None, "PUBACK is for QoS 1");
+        assert_eq!(outbound.completed(1), None, "PUBCOMP before PUBREC");
+        assert!(matches!(outbound.received(1), Received::First(Some(_))));
+        assert_eq!((outbound.received(1), outbound.received(9)), (Received::Again, Received::Unknown));
+        assert_eq!(drain(&mut outbound), [], "the place in the window is free only after PUBCOMP");
+        outbound.resume(2);
+        assert_eq!(drain(&mut outbound), [sent(true, 1, "PUBREL"), sent(true, 2, "b")]);
+        assert_eq!((outbound.completed(1), outbound.completed(1)), (Some(Some(7)), None));
+        assert_eq!(drain(&mut outbound), [sent(false, 3, "c")]);
+        assert!(outbound.acknowledge(3, QoS::ExactlyOnce).is_some(), "PUBREC with a refusal ends it at once");
+        assert_eq!(outbound.len(), 1);
+    }
+
+    #[test]
+    fn a_qos_2_message_that_the_client_may_know_is_released_rather_than_forgotten() {
+        let mut outbound = Outbound::new(BOUNDS);
+        let known = Reserved { packet_identifier: 1, may_be_known: true };
+        outbound.offer(Pending { reserved: Some(known), row: Some(4), ..pending("a", QoS::ExactlyOnce) });
+        outbound.resume(5);
+        assert!(matches!(outbound.discard_next(), Some(Discarded::Released(_))));
+        assert_eq!(outbound.next(), Some(Next::Release(1)));
+        assert_eq!((outbound.sent(Keep::ForRepetition), outbound.next()), (None, None));
+        assert_eq!(outbound.bypass(), 2, "the identifier is in use until PUBCOMP");
+        assert_eq!(outbound.completed(1), Some(Some(4)));
+    }
+
+    #[test]
+    fn reserved_packet_identifiers_are_nobody_elses() {
+        let mut outbound = Outbound::new(BOUNDS);
+        outbound.resume(5);
+        let reserved = outbound.reserve();
+        assert_eq!((reserved.map(|reserved| reserved.packet_identifier), outbound.bypass()), (Some(1), 2));
+        outbound.last_packet_identifier = u16::MAX;
+        assert_eq!(outbound.bypass(), 3);
+        let all: Vec<_> = std::iter::from_fn(|| outbound.reserve()).collect();
+        assert_eq!(all.len() + 1, MAX_RESERVED);
+    }
+
+    #[test]
     fn subscribing_anew_replaces_and_counts_once() {
         let options =
             |qos| SubscriptionOptions { qos, no_local: false, retain_as_published: false, retain_handling: RetainHandling::Send };
-        let filter = |text| TopicFilter::parse(text).expect("legal");
+        let filter = |text| SubscriptionFilter::parse(text).expect("legal");
         let mut session = Session::new(BOUNDS);
         let (first, new) = session.subscribe(filter("a"), options(QoS::AtMostOnce), None, 1).expect("room");
         assert!(new);

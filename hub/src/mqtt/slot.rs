@@ -48,6 +48,8 @@ pub(super) struct SlotState {
     pub(super) is_discarded: bool,
     /// Whether a loss was recorded since the client was last here.
     pub(super) overflowed: bool,
+    /// Messages that a session which ends with its connection was promised and will not get: the connection is to end.
+    pub(super) lost: u64,
 }
 
 /// The connection that holds a session.
@@ -134,6 +136,7 @@ impl Slot {
                 next_position: 1,
                 is_discarded: false,
                 overflowed: false,
+                lost: 0,
             }),
             wake: Notify::new(),
         }
@@ -150,6 +153,16 @@ impl Slot {
     /// The rows to delete when a message has left the session.
     pub(super) fn forget_row(&self, pending: &Pending) -> Vec<Write> {
         pending.row.map_or_else(Vec::new, |position| rows::delete_queued(self.number, position, pending).collect())
+    }
+
+    /// The rows to write when only the packet identifier of a QoS 2 message is to be kept.
+    pub(super) fn release_row(&self, pending: &Pending, packet_identifier: Option<u16>) -> Vec<Write> {
+        let identifier = packet_identifier.or(pending.reserved.map(|reserved| reserved.packet_identifier));
+        let mut writes = self.forget_row(pending);
+        if let (Some(position), Some(identifier)) = (pending.row, identifier) {
+            writes.push(rows::put_released(self.number, position, identifier));
+        }
+        writes
     }
 }
 

@@ -1,12 +1,14 @@
 //! SUBSCRIBE and UNSUBSCRIBE of one connection, and the link to the fabric on which its subscriptions live.
 
 use super::{
-    connection::{Answer, Connection, fault, fault_of},
+    connection::{Connection, fault, fault_of},
     fabric::{Fabric, Link},
     gate::{Ending, Gate},
-    message::{QoS, Routed},
+    limits::MAX_GROUP_MEMBERS,
+    message::Routed,
     packet::{RetainHandling, Subscribe, SubscribeRequest, reason},
     persister::Ticket,
+    publishing::Answer,
     session::{Pending, Subscription},
     slot::lock,
 };
@@ -41,11 +43,12 @@ impl SubAck {
 impl<G: Gate, F: Fabric, S: AsyncRead + AsyncWrite + Send> Connection<'_, G, F, S> {
     pub(super) async fn subscribe(&mut self, subscribe: Subscribe) -> Result<(), Ending> {
         let mut suback = SubAck { packet_identifier: subscribe.packet_identifier, ..SubAck::default() };
-        let mut tickets = Vec::new();
+        let mut ticket = None;
         for request in subscribe.requests {
-            tickets.extend(self.subscribe_one(request, subscribe.identifier, &mut suback).await?);
+            // What is durable is durable in order: the last is all.
+            ticket = self.subscribe_one(request, subscribe.identifier, &mut suback).await?.or(ticket);
         }
-        self.answer_when(tickets, Answer::Subscribe(suback))
+        self.answer_when(ticket, Answer::Subscribe(suback))
     }
 
     async fn subscribe_one(
@@ -55,11 +58,7 @@ impl<G: Gate, F: Fabric, S: AsyncRead + AsyncWrite + Send> Connection<'_, G, F, 
         suback: &mut SubAck,
     ) -> Result<Option<Ticket>, Ending> {
         let asked = match request.filter {
-            Ok(asked) if asked.share_name.is_none() => asked,
-            Ok(_) => {
-                suback.refuse(reason::SHARED_SUBSCRIPTIONS_NOT_SUPPORTED, "shared subscriptions are not offered".to_owned());
-                return Ok(None);
-            }
+            Ok(asked) => asked,
             Err(invalid) => {
                 suback.refuse(reason::TOPIC_FILTER_INVALID, invalid.to_string());
                 return Ok(None);
@@ -73,18 +72,26 @@ impl<G: Gate, F: Fabric, S: AsyncRead + AsyncWrite + Send> Connection<'_, G, F, 
                 return Ok(None);
             }
         };
-        let mut options = request.options;
-        options.qos = options.qos.min(QoS::AtLeastOnce);
-        let filter = permit.subscription().filter.clone();
+        let options = request.options;
         let max = self.front.limits.max_subscriptions;
-        let subscribed = lock(&self.slot.state).session.subscribe(filter, options, identifier, max);
+        let subscribed = lock(&self.slot.state).session.subscribe(permit.subscription().clone(), options, identifier, max);
         let Ok((subscription, is_new)) = subscribed else {
             suback.refuse(reason::QUOTA_EXCEEDED, format!("a session has at most {max} subscriptions"));
             self.limited("too many subscriptions");
             return Ok(None);
         };
+        let Ok(ticket) = self.front.subscribed(&self.slot, &subscription) else {
+            lock(&self.slot.state).session.unsubscribe(&subscription.name());
+            suback.refuse(reason::QUOTA_EXCEEDED, format!("a shared subscription has at most {MAX_GROUP_MEMBERS} members"));
+            self.limited("too many members of a shared subscription");
+            return Ok(None);
+        };
+        if subscription.share_name.is_some() {
+            // MQTT-4.8: no retained messages, and nothing on the fabric.
+            suback.reason_codes.push(options.qos as u8);
+            return Ok(ticket);
+        }
         self.subscriptions_by_number.insert(subscription.number, subscription.clone());
-        let ticket = self.slot.is_durable.then(|| self.front.subscribe_durably(&self.slot, &subscription));
         self.ensure_link().await?;
         if is_new
             && let Some(link) = &mut self.link
@@ -122,20 +129,29 @@ impl<G: Gate, F: Fabric, S: AsyncRead + AsyncWrite + Send> Connection<'_, G, F, 
     }
 
     fn offer(&self, subscription: &Subscription, messages: Vec<Arc<Routed>>, retain: bool) {
+        let mut writes = Vec::new();
         let mut state = lock(&self.slot.state);
         // A client that subscribes again and again without reading gets them once.
         if state.session.outbound.len() > self.front.limits.max_retained_messages {
             return;
         }
         for routed in messages {
-            state.session.outbound.offer_retained(Pending {
+            let pending = Pending {
                 qos: routed.message.qos.min(subscription.options.qos),
                 retain,
                 subscription_identifiers: subscription.identifier.into_iter().collect(),
                 row: None,
+                reserved: None,
+                share: None,
                 routed,
-            });
+            };
+            // A command that waits is the hub's to send again; what was retained is the session's from now on.
+            let pending = if retain { self.slot.prepare(&mut state, pending, &mut writes) } else { Some(pending) };
+            if let Some(pending) = pending {
+                state.session.outbound.offer_unbounded(pending);
+            }
         }
+        self.front.persister.store_some_time(writes);
     }
 
     pub(super) async fn unsubscribe(
@@ -144,11 +160,10 @@ impl<G: Gate, F: Fabric, S: AsyncRead + AsyncWrite + Send> Connection<'_, G, F, 
         filters: Vec<Result<SubscriptionFilter, InvalidTopic>>,
     ) -> Result<(), Ending> {
         let mut reason_codes = Vec::with_capacity(filters.len());
-        let mut tickets = Vec::new();
+        let mut ticket = None;
         for filter in filters {
             let removed = match &filter {
-                Ok(asked) if asked.share_name.is_none() => lock(&self.slot.state).session.unsubscribe(&asked.filter),
-                Ok(_) => None,
+                Ok(asked) => lock(&self.slot.state).session.unsubscribe(asked),
                 Err(_) => {
                     reason_codes.push(reason::TOPIC_FILTER_INVALID);
                     continue;
@@ -159,17 +174,15 @@ impl<G: Gate, F: Fabric, S: AsyncRead + AsyncWrite + Send> Connection<'_, G, F, 
                 continue;
             };
             reason_codes.push(reason::SUCCESS);
-            self.subscriptions_by_number.remove(&subscription.number);
-            if self.slot.is_durable {
-                tickets.push(self.front.unsubscribe_durably(&self.slot, &subscription));
-            }
-            if let Some(link) = &mut self.link
+            ticket = self.front.unsubscribed(&self.slot, &subscription).or(ticket);
+            if self.subscriptions_by_number.remove(&subscription.number).is_some()
+                && let Some(link) = &mut self.link
                 && link.unsubscribe(&subscription.filter).await.is_err()
             {
                 self.relink().await?;
             }
         }
-        self.answer_when(tickets, Answer::Unsubscribe(packet_identifier, reason_codes))
+        self.answer_when(ticket, Answer::Unsubscribe(packet_identifier, reason_codes))
     }
 
     pub(super) async fn ensure_link(&mut self) -> Result<(), Ending> {

@@ -209,7 +209,7 @@ async fn mqtt_3_3_2_1_the_topic_is_the_first_field_and_utf_8() {
         let home = Home::new().await;
         is_ended(&home, version, &packet(0x30, &[]), 0x81).await;
         is_ended(&home, version, &packet(0x30, &[0, 9, b'a']), 0x81).await;
-        is_ended(&home, version, &publish_bytes(version, 0, &[b'a', 0x80], &[], "x"), 0x90).await;
+        is_ended(&home, version, &publish_bytes(version, 0, &[b'a', 0x80], &[], "x"), 0x81).await;
     }
 }
 
@@ -338,7 +338,8 @@ async fn mqtt_3_3_4_2_of_overlapping_subscriptions_the_highest_qos_counts() {
                 qos.push(message.qos);
             }
             assert_eq!((qos.iter().max(), qos.iter().filter(|qos| **qos == 1).count()), (Some(&1), 1), "{qos:?}");
-            client.goodbye().await;
+            // Copies of lower QoS may still be under way.
+            drop(client);
         }
     }
 }

@@ -14,7 +14,7 @@ async fn mqtt_1_5_4_1_a_string_is_well_formed_utf_8() {
             is_malformed(&home, version, &connect_packet(version, 0x02, &binary(text))).await;
             is_ended(&home, version, &request(0x82, version, &[binary(text), vec![0]].concat()), 0x81).await;
             is_ended(&home, version, &request(0xA2, version, &binary(text)), 0x81).await;
-            is_ended(&home, version, &publish_bytes(version, 0, text, &[], "x"), 0x90).await;
+            is_ended(&home, version, &publish_bytes(version, 0, text, &[], "x"), 0x81).await;
         }
     }
 }

@@ -20,7 +20,7 @@ async fn rumqttc_speaks_with_us_in_mqtt_3() {
     owner.subscribe("dev/+/tele/#", QoS::ExactlyOnce).await.unwrap();
     within(async {
         while !matches!(owner_events.poll().await.unwrap(), Event::Incoming(Packet::SubAck(ack))
-            if ack.return_codes == [SubscribeReasonCode::Success(QoS::AtLeastOnce)])
+            if ack.return_codes == [SubscribeReasonCode::Success(QoS::ExactlyOnce)])
         {}
     })
     .await;

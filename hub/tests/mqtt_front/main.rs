@@ -4,10 +4,12 @@
 mod admission;
 mod bad_input;
 mod ends;
+mod exactly_once;
 mod foreign_clients;
 mod messages;
 mod router_death;
 mod sessions;
+mod shared;
 pub(crate) mod support;
 mod tls;
 mod vectors;

@@ -215,6 +215,14 @@ impl Gate for FakeGate {
         if mode == DiskMode::Fails {
             return Err(PersistError("the disk is full".to_owned()));
         }
+        let bytes: usize = writes
+            .iter()
+            .map(|write| match write {
+                Write::Put { key, value, .. } => key.len() + value.len(),
+                Write::Delete { key, .. } => key.len(),
+            })
+            .sum();
+        assert!(writes.len() <= 512 && bytes <= 1 << 20, "a batch that the store refuses: {} rows, {bytes} bytes", writes.len());
         let mut state = self.state.lock().unwrap();
         state.batches += 1;
         for write in writes {
@@ -520,10 +528,41 @@ impl Client {
     /// The next PUBLISH, acknowledged.
     pub async fn message(&mut self) -> Published {
         let published = self.message_unacknowledged().await;
-        if published.qos == 1 {
-            self.puback(published.packet_identifier).await;
+        match published.qos {
+            1 => self.puback(published.packet_identifier).await,
+            2 => {
+                self.ack(0x50, published.packet_identifier).await;
+                self.expect_ack(0x62, published.packet_identifier).await;
+                self.ack(0x70, published.packet_identifier).await;
+            }
+            _ => {}
         }
         published
+    }
+
+    /// PUBACK, PUBREC, PUBREL or PUBCOMP by its first byte.
+    pub async fn ack(&mut self, first: u8, packet_identifier: u16) {
+        self.send(&packet(first, &packet_identifier.to_be_bytes())).await;
+    }
+
+    /// The next packet, which must be this answer; returns its reason code.
+    pub async fn expect_ack(&mut self, first: u8, packet_identifier: u16) -> u8 {
+        let ack = self.receive().await;
+        assert_eq!((ack.first, &ack.body[..2]), (first, &packet_identifier.to_be_bytes()[..]), "{ack:?}");
+        ack.body.get(2).copied().unwrap_or(0)
+    }
+
+    /// The whole exchange of a QoS 2 publish; returns the reason code of PUBREC.
+    pub async fn publish2(&mut self, topic: &str, payload: &str) -> u8 {
+        let publish = self.publish_packet(topic, payload, 2, false, &[]);
+        self.send(&publish).await;
+        let packet_identifier = self.next;
+        let code = self.expect_ack(0x50, packet_identifier).await;
+        if code == 0 {
+            self.ack(0x62, packet_identifier).await;
+            assert_eq!(self.expect_ack(0x70, packet_identifier).await, 0);
+        }
+        code
     }
 
     pub async fn message_unacknowledged(&mut self) -> Published {

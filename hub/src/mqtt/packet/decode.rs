@@ -110,12 +110,16 @@ pub fn packet(frame: Frame, version: Version) -> Result<ClientPacket, Fault> {
     match frame.first >> 4 {
         packet_type::CONNECT => Ok(ClientPacket::Connect),
         packet_type::PUBLISH => publish(frame.first, reader, version).map(ClientPacket::Publish),
-        packet_type::PUBACK => {
+        kind @ (packet_type::PUBACK | packet_type::PUBREC | packet_type::PUBREL | packet_type::PUBCOMP) => {
             let packet_identifier = reader.packet_identifier()?;
             let reason_code = reader.reason_and_properties(version, Holder::Ack)?.0;
-            Ok(ClientPacket::PubAck { packet_identifier, reason_code })
+            Ok(match kind {
+                packet_type::PUBACK => ClientPacket::PubAck { packet_identifier, reason_code },
+                packet_type::PUBREC => ClientPacket::PubRec { packet_identifier, reason_code },
+                packet_type::PUBREL => ClientPacket::PubRel { packet_identifier, reason_code },
+                _ => ClientPacket::PubComp { packet_identifier, reason_code },
+            })
         }
-        packet_type::PUBREC | packet_type::PUBREL | packet_type::PUBCOMP => Ok(ClientPacket::ExactlyOnce),
         packet_type::SUBSCRIBE => subscribe(reader, version).map(ClientPacket::Subscribe),
         packet_type::UNSUBSCRIBE => unsubscribe(reader, version),
         packet_type::PINGREQ => reader.end().map(|()| ClientPacket::PingReq),

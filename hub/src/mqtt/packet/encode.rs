@@ -37,6 +37,8 @@ pub struct ConnAck {
     pub receive_maximum: Option<u16>,
     /// Largest packet that the hub takes.
     pub maximum_packet_size: Option<u32>,
+    /// Largest topic alias that the hub takes.
+    pub topic_alias_maximum: Option<u16>,
     /// The name that a nameless client got.
     pub assigned_client_identifier: Option<Box<str>>,
     /// What went wrong.
@@ -54,12 +56,28 @@ pub struct ConnAck {
 pub struct Delivery<'a> {
     /// Whether it was sent before.
     pub dup: bool,
-    /// QoS and packet identifier.
+    /// The QoS of this delivery.
+    pub qos: QoS,
+    /// None for QoS 0.
     pub packet_identifier: Option<u16>,
     /// RETAIN flag.
     pub retain: bool,
     /// The Subscription Identifiers of the subscriptions that match.
     pub subscription_identifiers: &'a [u32],
+}
+
+/// The answers to PUBLISH and to one another, by their first byte.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Ack {
+    /// PUBACK: QoS 1 is done.
+    PubAck = packet_type::PUBACK << 4,
+    /// PUBREC: a QoS 2 message has arrived.
+    PubRec = packet_type::PUBREC << 4,
+    /// PUBREL: it will not be repeated.
+    PubRel = packet_type::PUBREL << 4 | 0x02,
+    /// PUBCOMP: QoS 2 is done.
+    PubComp = packet_type::PUBCOMP << 4,
 }
 
 /// The packet would exceed what the client takes.
@@ -95,7 +113,10 @@ impl Dialect {
                 properties.put_u8(p::RECEIVE_MAXIMUM);
                 properties.put_u16(maximum);
             }
-            properties.put_slice(&[p::MAXIMUM_QOS, 1, p::SHARED_SUBSCRIPTION_AVAILABLE, 0]);
+            if let Some(maximum) = connack.topic_alias_maximum {
+                properties.put_u8(p::TOPIC_ALIAS_MAXIMUM);
+                properties.put_u16(maximum);
+            }
             if let Some(size) = connack.maximum_packet_size {
                 properties.put_u8(p::MAXIMUM_PACKET_SIZE);
                 properties.put_u32(size);
@@ -145,9 +166,11 @@ impl Dialect {
             length += integer_length(properties_length) + properties_length;
         }
         self.check(length)?;
-        let qos = if delivery.packet_identifier.is_some() { QoS::AtLeastOnce } else { QoS::AtMostOnce };
+        debug_assert_eq!(delivery.packet_identifier.is_none(), delivery.qos == QoS::AtMostOnce, "only QoS 0 has none");
         out.reserve(length + 5);
-        out.put_u8(packet_type::PUBLISH << 4 | u8::from(delivery.dup) << 3 | (qos as u8) << 1 | u8::from(delivery.retain));
+        out.put_u8(
+            packet_type::PUBLISH << 4 | u8::from(delivery.dup) << 3 | (delivery.qos as u8) << 1 | u8::from(delivery.retain),
+        );
         put_integer(out, length);
         // A topic has at most 512 bytes.
         out.put_u16(u16::try_from(topic.len()).unwrap_or(u16::MAX));
@@ -171,18 +194,19 @@ impl Dialect {
         Ok(())
     }
 
-    /// PUBACK; MQTT 3.1.1 has no reason code and is acknowledged in any case.
-    pub fn puback(&self, packet_identifier: u16, reason_code: u8, reason_string: Option<&str>, out: &mut BytesMut) {
+    /// PUBACK, PUBREC, PUBREL or PUBCOMP; MQTT 3.1.1 has no reason code and is acknowledged in any case.
+    pub fn ack(&self, ack: Ack, packet_identifier: u16, reason_code: u8, reason_string: Option<&str>, out: &mut BytesMut) {
+        let first = ack as u8;
         let mut body = BytesMut::with_capacity(8);
         body.put_u16(packet_identifier);
         if self.version == Version::V311 || reason_code == reason::SUCCESS {
             // Fits: the smallest size that a client can take is checked at CONNECT.
-            let _ = self.put(packet_type::PUBACK << 4, &body, out);
+            let _ = self.put(first, &body, out);
             return;
         }
         body.put_u8(reason_code);
         let words = Words { reason_string: reason_string.map(str::to_owned), date: None };
-        let _ = self.put_with_words(packet_type::PUBACK << 4, body, BytesMut::new(), words, self.problem_information, out);
+        let _ = self.put_with_words(first, body, BytesMut::new(), words, self.problem_information, out);
     }
 
     /// SUBACK, with MQTT 5 reason codes; MQTT 3.1.1 gets 0x80 for every refusal.

@@ -62,8 +62,27 @@ pub enum ClientPacket {
         /// 0x80 and above: the client refuses the message.
         reason_code: u8,
     },
-    /// PUBREC, PUBREL or PUBCOMP: QoS 2, which is not offered.
-    ExactlyOnce,
+    /// PUBREC.
+    PubRec {
+        /// Which of our publishes.
+        packet_identifier: u16,
+        /// 0x80 and above: the client refuses the message.
+        reason_code: u8,
+    },
+    /// PUBREL.
+    PubRel {
+        /// Which of the client's publishes.
+        packet_identifier: u16,
+        /// 0x92: the client does not know it.
+        reason_code: u8,
+    },
+    /// PUBCOMP.
+    PubComp {
+        /// Which of our publishes.
+        packet_identifier: u16,
+        /// 0x92: the client does not know it.
+        reason_code: u8,
+    },
     /// SUBSCRIBE.
     Subscribe(Subscribe),
     /// UNSUBSCRIBE.
@@ -97,7 +116,7 @@ pub struct Connect {
     pub keep_alive: u16,
     /// How long the session is kept after the connection, in seconds; `u32::MAX` means for ever.
     pub session_expiry: u32,
-    /// Unacknowledged QoS 1 publishes that the client takes at a time; at least 1.
+    /// Unacknowledged QoS 1 and 2 publishes that the client takes at a time; at least 1.
     pub receive_maximum: u16,
     /// Largest packet that the client takes.
     pub maximum_packet_size: u32,

@@ -34,11 +34,7 @@ pub const RECEIVE_MAXIMUM: u8 = 0x21;
 pub const TOPIC_ALIAS_MAXIMUM: u8 = 0x22;
 /// Topic Alias.
 pub const TOPIC_ALIAS: u8 = 0x23;
-/// Maximum QoS.
-pub const MAXIMUM_QOS: u8 = 0x24;
 /// User Property.
 pub const USER_PROPERTY: u8 = 0x26;
 /// Maximum Packet Size.
 pub const MAXIMUM_PACKET_SIZE: u8 = 0x27;
-/// Shared Subscription Available.
-pub const SHARED_SUBSCRIPTION_AVAILABLE: u8 = 0x2A;

@@ -36,6 +36,8 @@ pub const KEEP_ALIVE_TIMEOUT: u8 = 0x8D;
 pub const TOPIC_FILTER_INVALID: u8 = 0x8F;
 /// Topic name invalid.
 pub const TOPIC_NAME_INVALID: u8 = 0x90;
+/// Packet identifier not found: PUBREL or PUBCOMP of a QoS 2 exchange that is unknown or over.
+pub const PACKET_IDENTIFIER_NOT_FOUND: u8 = 0x92;
 /// Receive maximum exceeded.
 pub const RECEIVE_MAXIMUM_EXCEEDED: u8 = 0x93;
 /// Topic alias invalid.
@@ -44,7 +46,3 @@ pub const TOPIC_ALIAS_INVALID: u8 = 0x94;
 pub const PACKET_TOO_LARGE: u8 = 0x95;
 /// Quota exceeded.
 pub const QUOTA_EXCEEDED: u8 = 0x97;
-/// QoS not supported.
-pub const QOS_NOT_SUPPORTED: u8 = 0x9B;
-/// Shared subscriptions not supported.
-pub const SHARED_SUBSCRIPTIONS_NOT_SUPPORTED: u8 = 0x9E;

@@ -1,0 +1,305 @@
+//! The direct way of a message: from its publish into the queues of the sessions that it is promised to, with their rows
+//! stored before the publish is acknowledged. All that goes to a session which outlives its connections (QoS 1 and 2), QoS 2
+//! to any session, and what a group shares. Depends neither on the fabric nor on who is connected.
+
+use super::{
+    fabric::Fabric,
+    front::Inner,
+    gate::{Gate, Happening, SessionEvent},
+    message::{Message, QoS, Routed},
+    persister::Ticket,
+    retained::RetainedFull,
+    rows,
+    session::{Pending, Subscription},
+    shared::Share,
+    slot::{Slot, SlotState, lock},
+    trie::Trie,
+};
+use bytes::Bytes;
+use hearthkey_core::{rights::PublishPermit, topic::TopicName, write::Write};
+use std::sync::{
+    Arc, PoisonError, RwLock,
+    atomic::{AtomicBool, Ordering},
+};
+
+/// The subscriptions whose messages go directly, found without a lock when there are none.
+#[derive(Default)]
+pub(super) struct DirectSubscriptions {
+    by_filter: RwLock<Trie<Direct>>,
+    is_used: AtomicBool,
+}
+
+/// One such subscription.
+#[derive(Debug, Clone)]
+pub(super) struct Direct {
+    pub(super) slot: Arc<Slot>,
+    number: u32,
+    pub(super) qos: QoS,
+    no_local: bool,
+    retain_as_published: bool,
+    identifier: Option<u32>,
+}
+
+/// A message for one session.
+pub(super) struct Match {
+    pub(super) slot: Arc<Slot>,
+    qos: QoS,
+    retain_as_published: bool,
+    identifiers: Vec<u32>,
+    share: Option<Arc<Share>>,
+}
+
+/// Whether what a session is sent with this QoS goes directly; else the fabric carries it.
+pub(super) const fn goes_directly(is_durable: bool, qos: QoS) -> bool {
+    match qos {
+        QoS::AtMostOnce => false,
+        QoS::AtLeastOnce => is_durable,
+        // The fabric may carry a message twice when it is replaced.
+        QoS::ExactlyOnce => true,
+    }
+}
+
+impl Direct {
+    pub(super) fn of(slot: &Arc<Slot>, subscription: &Subscription) -> Self {
+        Self {
+            slot: slot.clone(),
+            number: subscription.number,
+            qos: subscription.options.qos,
+            no_local: subscription.options.no_local,
+            retain_as_published: subscription.options.retain_as_published,
+            identifier: subscription.identifier,
+        }
+    }
+
+    /// Whether it is this subscription, as it is or as it was.
+    pub(super) fn is(&self, slot: &Arc<Slot>, subscription: &Subscription) -> bool {
+        Arc::ptr_eq(&self.slot, slot) && self.number == subscription.number
+    }
+
+    /// The message of a group for this member.
+    pub(super) fn chosen(&self, message: QoS, share: Arc<Share>) -> Match {
+        Match {
+            slot: self.slot.clone(),
+            qos: self.qos.min(message),
+            retain_as_published: self.retain_as_published,
+            identifiers: self.identifier.into_iter().collect(),
+            share: Some(share),
+        }
+    }
+}
+
+impl DirectSubscriptions {
+    /// Files a subscription that is not shared, in place of what it was before.
+    pub(super) fn put(&self, slot: &Arc<Slot>, subscription: &Subscription) {
+        let is_direct = goes_directly(slot.is_durable, subscription.options.qos);
+        if !is_direct && !self.is_used.load(Ordering::Acquire) {
+            return;
+        }
+        let mut by_filter = self.by_filter.write().unwrap_or_else(PoisonError::into_inner);
+        by_filter.remove(&subscription.filter, |direct| direct.is(slot, subscription));
+        if is_direct {
+            by_filter.insert(&subscription.filter, Direct::of(slot, subscription));
+        }
+        self.is_used.store(!by_filter.is_empty(), Ordering::Release);
+    }
+
+    /// Removes a subscription.
+    pub(super) fn remove(&self, slot: &Arc<Slot>, subscription: &Subscription) {
+        if !goes_directly(slot.is_durable, subscription.options.qos) {
+            return;
+        }
+        let mut by_filter = self.by_filter.write().unwrap_or_else(PoisonError::into_inner);
+        by_filter.remove(&subscription.filter, |direct| direct.is(slot, subscription));
+        self.is_used.store(!by_filter.is_empty(), Ordering::Release);
+    }
+
+    /// One message for each session that gets it directly.
+    fn matches(&self, topic: &TopicName, qos: QoS, publisher: Option<u64>) -> Vec<Match> {
+        let mut found: Vec<Match> = Vec::new();
+        if qos == QoS::AtMostOnce || !self.is_used.load(Ordering::Acquire) {
+            return found;
+        }
+        self.by_filter.read().unwrap_or_else(PoisonError::into_inner).each_match(topic, |direct| {
+            let qos = direct.qos.min(qos);
+            let is_own = direct.no_local && publisher == Some(direct.slot.number);
+            if is_own || !goes_directly(direct.slot.is_durable, qos) {
+                return;
+            }
+            let known = found.iter().position(|matched| Arc::ptr_eq(&matched.slot, &direct.slot));
+            let index = known.unwrap_or_else(|| {
+                let (slot, identifiers) = (direct.slot.clone(), Vec::new());
+                found.push(Match { slot, qos, retain_as_published: false, identifiers, share: None });
+                found.len() - 1
+            });
+            if let Some(matched) = found.get_mut(index) {
+                // MQTT-3.3.4-2: one copy has the highest QoS of all.
+                matched.qos = matched.qos.max(qos);
+                matched.retain_as_published |= direct.retain_as_published;
+                matched.identifiers.extend(direct.identifier);
+            }
+        });
+        found
+    }
+}
+
+/// What came of queueing a message.
+enum Queued {
+    Whole,
+    /// So many messages, this one perhaps among them, were dropped; whether that is to be recorded.
+    WithLoss(u64, bool),
+    /// The session has ended.
+    TooLate,
+}
+
+impl<G: Gate, F: Fabric> Inner<G, F> {
+    /// Keeps what must be kept of a publish: the retained message, and what goes directly into queues. `taken` is the row by
+    /// which a QoS 2 publish is known as taken; it is stored together with them. Returns what to wait for before the publish
+    /// is acknowledged.
+    pub(super) fn keep(
+        &self,
+        permit: &PublishPermit,
+        message: &Message,
+        publisher: Option<u64>,
+        taken: Option<Write>,
+    ) -> Result<Option<Ticket>, RetainedFull> {
+        let mut matches = self.direct.matches(permit.topic(), message.qos, publisher);
+        self.shared.choose(permit.topic(), message.qos, &mut matches);
+        if !message.retain && matches.is_empty() && taken.is_none() {
+            return Ok(None);
+        }
+        // A copy: what came from a socket is a slice of a larger buffer.
+        let payload = Bytes::copy_from_slice(&message.payload);
+        let routed = Routed { topic: permit.topic().clone(), message: Message { payload, ..message.clone() }, publisher };
+        let promised = message.qos != QoS::AtMostOnce;
+        // Last of the batch: if it comes in several, a repetition is at worst taken twice, and never for taken.
+        let mut writes = Vec::new();
+        let mut retained = message.retain.then(|| lock(&self.retained));
+        if let Some(retained) = &mut retained {
+            writes.extend(retained.set(&routed)?);
+        }
+        let store = |writes: Vec<Write>| match writes.is_empty() {
+            true => None,
+            false if promised => Some(self.persister.store(writes)),
+            false => {
+                self.persister.store_some_time(writes);
+                None
+            }
+        };
+        // The lock on what is retained is held meanwhile, so that the rows of two publishes keep their order.
+        let ticket = self.queue(&Arc::new(routed), matches, writes, |mut writes| {
+            writes.extend(taken);
+            store(writes)
+        });
+        drop(retained);
+        Ok(ticket)
+    }
+
+    /// Queues a message for each session, and stores all rows as one batch.
+    fn queue<T>(
+        &self,
+        routed: &Arc<Routed>,
+        mut matches: Vec<Match>,
+        mut writes: Vec<Write>,
+        store: impl FnOnce(Vec<Write>) -> T,
+    ) -> T {
+        // In one order of locks, so that two publishers never wait for each other.
+        matches.sort_by_key(|matched| matched.slot.number);
+        let mut queued = Vec::with_capacity(matches.len());
+        let stored = {
+            let by_slot = matches.chunk_by(|one, other| Arc::ptr_eq(&one.slot, &other.slot));
+            let mut states: Vec<_> =
+                by_slot.filter_map(|same| same.first().map(|first| (same, lock(&first.slot.state)))).collect();
+            for (same, state) in &mut states {
+                queued.extend(same.iter().map(|matched| matched.queue(state, routed, &mut writes)));
+            }
+            // Under the locks, so that a row is stored before its deletion.
+            store(writes)
+        };
+        for (matched, queued) in matches.iter().zip(queued) {
+            match (queued, &matched.share) {
+                (Queued::Whole, _) => matched.slot.wake.notify_one(),
+                (Queued::WithLoss(lost, is_first), _) => {
+                    self.counters.lost.fetch_add(lost, Ordering::Relaxed);
+                    if is_first {
+                        self.record_loss(&matched.slot);
+                    }
+                    matched.slot.wake.notify_one();
+                }
+                (Queued::TooLate, Some(share)) => self.share_again(share, routed),
+                (Queued::TooLate, None) => {}
+            }
+        }
+        stored
+    }
+
+    /// Gives a message of a group to another member.
+    pub(super) fn share_again(&self, share: &Arc<Share>, routed: &Arc<Routed>) {
+        if let Some(matched) = share.choose(&routed.topic, routed.message.qos) {
+            self.queue(routed, vec![matched], Vec::new(), |writes| self.persister.store_some_time(writes));
+        }
+    }
+
+    fn record_loss(&self, slot: &Slot) {
+        tracing::warn!(client_identifier = %slot.key.client_identifier, "a kept session's queue is full: the oldest messages go");
+        self.gate.record(SessionEvent {
+            client_identifier: slot.key.client_identifier.clone(),
+            principal: Some(slot.key.principal.clone()),
+            peer: std::net::SocketAddr::from(([0, 0, 0, 0], 0)),
+            what: Happening::Limited { limit: "queue of a kept session is full: the oldest messages are dropped".to_owned() },
+        });
+    }
+}
+
+impl Match {
+    fn queue(&self, state: &mut SlotState, routed: &Arc<Routed>, writes: &mut Vec<Write>) -> Queued {
+        let slot = &self.slot;
+        if state.is_discarded {
+            return Queued::TooLate;
+        }
+        let is_promised = self.qos != QoS::AtMostOnce;
+        // A session that ends with its connection is cut rather than told less than it was promised.
+        if !slot.is_durable && state.session.outbound.is_full() {
+            state.lost += u64::from(is_promised);
+            return Queued::WithLoss(1, false);
+        }
+        let pending = Pending {
+            routed: routed.clone(),
+            qos: self.qos,
+            retain: self.retain_as_published && routed.message.retain,
+            subscription_identifiers: self.identifiers.as_slice().into(),
+            row: None,
+            reserved: None,
+            share: self.share.clone(),
+        };
+        let Some(pending) = slot.prepare(state, pending, writes) else {
+            return Queued::WithLoss(1, !std::mem::replace(&mut state.overflowed, true));
+        };
+        let dropped = state.session.outbound.offer(pending);
+        if dropped.is_empty() {
+            return Queued::Whole;
+        }
+        writes.extend(dropped.iter().flat_map(|dropped| slot.forget_row(dropped)));
+        state.lost += if slot.is_durable { 0 } else { dropped.iter().filter(|one| one.qos != QoS::AtMostOnce).count() as u64 };
+        let is_first = slot.is_durable && !std::mem::replace(&mut state.overflowed, true);
+        Queued::WithLoss(dropped.len() as u64, is_first)
+    }
+}
+
+impl Slot {
+    /// Gives a message what it needs to outlive the hub, if the session does: a position, a packet identifier for QoS 2, rows.
+    /// Nothing if no packet identifier is free.
+    pub(super) fn prepare(&self, state: &mut SlotState, pending: Pending, writes: &mut Vec<Write>) -> Option<Pending> {
+        if !self.is_durable || pending.qos == QoS::AtMostOnce {
+            return Some(pending);
+        }
+        let reserved = match pending.qos {
+            QoS::ExactlyOnce => Some(state.session.outbound.reserve()?),
+            QoS::AtMostOnce | QoS::AtLeastOnce => None,
+        };
+        let position = state.next_position;
+        state.next_position += 1;
+        let pending = Pending { row: Some(position), reserved, ..pending };
+        writes.extend(rows::put_queued(self.number, position, &pending));
+        Some(pending)
+    }
+}

@@ -1,0 +1,228 @@
+//! What a client publishes: taken, kept, carried and acknowledged; QoS 2 once for each packet identifier. And the order in
+//! which a connection answers.
+
+use super::{
+    connection::{Connection, fault},
+    fabric::{Fabric, Link},
+    gate::{Ending, Gate},
+    limits::MAX_TOPIC_ALIASES,
+    message::QoS,
+    packet::{Publish, Version, encode::Ack, reason},
+    persister::Ticket,
+    rows,
+    slot::lock,
+    subscribing::SubAck,
+};
+use bytes::Bytes;
+use hearthkey_core::{
+    Seconds,
+    topic::{InvalidTopic, TopicName},
+};
+use std::sync::atomic::Ordering;
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    time::Instant,
+};
+
+/// What is answered when rows are durable.
+#[derive(Debug)]
+pub(super) enum Answer {
+    /// PUBACK or PUBREC.
+    Publish(u16, QoS),
+    /// PUBREL, with its reason code.
+    Release(u16, u8),
+    /// PUBCOMP, with its reason code.
+    Complete(u16, u8),
+    Subscribe(SubAck),
+    Unsubscribe(u16, Vec<u8>),
+}
+
+impl<G: Gate, F: Fabric, S: AsyncRead + AsyncWrite + Send> Connection<'_, G, F, S> {
+    pub(super) async fn publish(&mut self, publish: Publish) -> Result<(), Ending> {
+        let Publish { packet_identifier, topic, topic_alias, expiry, mut message, .. } = publish;
+        let topic = self.topic_of(&topic, topic_alias)?;
+        self.throttled_until = self.publishes.take(Instant::now()).err();
+        let answered = packet_identifier.map(|identifier| (identifier, message.qos));
+        let unreleased = lock(&self.slot.state).session.unreleased.len();
+        if let Some((identifier, QoS::ExactlyOnce)) = answered
+            && lock(&self.slot.state).session.unreleased.contains(&identifier)
+        {
+            // A repetition: PUBREC after what the first one waits for.
+            let ticket = self.slot.is_durable.then(|| self.front.persister.store(Vec::new()));
+            return self.answer_when(ticket, Answer::Publish(identifier, QoS::ExactlyOnce));
+        }
+        // MQTT 3.1.1 knows no Receive Maximum.
+        let is_beyond = self.unanswered_publishes + unreleased >= usize::from(self.front.limits.receive_maximum);
+        if answered.is_some() && is_beyond && self.dialect.version == Version::V5 {
+            return Err(fault(reason::RECEIVE_MAXIMUM_EXCEEDED, "more unacknowledged publishes than the Receive Maximum"));
+        }
+        let permit = match self.rights.authorize_publish(topic) {
+            Ok(permit) => permit,
+            Err(denied) => {
+                let words = denied.to_string();
+                self.denied(denied);
+                self.refuse(answered, reason::NOT_AUTHORIZED, &words);
+                return Ok(());
+            }
+        };
+        if !self.front.has_room_for(&self.topics, permit.topic()) {
+            self.limited("too many different topics");
+            self.refuse(answered, reason::QUOTA_EXCEEDED, "too many different topics");
+            return Ok(());
+        }
+        let taken = match answered {
+            Some((identifier, QoS::ExactlyOnce)) => {
+                let mut state = lock(&self.slot.state);
+                if state.attached.as_ref().is_none_or(|attached| attached.connection != self.number) {
+                    // Taken over: the successor will hear the publish again.
+                    return Ok(());
+                }
+                state.session.unreleased.insert(identifier);
+                self.slot.is_durable.then(|| rows::put_unreleased(self.slot.number, identifier))
+            }
+            Some(_) | None => None,
+        };
+        message.expires_at = expiry.map(|seconds| self.front.gate.now().plus(Seconds(u64::from(seconds))));
+        let Ok(ticket) = self.front.keep(&permit, &message, Some(self.slot.number), taken) else {
+            self.limited("too many retained messages");
+            self.not_taken(answered);
+            self.refuse(answered, reason::QUOTA_EXCEEDED, "too many retained messages");
+            return Ok(());
+        };
+        self.ensure_link().await?;
+        if let Some(link) = &mut self.link {
+            link.publish(&permit, &message, Some(self.slot.number));
+        }
+        self.front.counters.published.fetch_add(1, Ordering::Relaxed);
+        self.front.note_acknowledgement(permit.topic(), &message.payload);
+        match answered {
+            Some((identifier, qos)) => self.answer_when(ticket, Answer::Publish(identifier, qos)),
+            None => Ok(()),
+        }
+    }
+
+    /// The topic of a publish, by name or by alias (MQTT 5 section 3.3.2.3.4).
+    fn topic_of(&mut self, name: &Bytes, alias: Option<u16>) -> Result<TopicName, Ending> {
+        let Some(alias) = alias else {
+            return match name.is_empty() && self.dialect.version == Version::V5 {
+                true => Err(fault(reason::PROTOCOL_ERROR, "neither a topic name nor a topic alias")),
+                false => parse(name),
+            };
+        };
+        if alias == 0 || alias > MAX_TOPIC_ALIASES {
+            let words = format!("topic aliases are 1 to {MAX_TOPIC_ALIASES}");
+            return Err(fault(reason::TOPIC_ALIAS_INVALID, &words));
+        }
+        if !name.is_empty() {
+            let topic = parse(name)?;
+            self.topics_by_alias.insert(alias, topic.clone());
+            return Ok(topic);
+        }
+        let known = self.topics_by_alias.get(&alias).cloned();
+        known.ok_or_else(|| fault(reason::PROTOCOL_ERROR, "a topic alias that stands for nothing yet"))
+    }
+
+    /// Refuses a publish: MQTT 5 hears why, MQTT 3.1.1 has no word for it.
+    fn refuse(&mut self, answered: Option<(u16, QoS)>, reason_code: u8, words: &str) {
+        if let Some((packet_identifier, qos)) = answered {
+            let dialect = self.dialect;
+            self.wire.outbound.push(|out| dialect.ack(ack_of(qos), packet_identifier, reason_code, Some(words), out));
+        }
+    }
+
+    fn not_taken(&self, answered: Option<(u16, QoS)>) {
+        if let Some((identifier, QoS::ExactlyOnce)) = answered {
+            lock(&self.slot.state).session.unreleased.remove(&identifier);
+        }
+    }
+
+    /// PUBREL: the client will not repeat the publish. PUBCOMP follows when that is durable, since the client may then use the
+    /// packet identifier for another message.
+    pub(super) fn released(&mut self, packet_identifier: u16) -> Result<(), Ending> {
+        let was_taken = lock(&self.slot.state).session.unreleased.remove(&packet_identifier);
+        let forget = || vec![rows::delete_unreleased(self.slot.number, packet_identifier)];
+        let ticket = self.slot.is_durable.then(|| self.front.persister.store(forget()));
+        let code = if was_taken { reason::SUCCESS } else { reason::PACKET_IDENTIFIER_NOT_FOUND };
+        self.answer_when(ticket, Answer::Complete(packet_identifier, code))
+    }
+
+    /// Answers when the rows are durable, after all earlier answers (MQTT 5 section 4.6).
+    pub(super) fn answer_when(&mut self, ticket: Option<Ticket>, answer: Answer) -> Result<(), Ending> {
+        if ticket.is_none() && self.answers.is_empty() {
+            return self.answer(answer, true);
+        }
+        self.unanswered_publishes += answer.counts();
+        self.answers.push_back(Box::pin(async move {
+            let durable = match ticket {
+                Some(ticket) => ticket.durable().await,
+                None => true,
+            };
+            (answer, durable)
+        }));
+        Ok(())
+    }
+
+    /// An answer whose time has come.
+    pub(super) fn take_answer(&mut self, answer: Answer, durable: bool) -> Result<(), Ending> {
+        self.unanswered_publishes -= answer.counts();
+        self.answer(answer, durable)
+    }
+
+    fn answer(&mut self, answer: Answer, durable: bool) -> Result<(), Ending> {
+        if !durable {
+            if let Answer::Publish(packet_identifier, qos) = answer {
+                self.not_taken(Some((packet_identifier, qos)));
+            }
+            // No acknowledgement: the client keeps what it sent and comes again.
+            return Err(fault(reason::IMPLEMENTATION_SPECIFIC, "the hub could not store it; try again later"));
+        }
+        let dialect = self.dialect;
+        self.wire.outbound.push(|out| match &answer {
+            Answer::Publish(identifier, qos) => dialect.ack(ack_of(*qos), *identifier, reason::SUCCESS, None, out),
+            Answer::Release(identifier, code) => dialect.ack(Ack::PubRel, *identifier, *code, None, out),
+            Answer::Complete(identifier, code) => dialect.ack(Ack::PubComp, *identifier, *code, None, out),
+            Answer::Subscribe(suback) => {
+                dialect.suback(suback.packet_identifier, &suback.reason_codes, suback.words.as_deref(), out);
+            }
+            Answer::Unsubscribe(packet_identifier, codes) => dialect.unsuback(*packet_identifier, codes, out),
+        });
+        if let Answer::Subscribe(suback) = answer {
+            suback.want_retained.iter().for_each(|subscription| self.offer_retained(subscription));
+            suback.begun.iter().for_each(|subscription| self.offer_commands(subscription));
+        }
+        Ok(())
+    }
+}
+
+impl Answer {
+    /// How much it counts against the Receive Maximum while it waits; QoS 2 counts by its packet identifier until PUBREL.
+    const fn counts(&self) -> usize {
+        match self {
+            Self::Publish(_, QoS::AtLeastOnce) => 1,
+            Self::Publish(..) | Self::Release(..) | Self::Complete(..) | Self::Subscribe(_) | Self::Unsubscribe(..) => 0,
+        }
+    }
+}
+
+const fn ack_of(qos: QoS) -> Ack {
+    match qos {
+        QoS::AtMostOnce | QoS::AtLeastOnce => Ack::PubAck,
+        QoS::ExactlyOnce => Ack::PubRec,
+    }
+}
+
+fn parse(name: &Bytes) -> Result<TopicName, Ending> {
+    TopicName::from_bytes(name).map_err(|invalid| Ending::Fault {
+        reason_code: match invalid {
+            // MQTT-1.5.4-1: what is no UTF-8 is malformed.
+            InvalidTopic::Utf8 => reason::MALFORMED_PACKET,
+            InvalidTopic::Length
+            | InvalidTopic::Levels
+            | InvalidTopic::Control
+            | InvalidTopic::WildcardInName
+            | InvalidTopic::WildcardMisplaced
+            | InvalidTopic::Share => reason::TOPIC_NAME_INVALID,
+        },
+        reason: invalid.to_string(),
+    })
+}
