@@ -152,6 +152,27 @@ pub struct Refusal {
     pub description: String<160>,
 }
 
+impl EnrolError {
+    /// Whether the same attempt may succeed later: the hub is away, busy, or the connection broke.
+    #[must_use]
+    pub fn may_pass(&self) -> bool {
+        const TOO_MANY_REQUESTS: u16 = 429;
+        match self {
+            Self::Connect(ConnectFailed::HostNotFound) => false,
+            Self::Connect(ConnectFailed::Refused | ConnectFailed::Unreachable | ConnectFailed::NoResources) => true,
+            Self::TimedOut => true,
+            Self::Tls(error) => error.is_broken_connection(),
+            Self::Refused(Refusal { status, .. }) => *status == TOO_MANY_REQUESTS || *status >= 500,
+            Self::String(_)
+            | Self::AlreadyEnrolled
+            | Self::Identity(_)
+            | Self::Software
+            | Self::Http(_)
+            | Self::BadRegistration => false,
+        }
+    }
+}
+
 impl core::fmt::Display for EnrolError {
     fn fmt(&self, formatter: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
         match self {

@@ -56,6 +56,7 @@ mod buffer;
 mod command;
 mod device;
 mod enrolment;
+pub mod flash;
 pub mod http;
 mod identity;
 pub mod json;

@@ -11,6 +11,7 @@ use crate::platform::ConnectFailed;
 use crate::tls::TlsError;
 use core::time::Duration;
 use heapless::String;
+use rand_core::RngCore as _;
 
 /// The longest reason of the hub that is kept.
 pub const MAX_HUB_REASON: usize = 128;
@@ -103,6 +104,17 @@ impl Backoff {
     pub const DEFAULT: Self = Self { base: Duration::from_secs(1), cap: Duration::from_secs(60), slow: Duration::from_secs(300) };
 }
 
+impl Backoff {
+    /// How long to wait after `failures` earlier failures in a row: full jitter, anywhere between now and the exponential
+    /// limit, so that a thousand devices do not come back as one. `random` is 64 even bits.
+    #[must_use]
+    pub fn delay(&self, failures: u32, random: u64) -> Duration {
+        let limit = self.base.saturating_mul(1 << failures.min(20)).min(self.cap);
+        let limit = u64::try_from(limit.as_millis()).unwrap_or(u64::MAX - 1);
+        Duration::from_millis(((u128::from(random) * (u128::from(limit) + 1)) >> 64) as u64)
+    }
+}
+
 /// A connection that lasted this long was a success: the next failure starts from the first delay.
 const SETTLED: Duration = Duration::from_secs(10);
 /// A whole fleet hears of a policy change at once, and reconnects spread over this.
@@ -157,11 +169,7 @@ impl Lifecycle {
         Next::ConnectAfter(match course {
             Course::Stop(_) | Course::AtOnce => Duration::ZERO,
             Course::Spread => draw(random, SPREAD),
-            Course::Backoff => {
-                // Full jitter: anywhere between now and the exponential limit.
-                let doublings = (self.failures - 1).min(20);
-                draw(random, backoff.base.saturating_mul(1 << doublings).min(backoff.cap))
-            }
+            Course::Backoff => backoff.delay(self.failures - 1, random.next_u64()),
             Course::Slow => backoff.slow / 2 + draw(random, backoff.slow / 2),
         })
     }

@@ -206,7 +206,7 @@ fn in_words(ending: &Ending) -> String {
         Ending::ConnectFailed(ConnectFailed::Refused) => "nothing listens at the hub's address; is the hub running?".to_owned(),
         Ending::ConnectFailed(ConnectFailed::Unreachable) => "the hub cannot be reached".to_owned(),
         Ending::ConnectFailed(ConnectFailed::NoResources) => "no socket is left on this host; raise `ulimit -n`".to_owned(),
-        Ending::Tls(error) if crate::device::connection_broke(error) => "the connection broke".to_owned(),
+        Ending::Tls(error) if error.is_broken_connection() => "the connection broke".to_owned(),
         Ending::Tls(error) => format!("the server did not prove to be the hub: {error:?}"),
         Ending::TimedOut(awaited) => {
             let what = match awaited {

@@ -3,9 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use hearthkey_agent::{
-    Agent, Config, ConnectFailed, Ended, EnrolError, Enrolled, Enrolment, Identity, Refusal, Software, Workspace, enrol,
-};
+use hearthkey_agent::{Agent, Config, Ended, EnrolError, Enrolled, Enrolment, Identity, Software, Workspace, enrol};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
 
@@ -142,7 +140,7 @@ async fn enrol_with_patience(
                 reporter.report(SimEventKind::Enrolled { took: began.elapsed() });
                 return Ok(enrolled);
             }
-            Err(error) if may_pass(&error) => {
+            Err(error) if error.may_pass() => {
                 reporter.report(SimEventKind::Disconnected { reason: error.to_string() });
                 reporter.report(SimEventKind::Retrying { after: pause });
                 tokio::time::sleep(pause).await;
@@ -150,32 +148,5 @@ async fn enrol_with_patience(
             }
             Err(error) => return Err(error.to_string()),
         }
-    }
-}
-
-/// Whether the same attempt may succeed later.
-fn may_pass(error: &EnrolError) -> bool {
-    const TOO_MANY_REQUESTS: u16 = 429;
-    match error {
-        EnrolError::Connect(ConnectFailed::HostNotFound) => false,
-        EnrolError::Connect(ConnectFailed::Refused | ConnectFailed::Unreachable | ConnectFailed::NoResources) => true,
-        EnrolError::TimedOut => true,
-        EnrolError::Tls(error) => connection_broke(error),
-        EnrolError::Refused(Refusal { status, .. }) => *status == TOO_MANY_REQUESTS || *status >= 500,
-        EnrolError::String(_)
-        | EnrolError::AlreadyEnrolled
-        | EnrolError::Identity(_)
-        | EnrolError::Software
-        | EnrolError::Http(_)
-        | EnrolError::BadRegistration => false,
-    }
-}
-
-/// A hub that stops in the middle is no stranger; a server that cannot prove to be the hub is.
-pub(crate) fn connection_broke(error: &hearthkey_agent::tls::TlsError) -> bool {
-    use hearthkey_agent::tls::TlsError;
-    match error {
-        TlsError::Io(_) | TlsError::Closed => true,
-        TlsError::Refused(_) | TlsError::Record(_) | TlsError::Handshake | TlsError::Engine => false,
     }
 }

@@ -52,6 +52,17 @@ pub enum TlsError {
     Engine,
 }
 
+impl TlsError {
+    /// Whether the connection ended, as when a hub stops; everything else is a server that is not the hub.
+    #[must_use]
+    pub fn is_broken_connection(&self) -> bool {
+        match self {
+            Self::Io(_) | Self::Closed => true,
+            Self::Refused(_) | Self::Record(_) | Self::Handshake | Self::Engine => false,
+        }
+    }
+}
+
 /// The buffers of one TLS connection, some 8 KB. Wiped when a connection ends.
 pub struct TlsBuffers {
     guard: GuardBuffers,
