@@ -9,7 +9,7 @@ use std::{env, fs};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncWriteExt, BufReader};
-use tokio::process::{Child, Command};
+use tokio::process::{Child, ChildStdin, Command};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
@@ -101,6 +101,8 @@ pub async fn run(mut command: Command, input: &str) -> Ran {
 pub struct Running {
     name: String,
     child: Child,
+    /// If somebody may still type.
+    terminal: Option<ChildStdin>,
     lines: mpsc::UnboundedReceiver<String>,
     said: Arc<Mutex<Said>>,
     readers: Vec<JoinHandle<()>>,
@@ -125,13 +127,25 @@ impl Running {
     ///
     /// # Panics
     /// When the system refuses.
-    pub fn start_with_input(mut command: Command, input: &str) -> Self {
+    pub fn start_with_input(command: Command, input: &str) -> Self {
+        let mut running = Self::start_with_terminal(command);
+        let input = input.to_owned();
+        if let Some(mut stdin) = running.terminal.take() {
+            // A program that reads nothing may have closed it.
+            tokio::spawn(async move { stdin.write_all(input.as_bytes()).await });
+        }
+        running
+    }
+
+    /// Starts a program whose standard input stays open, to be [typed](Self::type_in) into.
+    ///
+    /// # Panics
+    /// When the system refuses.
+    pub fn start_with_terminal(mut command: Command) -> Self {
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
         let name = format!("{:?}", command.as_std().get_program());
         let mut child = command.spawn().unwrap_or_else(|error| panic!("{name} does not start: {error}"));
-        let (mut stdin, input) = (child.stdin.take().expect("piped"), input.to_owned());
-        // A program that reads nothing may have closed it.
-        tokio::spawn(async move { stdin.write_all(input.as_bytes()).await });
+        let terminal = child.stdin.take();
         let said = Arc::new(Mutex::new(Said::default()));
         let (told, lines) = mpsc::unbounded_channel();
         let (out, err) = (child.stdout.take().expect("piped"), child.stderr.take().expect("piped"));
@@ -144,7 +158,17 @@ impl Running {
             })),
             tokio::spawn(read_lines(err, move |line| push(&mut lock(&keep_err).err, &line))),
         ];
-        Self { name, child, lines, said, readers }
+        Self { name, child, terminal, lines, said, readers }
+    }
+
+    /// Types into a program that was [started](Self::start_with_terminal) for that.
+    ///
+    /// # Panics
+    /// When it takes no more input.
+    pub async fn type_in(&mut self, text: &str) {
+        let terminal = self.terminal.as_mut().expect("started with a terminal");
+        terminal.write_all(text.as_bytes()).await.expect("it reads");
+        terminal.flush().await.expect("it reads");
     }
 
     /// What `look` sees in the next line that shows it something; lines before that are passed over.

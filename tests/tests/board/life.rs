@@ -1,0 +1,96 @@
+//! The life of a device on bare metal, told as that of one on a host.
+
+use hearthkey_tests::hub::Hub;
+use hearthkey_tests::process::Running;
+
+use crate::emulated::Board;
+
+/// A thermostat whose tokens live as short as the hub allows.
+const HASTY: &str = r#"
+name = "hasty"
+description = "A thermostat whose tokens live ten seconds"
+token_lifetime_s = 10
+[permissions.commands]
+publish = ["dev/${device}/ack/+"]
+subscribe = ["dev/${device}/cmd/+"]
+commands = ["set-setpoint", "set-mode", "identify"]
+[permissions.telemetry]
+publish = ["dev/${device}/status", "dev/${device}/about", "dev/${device}/state", "dev/${device}/tele/+"]
+[permissions.twin]
+subscribe = ["dev/${device}/twin/desired"]
+"#;
+
+async fn sees_telemetry(watch: &mut Running) {
+    let temperature = watch.json("telemetry", |message| {
+        let payload: serde_json::Value = serde_json::from_str(message["payload"].as_str()?).ok()?;
+        (message["topic"] == "dev/board/tele/temperature").then(|| payload["celsius"].as_f64())?
+    });
+    let celsius = temperature.await;
+    assert!((-30.0..60.0).contains(&celsius), "{celsius}");
+}
+
+#[tokio::test]
+async fn a_board_enrols_reports_obeys_renews_and_comes_back_after_its_hub_and_after_a_panic() {
+    let mut hub = Hub::start().await;
+    hub.apply_profile(HASTY).await;
+    let string = hub.add("board", "hasty").await;
+    let mut board = Board::start(&string, &[]).await;
+    board.said("enrolled as board").await;
+    board.said("connected for 10 s").await;
+    let writes = board.shown().matches("stored ").count();
+
+    // What it publishes, its owner sees; what its owner says, it does.
+    let mut watch = hub.follow(&["watch", "dev/board/#"]);
+    sees_telemetry(&mut watch).await;
+    let command = hub.told(&["send", "board", "set-setpoint", r#"{"celsius":23.5}"#, "--wait", "30s"]).await;
+    assert_eq!(command["state"], "succeeded", "{command}");
+    let state = watch.json("the new setpoint", |message| {
+        (message["topic"] == "dev/board/state" && message["payload"].as_str()?.contains("23.50")).then_some(())
+    });
+    state.await;
+    let rejected = hub.ran(&["send", "board", "set-setpoint", r#"{"celsius":900}"#, "-o", "json"]).await;
+    assert_eq!((rejected.exit, &rejected.json()["state"]), (1, &"rejected".into()), "{rejected:?}");
+
+    // Its token is renewed in place, and nothing is written for that.
+    for _ in 0..2 {
+        board.said("renewed for 10 s").await;
+    }
+    assert_eq!(board.shown().matches("stored ").count(), writes, "{}", board.shown());
+    assert!(!board.shown().contains("disconnected"), "{}", board.shown());
+
+    // Its hub goes and comes back.
+    drop(watch);
+    hub.restart().await;
+    board.said("disconnected").await;
+    board.said("connected for").await;
+    sees_telemetry(&mut hub.follow(&["watch", "dev/board/#"])).await;
+
+    // A panic: its reason is shown, the board starts again and is still the same device.
+    board.type_in("p").await;
+    board.said("panicked at").await;
+    board.said("hearthkey-board 0.1.0, start 2").await;
+    board.said("the former life ended in a panic: panicked at").await;
+    board.said("enrolled as board").await;
+    board.said("connected for 10 s").await;
+    sees_telemetry(&mut hub.follow(&["watch", "dev/board/#"])).await;
+
+    // Revoked, it stops and says so.
+    assert_eq!(hub.told(&["device", "revoke", "board"]).await["status"], "revoked");
+    board.said("revoked: ").await;
+    hub.assert_shows_no_secret("the board", &board.shown());
+    hub.finish().await;
+}
+
+#[tokio::test]
+async fn a_board_without_entropy_does_not_start() {
+    let mut board = Board::start("", &["--no-entropy"]).await;
+    board.said("no entropy was provided").await;
+    assert!(!board.shown().contains("network"), "{}", board.shown());
+}
+
+#[tokio::test]
+async fn a_board_without_an_enrolment_string_says_what_it_needs() {
+    let mut board = Board::start("", &[]).await;
+    let needs = board.said("not enrolled").await;
+    assert!(needs.contains("hearthkey device add"), "{needs}");
+}
