@@ -23,7 +23,8 @@ const MQTT_PORT: u16 = 1883;
 ///
 /// ```toml
 /// lan = true                                # HTTPS and MQTT over TLS on all interfaces
-/// names = ["hub.local", "192.168.1.10"]     # further names in the hub's certificate
+/// names = ["hub.local", "192.168.1.10"]     # further names in the hub's certificate; devices are told the first
+/// issuer = "https://hub.local:8443"         # what tokens and the metadata name; the first name and port by default
 ///
 /// [listeners]
 /// https = "127.0.0.1:8443"
@@ -44,6 +45,8 @@ pub struct Config {
     pub lan: bool,
     /// DNS names and addresses that the hub's certificate holds beside the fixed ones.
     pub names: Vec<HubName>,
+    /// Who issues the tokens (RFC 8414); the one of the first start if there is none here.
+    pub issuer: Option<IssuerUrl>,
     /// Where the hub listens.
     pub listeners: ListenerConfig,
     /// The MQTT front.
@@ -115,6 +118,11 @@ pub enum LogFormat {
 #[serde(try_from = "String")]
 pub struct HubName(String);
 
+/// An issuer: `https`, a host and a port that is not 443, and nothing behind.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "String")]
+pub struct IssuerUrl(String);
+
 /// An address and port to listen on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(try_from = "String")]
@@ -182,6 +190,11 @@ pub enum InvalidConfig {
     "`{0}` is no address to listen on; write address and port, such as \"127.0.0.1:8443\", or \"[::]:8443\" for all interfaces"
 )]
 pub struct InvalidListenAddress(String);
+
+/// Why a text is no [`IssuerUrl`].
+#[derive(Debug, thiserror::Error)]
+#[error("`{0}` is no issuer; write \"https://\", host and port and nothing behind, such as \"https://hub.local:8443\"")]
+pub struct InvalidIssuer(String);
 
 impl Config {
     /// Reads a configuration.
@@ -299,6 +312,27 @@ impl TryFrom<String> for HubName {
     }
 }
 
+impl IssuerUrl {
+    /// The issuer as text.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl TryFrom<String> for IssuerUrl {
+    type Error = InvalidIssuer;
+
+    fn try_from(text: String) -> Result<Self, Self::Error> {
+        let origin = reqwest::Url::parse(&text).ok().filter(|url| url.scheme() == "https").map(|url| url.origin());
+        // RFC 8414: compared byte by byte, so it must be written as everyone else would write it.
+        match origin.is_some_and(|origin| origin.ascii_serialization() == text) {
+            true => Ok(Self(text)),
+            false => Err(InvalidIssuer(text)),
+        }
+    }
+}
+
 impl TryFrom<String> for ListenAddress {
     type Error = InvalidListenAddress;
 
@@ -361,6 +395,13 @@ mod tests {
         assert!(address.contains("line 3") && address.contains("\"127.0.0.1:8443\""), "{address}");
         let name = refusal("names = [\"https://hub\"]");
         assert!(name.contains("line 1") && name.contains("without scheme"), "{name}");
+        for wrong in
+            ["http://hub.local", "https://hub.local/", "https://hub.local:443", "hub.local", "https://Hub.local", "https://a@b"]
+        {
+            let issuer = refusal(&format!("issuer = \"{wrong}\""));
+            assert!(issuer.contains("line 1") && issuer.contains("https://hub.local:8443"), "{issuer}");
+        }
+        assert_eq!(config("issuer = \"https://[fd00::1]:8443\"").issuer.expect("one").as_str(), "https://[fd00::1]:8443");
         assert!(refusal("[log]\nlevel = \"loud\"").contains("`debug`"));
         assert!(refusal("lan = \"yes\"").contains("boolean"));
     }

@@ -109,18 +109,20 @@ impl DataDir {
         bytes.as_slice().try_into().map_err(|_| DataDirError::Damaged { path, why: "it does not have 32 bytes" })
     }
 
-    /// The issuer, then those of earlier times. At the first start, and when `wanted` names another, that one comes first.
+    /// The issuer, then those of earlier times. It stays as it was at the first start until `wanted` names another, or until a hub
+    /// that only its own machine could reach is `reachable` by others: `localhost` means something else to each of them.
     ///
     /// # Errors
     /// [`DataDirError`].
-    pub fn issuers(&self, wanted: Option<&str>, at_first_start: &str) -> Result<Vec<String>, DataDirError> {
+    pub fn issuers(&self, wanted: Option<&str>, reachable: &str) -> Result<Vec<String>, DataDirError> {
         let path = self.root.join("issuers");
         let stored = match fs::read_to_string(&path) {
             Ok(text) => text.lines().map(str::to_owned).collect(),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
             Err(source) => return Err(DataDirError::Io { doing: "read", path, source }),
         };
-        let current = wanted.map(str::to_owned).or_else(|| stored.first().cloned()).unwrap_or_else(|| at_first_start.to_owned());
+        let kept = stored.first().map(String::as_str).filter(|kept| !is_local(kept) || is_local(reachable));
+        let current = wanted.or(kept).unwrap_or(reachable).to_owned();
         let mut issuers = vec![current];
         issuers
             .extend(stored.iter().filter(|issuer| **issuer != issuers[0]).take(MAX_EARLIER_ISSUERS).cloned().collect::<Vec<_>>());
@@ -129,6 +131,11 @@ impl DataDir {
         }
         Ok(issuers)
     }
+}
+
+/// Whether an issuer means another machine to each that reads it.
+fn is_local(issuer: &str) -> bool {
+    issuer.strip_prefix("https://localhost").is_some_and(|rest| rest.is_empty() || rest.starts_with(':'))
 }
 
 /// Most earlier issuers that devices may still name: each change of the hub's address adds one.
@@ -208,5 +215,21 @@ mod tests {
         assert_eq!(dir.issuers(None, "https://b").expect("kept"), ["https://a"]);
         assert_eq!(dir.issuers(Some("https://c"), "https://b").expect("changed"), ["https://c", "https://a"]);
         assert_eq!(dir.issuers(None, "https://b").expect("kept"), ["https://c", "https://a"]);
+    }
+
+    #[test]
+    fn an_issuer_of_this_machine_alone_makes_way_when_others_can_reach_the_hub() {
+        let temp = tempfile::tempdir().expect("a temporary directory");
+        let dir = DataDir::open(&temp.path().join("data")).expect("new");
+        let local = "https://localhost:8443";
+        assert_eq!(dir.issuers(None, local).expect("new"), [local]);
+        assert_eq!(dir.issuers(None, "https://localhost:9443").expect("kept"), [local]);
+        assert_eq!(dir.issuers(None, "https://192.168.1.5:8443").expect("changed"), ["https://192.168.1.5:8443", local]);
+        let kept = dir.issuers(None, "https://192.168.1.6:8443").expect("kept");
+        assert_eq!(kept, ["https://192.168.1.5:8443", local], "another address is for the owner to name");
+        assert_eq!(dir.issuers(None, local).expect("kept"), kept, "nor does going back to loopback change it");
+        let temp = tempfile::tempdir().expect("a temporary directory");
+        let dir = DataDir::open(&temp.path().join("data")).expect("new");
+        assert_eq!(dir.issuers(Some(local), "https://192.168.1.5:8443").expect("new"), [local], "as wanted");
     }
 }

@@ -242,16 +242,33 @@ impl Hub {
     /// # Errors
     /// [`NotDecided`].
     pub async fn decide<T, E>(&self, decision: impl FnOnce(&Registry) -> Result<Change<T>, E>) -> Result<T, NotDecided<E>> {
+        self.decide_with(Space::Ordinary, decision).await
+    }
+
+    /// As [`Hub::decide`], for a decision that takes rights away: it is kept on a disk that is too full for others.
+    ///
+    /// # Errors
+    /// [`NotDecided`].
+    pub async fn decide_to_end<T, E>(
+        &self,
+        decision: impl FnOnce(&Registry) -> Result<Change<T>, E>,
+    ) -> Result<T, NotDecided<E>> {
+        self.decide_with(Space::Reserve, decision).await
+    }
+
+    async fn decide_with<T, E>(
+        &self,
+        space: Space,
+        decision: impl FnOnce(&Registry) -> Result<Change<T>, E>,
+    ) -> Result<T, NotDecided<E>> {
         let (answer, wait) = {
             let mut head = self.lock_head();
             let Change { writes, answer } = decision(&head.registry).map_err(NotDecided::Refused)?;
             if writes.is_empty() {
                 (answer, Wait::Until(head.sequence))
             } else {
-                (
-                    answer,
-                    Wait::Batch(self.enqueue(&mut head, writes).map_err(|error| NotDecided::Unavailable(error.to_string()))?),
-                )
+                let waits = self.enqueue(&mut head, writes, space);
+                (answer, Wait::Batch(waits.map_err(|error| NotDecided::Unavailable(error.to_string()))?))
             }
         };
         let kept = match wait {
@@ -285,7 +302,12 @@ impl Hub {
         }
     }
 
-    fn enqueue(&self, head: &mut Head, writes: Vec<Write>) -> Result<oneshot::Receiver<Result<(), String>>, StoreError> {
+    fn enqueue(
+        &self,
+        head: &mut Head,
+        writes: Vec<Write>,
+        space: Space,
+    ) -> Result<oneshot::Receiver<Result<(), String>>, StoreError> {
         let (done, wait) = oneshot::channel();
         let seen = Arc::clone(&self.seen);
         let batch = writes.clone();
@@ -299,7 +321,10 @@ impl Hub {
             }
             let _ = done.send(outcome);
         });
-        let sequence = self.store.commit(head.sequence, writes.clone(), on_done)?;
+        let sequence = match space {
+            Space::Ordinary => self.store.commit(head.sequence, writes.clone(), on_done)?,
+            Space::Reserve => self.store.commit_from_reserve(head.sequence, writes.clone(), on_done)?,
+        };
         head.sequence = sequence;
         head.registry.apply(&writes).expect("the core reads the rows that it writes");
         Ok(wait)
@@ -603,6 +628,13 @@ impl Signing {
         };
         Self { keys, verifier }
     }
+}
+
+/// Which space on the disk a decision may use.
+#[derive(Clone, Copy)]
+enum Space {
+    Ordinary,
+    Reserve,
 }
 
 enum Wait {

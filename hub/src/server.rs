@@ -47,7 +47,7 @@ pub struct Settings {
     pub names: HubNames,
     /// The host that devices are told to connect to.
     pub host: String,
-    /// The issuer to use from now on; none keeps the one of the first start.
+    /// The issuer to use from now on; none keeps the one there is, as [`DataDir::issuers`] says.
     pub issuer: Option<String>,
     /// What carries MQTT messages.
     pub fabric: FabricKind,
@@ -60,6 +60,7 @@ pub struct Server {
     /// The hub holds it weakly: with the server it goes.
     outlet: Arc<dyn Outlet>,
     addresses: Listeners,
+    reachable: String,
     first_start: bool,
     restored: Option<RestoredFromBackup>,
     stop: watch::Sender<bool>,
@@ -130,8 +131,8 @@ impl Server {
         let in_use = CertificateInUse::new(&certificate)?;
         let address =
             Address { host: settings.host.clone(), https_port: addresses.https.port(), mqtts_port: addresses.mqtts.port() };
-        let at_first_start = format!("https://{}:{}", url_host(&settings.host), addresses.https.port());
-        let issuers = data.issuers(settings.issuer.as_deref(), &at_first_start)?;
+        let reachable = format!("https://{}:{}", url_host(&settings.host), addresses.https.port());
+        let issuers = data.issuers(settings.issuer.as_deref(), &reachable)?;
         let foundation = Foundation { store: store.clone(), data: data.clone(), ca_sha256: ca.sha256(), issuers, address };
         let (hub, mqtt_rows) = Hub::start(foundation)?;
         write_local_context(&hub, &data, addresses.https).await?;
@@ -179,6 +180,7 @@ impl Server {
             front,
             outlet,
             addresses,
+            reachable,
             first_start: opened.created,
             restored: opened.restored,
             stop,
@@ -203,6 +205,12 @@ impl Server {
     #[must_use]
     pub fn addresses(&self) -> Listeners {
         self.addresses
+    }
+
+    /// Where clients reach the hub by HTTPS.
+    #[must_use]
+    pub fn reachable(&self) -> &str {
+        &self.reachable
     }
 
     /// Whether the data directory was empty.

@@ -75,6 +75,7 @@ fn greet(server: &Server, options: &UpOptions, out: &mut Output) -> Result<(), F
             "event": "started",
             "first_start": server.is_first_start(),
             "data": options.data,
+            "url": server.reachable(),
             "issuer": server.hub().issuer(),
             "listeners": addresses,
             "fabric": options.config.mqtt.fabric,
@@ -83,7 +84,10 @@ fn greet(server: &Server, options: &UpOptions, out: &mut Output) -> Result<(), F
     if server.is_first_start() {
         out.line(format!("made a home CA, a signing key and the owner's context in {}", options.data.display()))?;
     }
-    out.line(format!("https  {}", server.hub().issuer()))?;
+    out.line(format!("https  {}", server.reachable()))?;
+    if let Some(why) = issuer_note(server.hub().issuer(), server.reachable(), options.config.issuer.is_some()) {
+        out.note(why);
+    }
     out.line(format!("mqtts  {}", addresses.mqtts))?;
     if let Some(mqtt) = addresses.mqtt {
         out.line(format!("mqtt   {mqtt} (no TLS)"))?;
@@ -97,6 +101,17 @@ fn greet(server: &Server, options: &UpOptions, out: &mut Output) -> Result<(), F
         out.line("Ctrl-C stops the hub")?;
     }
     Ok(())
+}
+
+/// What to say where the issuer, which nobody chose, is not where clients reach the hub.
+fn issuer_note(issuer: &str, reachable: &str, chosen: bool) -> Option<String> {
+    let back_on_loopback = reachable.starts_with("https://localhost:") && !issuer.starts_with("https://localhost:");
+    (!chosen && issuer != reachable && !back_on_loopback).then(|| {
+        format!(
+            "tokens and metadata name {issuer} as the issuer, from an earlier start; to change that, say issuer = \"{reachable}\" \
+             in the configuration"
+        )
+    })
 }
 
 /// ` --data DIR`, where it is not the default.
@@ -155,7 +170,7 @@ fn settings(options: &UpOptions) -> Result<Settings, hearthkey_certs::InvalidHub
         listeners: options.listeners,
         names,
         host: host.unwrap_or_else(|| "localhost".to_owned()),
-        issuer: None,
+        issuer: options.config.issuer.as_ref().map(|issuer| issuer.as_str().to_owned()),
         fabric: options.config.mqtt.fabric,
     })
 }
@@ -184,5 +199,20 @@ fn start_logging(config: &LogConfig) {
     match config.format {
         LogFormat::Text => subscriber.with_ansi(io::IsTerminal::is_terminal(&io::stderr())).init(),
         LogFormat::Json => subscriber.json().init(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_issuer_that_nobody_can_follow_is_told_with_the_remedy() {
+        let (old, new) = ("https://192.168.1.5:8443", "https://192.168.1.6:8443");
+        let note = issuer_note(old, new, false).expect("a note");
+        assert!(note.contains(old) && note.contains(&format!("issuer = \"{new}\"")), "{note}");
+        assert_eq!(issuer_note(old, new, true), None, "the owner knows");
+        assert_eq!(issuer_note(old, old, false), None);
+        assert_eq!(issuer_note(old, "https://localhost:8443", false), None, "for a while on loopback");
     }
 }

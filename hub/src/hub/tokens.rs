@@ -14,7 +14,7 @@ use hearthkey_core::{
     session::{Authority, CredentialId, Principal, Standing},
 };
 use serde::Serialize;
-use std::{net::IpAddr, sync::Arc};
+use std::{convert::Infallible, net::IpAddr, sync::Arc};
 use zeroize::Zeroizing;
 
 /// What the token endpoint answers.
@@ -233,7 +233,8 @@ impl Hub {
             Noted::Stolen => {
                 tracing::warn!(credential = %id, source = context.source, "a replaced token was used: its family ends");
                 drop(tokio::spawn(async move {
-                    if let Err(why) = hub.decide_always(|registry| registry.revoke_family(&id, &context)).await {
+                    let ended = hub.decide_to_end(|registry| Ok::<_, Infallible>(registry.revoke_family(&id, &context))).await;
+                    if let Err(NotDecided::Unavailable(why)) = ended {
                         tracing::error!(why, "a family of tokens could not be revoked");
                     }
                 }));
@@ -261,7 +262,7 @@ impl Hub {
         let client = self.authenticate_client(request, basic, context)?;
         let token = required(request, "token")?;
         let revoked = match self.verify_access_token(token, context.now) {
-            Ok(claims) => self.decide(|registry| registry.revoke_token(&client, &claims, context)).await,
+            Ok(claims) => self.decide_to_end(|registry| registry.revoke_token(&client, &claims, context)).await,
             Err(_) => self.decide(|registry| registry.use_proof(&client, context)).await,
         };
         revoked.map_err(unavailable)
@@ -272,7 +273,11 @@ impl Hub {
     /// # Errors
     /// Why the store cannot keep it.
     pub async fn revoke_itself(&self, authority: &Authority, context: &Context) -> Result<(), String> {
-        self.decide_always(|registry| registry.revoke_itself(authority, context)).await
+        let ended = self.decide_to_end(|registry| Ok::<_, Infallible>(registry.revoke_itself(authority, context))).await;
+        ended.map_err(|error| match error {
+            NotDecided::Unavailable(why) => why,
+            NotDecided::Refused(never) => match never {},
+        })
     }
 
     /// Proof that a client may introspect, by its profile.

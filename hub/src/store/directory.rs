@@ -4,7 +4,7 @@
 //! DATA/store/            the engine's files
 //! DATA/store.new/        a first creation or a restore, renamed to store/ when it is whole
 //! DATA/store.lock        held while a hub runs
-//! DATA/store.reserve     released when the store must be reopened on a full disk
+//! DATA/store.reserve     released when the store must be reopened, or rights be taken away, on a full disk
 //! DATA/store.damaged-1/  what could not be opened when a backup was restored; never removed
 //! DATA/backups/          store-<sequence>.backup
 //! ```
@@ -15,6 +15,7 @@ use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
 use std::io::{self, Write as _};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use rustix::fs::{FallocateFlags, fallocate, fdatasync, statvfs};
 use rustix::io::Errno;
@@ -27,6 +28,9 @@ pub const RESERVE_BYTES: u64 = 16 << 20;
 /// Batches are refused when fewer bytes are free: logs, certificates and a backup must still fit, and the reserve be remade.
 pub const FREE_SPACE_FLOOR_BYTES: u64 = (32 << 20) + RESERVE_BYTES;
 
+/// What must be free for a batch that takes rights away, the reserve file given up if need be: a few of the engine's segments.
+pub const LAST_SPACE_BYTES: u64 = 4 << 20;
+
 /// Most damaged copies that are moved aside; more means that the disk is at fault, and the owner must act.
 pub const MAX_DAMAGED_KEPT: usize = 3;
 
@@ -36,6 +40,8 @@ const MAX_BACKUPS_KEPT: usize = 2;
 /// The data directory, locked for this process.
 pub(super) struct Directory {
     data: PathBuf,
+    /// The reserve was used; it is set aside again when there is room.
+    reserve_is_gone: AtomicBool,
     _lock: File,
 }
 
@@ -51,7 +57,7 @@ impl Directory {
             Err(TryLockError::WouldBlock) => return Err(StoreError::InUse(data.to_owned())),
             Err(TryLockError::Error(error)) => return Err(during("lock", &path)(error)),
         }
-        Ok(Directory { data: data.to_owned(), _lock: file })
+        Ok(Directory { data: data.to_owned(), reserve_is_gone: AtomicBool::new(false), _lock: file })
     }
 
     /// The engine's directory.
@@ -166,7 +172,28 @@ impl Directory {
         if free < FREE_SPACE_FLOOR_BYTES {
             return Err(StoreError::LowSpace { path: self.data.clone(), free });
         }
+        if self.reserve_is_gone.swap(false, Ordering::Relaxed)
+            && let Err(error) = self.make_reserve()
+        {
+            self.reserve_is_gone.store(true, Ordering::Relaxed);
+            tracing::warn!(%error, "there is no reserve: free some space");
+        }
         Ok(())
+    }
+
+    /// Makes room for a batch that takes rights away.
+    pub(super) fn check_last_space(&self) -> Result<(), StoreError> {
+        if self.free_space()? >= LAST_SPACE_BYTES {
+            return Ok(());
+        }
+        if self.release_reserve()? {
+            self.reserve_is_gone.store(true, Ordering::Relaxed);
+            tracing::warn!("the disk is full: the reserve was released to take rights away; free some space");
+        }
+        match self.free_space()? {
+            free if free < LAST_SPACE_BYTES => Err(StoreError::LowSpace { path: self.data.clone(), free }),
+            _ => Ok(()),
+        }
     }
 
     fn free_space(&self) -> Result<u64, StoreError> {

@@ -19,7 +19,7 @@ use std::sync::Arc;
 
 use hearthkey_core::write::{Sequence, Table, Write};
 
-pub use self::directory::{FREE_SPACE_FLOOR_BYTES, MAX_DAMAGED_KEPT, RESERVE_BYTES};
+pub use self::directory::{FREE_SPACE_FLOOR_BYTES, LAST_SPACE_BYTES, MAX_DAMAGED_KEPT, RESERVE_BYTES};
 pub use self::sled::{Opened, RestoredFromBackup, SledStore, restore};
 
 /// Longest key. The engine keeps keys inside its index nodes, which must stay small.
@@ -105,6 +105,13 @@ pub trait Store: Send + Sync {
     /// [`StoreError::ValueTooLarge`], [`StoreError::BatchTooLarge`], [`StoreError::QueueFull`], [`StoreError::LowSpace`],
     /// [`StoreError::Stopped`].
     fn commit(&self, after: Sequence, batch: Vec<Write>, on_done: OnDone) -> Result<Sequence, StoreError>;
+
+    /// As [`Store::commit`], for a batch that takes rights away: it is accepted below [`FREE_SPACE_FLOOR_BYTES`] too, at last in
+    /// the space of the reserve file. Nobody keeps a lost lock because a disk is full.
+    ///
+    /// # Errors
+    /// As [`Store::commit`]; [`StoreError::LowSpace`] only when the reserve is used up.
+    fn commit_from_reserve(&self, after: Sequence, batch: Vec<Write>, on_done: OnDone) -> Result<Sequence, StoreError>;
 
     /// Whether a small batch would be accepted now: for readiness, and for asking before deciding.
     ///

@@ -181,6 +181,11 @@ impl Store for SledStore {
         self.running(|committer| committer.commit(after, batch, on_done))?
     }
 
+    fn commit_from_reserve(&self, after: Sequence, batch: Vec<Write>, on_done: OnDone) -> Result<Sequence, StoreError> {
+        self.directory.check_last_space()?;
+        self.running(|committer| committer.commit(after, batch, on_done))?
+    }
+
     fn check_writable(&self) -> Result<(), StoreError> {
         self.directory.check_free_space()?;
         self.running(Committer::check_writable)?

@@ -139,7 +139,8 @@ Examples:
 
 Configuration file, all of it optional (`hearthkey check FILE` reads it without starting anything):
   lan = true
-  names = [\"hub.local\", \"192.168.1.10\"]
+  names = [\"hub.local\", \"192.168.1.10\"]       devices are told the first
+  issuer = \"https://hub.local:8443\"          what tokens and metadata name
   [listeners]
   https = \"127.0.0.1:8443\"
   mqtts = \"127.0.0.1:8883\"

@@ -148,7 +148,7 @@ pub(super) async fn revoke(
     let permit = caller.permit::<ManageOwnCredentials>(&http)?;
     let _turn = http.turn().await?;
     let context = caller.context(&http);
-    let revoked = http.hub.decide(|registry| registry.revoke_credential(&permit, &id, &context)).await;
+    let revoked = http.hub.decide_to_end(|registry| registry.revoke_credential(&permit, &id, &context)).await;
     revoked.map_err(|error| not_decided(error, refused))?;
     Ok(StatusCode::NO_CONTENT)
 }

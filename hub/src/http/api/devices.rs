@@ -236,7 +236,8 @@ async fn change(
     let permit = caller.permit::<ManageDevices>(http)?;
     let _turn = http.turn().await?;
     let context = caller.context(http);
-    let record = http.hub.decide(|registry| decide(registry, &permit, &context)).await;
+    // To let a paused device on again is as small and as rare as to cut one off.
+    let record = http.hub.decide_to_end(|registry| decide(registry, &permit, &context)).await;
     Ok(Json(Device::now(&http.hub, record.map_err(|error| not_decided(error, refused))?)))
 }
 

@@ -138,7 +138,7 @@ pub(super) async fn edit(
         if_match.holds(registry.user(&name).map(|user| EntityTag::of(&http.hub, user)).as_ref())?;
         registry.change_user(&permit, &name, change, &context).map_err(refused)
     };
-    let user = http.hub.decide(decision).await.map_err(|error| not_decided(error, |problem| problem))?;
+    let user = http.hub.decide_to_end(decision).await.map_err(|error| not_decided(error, |problem| problem))?;
     Ok(tagged(&http.hub, &user).into_response())
 }
 
@@ -156,7 +156,7 @@ pub(super) async fn remove(
         if_match.holds(registry.user(&name).map(|user| EntityTag::of(&http.hub, user)).as_ref())?;
         registry.remove_user(&permit, &name, &context).map_err(refused)
     };
-    http.hub.decide(decision).await.map_err(|error| not_decided(error, |problem| problem))?;
+    http.hub.decide_to_end(decision).await.map_err(|error| not_decided(error, |problem| problem))?;
     Ok(StatusCode::NO_CONTENT)
 }
 
