@@ -199,3 +199,59 @@ async fn a_hub_that_stops_says_so() {
     lamp.leave().await;
     hub.finish().await;
 }
+
+#[tokio::test]
+async fn a_full_disk_keeps_nobodys_rights_alive() {
+    let mut hub = Hub::start().await;
+    let token = Keyed::enrolled(&hub, "lamp", "thermostat").await.token(&hub).await;
+    hub.stop().await;
+    let Some(disk) = SmallDisk::under(&hub.data()) else {
+        return;
+    };
+    hub.start_again().await;
+    let mut session = Wire::tls(&hub).await;
+    assert_eq!(session.connect(&Connect::by_password("lamp", &token)).await.connack_code(), 0);
+    // Somebody else fills it to the last byte.
+    let filler = disk.0.join("filler");
+    let full = std::fs::write(&filler, vec![1; 200 << 20]).expect_err("the disk is smaller");
+    assert_eq!(full.kind(), std::io::ErrorKind::StorageFull);
+
+    let refused = hub.ran(&["device", "add", "oven", "--profile", "switch"]).await;
+    assert!(refused.exit != 0 && refused.err.contains("cannot write to its store"), "{refused:?}");
+    hub.told(&["device", "revoke", "lamp"]).await;
+    assert_eq!(session.receive().await.expect("a reason").disconnect_code(), 0x98);
+    assert_eq!(Wire::tls(&hub).await.connect(&Connect::by_password("lamp", &token)).await.connack_code(), 0x87);
+
+    std::fs::remove_file(&filler).expect("removed");
+    hub.add("oven", "switch").await;
+    assert!(hub.data().join("store.reserve").is_file(), "the reserve is set aside again");
+    hub.kill().await;
+    hub.start_again().await;
+    assert_eq!(hub.device("lamp").await["status"], "revoked");
+    hub.finish().await;
+}
+
+/// A file system of 100 MB in memory, over a data directory.
+struct SmallDisk(std::path::PathBuf);
+
+impl SmallDisk {
+    /// `None` for who may not mount.
+    fn under(data: &std::path::Path) -> Option<Self> {
+        use std::process::Command;
+        let before = data.with_extension("before");
+        std::fs::rename(data, &before).expect("renamed");
+        std::fs::create_dir(data).expect("created");
+        let mut mount = Command::new("mount");
+        let mounted = mount.args(["-t", "tmpfs", "-o", "size=100m,mode=700", "tmpfs"]).arg(data).output();
+        let disk = mounted.ok().filter(|output| output.status.success()).map(|_| Self(data.to_owned()))?;
+        let copied = Command::new("cp").arg("-a").arg(before.join(".")).arg(data).status();
+        assert!(copied.expect("cp runs").success());
+        Some(disk)
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        let _ = std::process::Command::new("umount").arg("-l").arg(&self.0).output();
+    }
+}
