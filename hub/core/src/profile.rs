@@ -11,7 +11,7 @@ use crate::{
     write::MAX_VALUE_BYTES,
 };
 use serde::{Deserialize, Serialize};
-use std::{collections::BTreeMap, fmt, str::FromStr};
+use std::{collections::BTreeMap, fmt, str::FromStr, sync::Arc};
 
 /// The name of a profile; the alphabet of a device id.
 pub type ProfileName = DeviceId;
@@ -56,7 +56,7 @@ pub struct Grant {
 /// A topic filter in which a level may be the variable `${device}`.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
-pub struct FilterTemplate(Box<str>);
+pub struct FilterTemplate(Arc<str>);
 
 /// The name of a command, `[a-z0-9_-]{1,32}`.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -236,6 +236,11 @@ impl FilterTemplate {
     pub fn as_str(&self) -> &str {
         &self.0
     }
+
+    /// The same text, held together with this.
+    pub(crate) fn shared(&self) -> Arc<str> {
+        self.0.clone()
+    }
 }
 
 impl CommandName {
@@ -310,7 +315,7 @@ impl TryFrom<String> for FilterTemplate {
 
 impl From<FilterTemplate> for String {
     fn from(template: FilterTemplate) -> Self {
-        template.0.into()
+        template.0.as_ref().to_owned()
     }
 }
 

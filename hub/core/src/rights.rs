@@ -10,6 +10,7 @@ use crate::{
     topic::{SubscriptionFilter, TopicFilter, TopicName},
 };
 use serde::Serialize;
+use std::sync::Arc;
 
 /// What a principal may do with topics: filters, each with the rule that grants it.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -18,10 +19,19 @@ pub struct Rights {
     subscribe: Vec<Granted>,
 }
 
+/// Each session has some ten of these: all but the filter is shared with the profile.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Granted {
     filter: TopicFilter,
-    rule: Rule,
+    source: Arc<str>,
+    permission: PermissionName,
+    template: Arc<str>,
+}
+
+impl Granted {
+    fn rule(&self) -> Rule {
+        Rule { source: self.source.to_string(), permission: self.permission.clone(), template: self.template.to_string() }
+    }
 }
 
 /// Where a right comes from; what `hearthkey can` shows.
@@ -78,20 +88,21 @@ impl Rights {
     pub fn of_device(profile: &Profile, scope: &Scope, device: &DeviceId, children: &[DeviceId]) -> Self {
         let mut rights = Self::default();
         let children = if profile.acts_for_children { children } else { &[] };
+        let source: Arc<str> = rule_source(&profile.name).into();
         for (permission, grant) in profile.permissions.iter().filter(|(name, _)| scope.contains(name.as_str())) {
             for id in std::iter::once(device).chain(children) {
                 let granted = |template: &crate::profile::FilterTemplate| Granted {
                     filter: template.expand(id),
-                    rule: Rule {
-                        source: rule_source(&profile.name),
-                        permission: permission.clone(),
-                        template: template.as_str().to_owned(),
-                    },
+                    source: source.clone(),
+                    permission: permission.clone(),
+                    template: template.shared(),
                 };
                 rights.publish.extend(grant.publish.iter().map(granted));
                 rights.subscribe.extend(grant.subscribe.iter().map(granted));
             }
         }
+        rights.publish.shrink_to_fit();
+        rights.subscribe.shrink_to_fit();
         rights
     }
 
@@ -103,12 +114,10 @@ impl Rights {
         publish: &[impl AsRef<str>],
         subscribe: &[impl AsRef<str>],
     ) -> Self {
+        let source: Arc<str> = source.into();
         let granted = |text: &str| {
             let filter = TopicFilter::parse(text).ok()?;
-            Some(Granted {
-                filter,
-                rule: Rule { source: source.to_owned(), permission: permission.clone(), template: text.to_owned() },
-            })
+            Some(Granted { filter, source: source.clone(), permission: permission.clone(), template: text.into() })
         };
         Self {
             publish: publish.iter().filter_map(|text| granted(text.as_ref())).collect(),
@@ -163,25 +172,25 @@ impl Rights {
 
     /// The rule that lets these rights publish to a topic, if one does and the topic is not the hub's.
     #[must_use]
-    pub fn publish_rule(&self, topic: &TopicName) -> Option<&Rule> {
+    pub fn publish_rule(&self, topic: &TopicName) -> Option<Rule> {
         let allowed = !is_reserved_for_hub(topic);
-        self.publish.iter().find(|granted| allowed && granted.filter.matches(topic)).map(|granted| &granted.rule)
+        self.publish.iter().find(|granted| allowed && granted.filter.matches(topic)).map(Granted::rule)
     }
 
     /// The rule that lets these rights subscribe to a filter, if one does.
     #[must_use]
-    pub fn subscribe_rule(&self, filter: &TopicFilter) -> Option<&Rule> {
-        self.subscribe.iter().find(|granted| granted.filter.covers(filter)).map(|granted| &granted.rule)
+    pub fn subscribe_rule(&self, filter: &TopicFilter) -> Option<Rule> {
+        self.subscribe.iter().find(|granted| granted.filter.covers(filter)).map(Granted::rule)
     }
 
     /// All filters that may be published to, with their rules.
-    pub fn publish_filters(&self) -> impl Iterator<Item = (&TopicFilter, &Rule)> {
-        self.publish.iter().map(|granted| (&granted.filter, &granted.rule))
+    pub fn publish_filters(&self) -> impl Iterator<Item = (&TopicFilter, Rule)> {
+        self.publish.iter().map(|granted| (&granted.filter, granted.rule()))
     }
 
     /// All filters that may be subscribed to, with their rules.
-    pub fn subscribe_filters(&self) -> impl Iterator<Item = (&TopicFilter, &Rule)> {
-        self.subscribe.iter().map(|granted| (&granted.filter, &granted.rule))
+    pub fn subscribe_filters(&self) -> impl Iterator<Item = (&TopicFilter, Rule)> {
+        self.subscribe.iter().map(|granted| (&granted.filter, granted.rule()))
     }
 }
 

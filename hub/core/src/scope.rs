@@ -2,12 +2,12 @@
 
 use crate::limits::MAX_SCOPES;
 use serde::{Deserialize, Serialize};
-use std::{collections::BTreeSet, fmt};
+use std::{collections::BTreeSet, fmt, sync::Arc};
 
 /// The name of a permission: `[a-z0-9:._-]{1,32}`, a legal scope-token.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
-pub struct PermissionName(Box<str>);
+pub struct PermissionName(Arc<str>);
 
 /// A set of permissions, written as names in order with single spaces.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -123,7 +123,7 @@ impl TryFrom<String> for PermissionName {
 
 impl From<PermissionName> for String {
     fn from(name: PermissionName) -> Self {
-        name.0.into()
+        name.0.as_ref().to_owned()
     }
 }
 

@@ -51,22 +51,35 @@ impl<G: Gate, F: Fabric> Front<G, F> {
     }
 
     /// The same, where TLS has used up some of the time.
-    pub(super) async fn serve_within<S>(&self, stream: S, peer: SocketAddr, place: Place, deadline: Instant)
+    ///
+    /// What is done once and waits for little is boxed here and below: a task is as large as the largest of its steps for as
+    /// long as it lives, and a connection lives by waiting.
+    pub(super) fn serve_within<S>(
+        &self,
+        stream: S,
+        peer: SocketAddr,
+        place: Place,
+        deadline: Instant,
+    ) -> impl Future<Output = ()> + Send
     where
         S: AsyncRead + AsyncWrite + Send,
     {
         let front = &*self.0;
         let mut wire = Wire::new(stream);
-        let guest = tokio::select! {
-            biased;
-            () = place.taken_away() => return,
-            guest = handshake::welcome(&*front.gate, &mut wire, peer) => guest,
-            () = tokio::time::sleep_until(deadline) => return,
-        };
-        match guest {
-            Ok(guest) => admit(front, wire, guest, peer, place).await,
-            Err(NoGuest::Gone) => {}
-            Err(NoGuest::Refused(refused)) => refuse(front, wire, *refused, peer, place).await,
+        async move {
+            let guest = Box::pin(async {
+                tokio::select! {
+                    biased;
+                    () = place.taken_away() => Err(NoGuest::Gone),
+                    guest = handshake::welcome(&*front.gate, &mut wire, peer) => guest.map(Box::new),
+                    () = tokio::time::sleep_until(deadline) => Err(NoGuest::Gone),
+                }
+            });
+            match guest.await {
+                Ok(guest) => admit(front, wire, guest, peer, place).await,
+                Err(NoGuest::Gone) => {}
+                Err(NoGuest::Refused(refused)) => Box::pin(refuse(front, wire, *refused, peer, place)).await,
+            }
         }
     }
 }
@@ -101,25 +114,29 @@ async fn refuse<G: Gate, F: Fabric, S: AsyncRead + AsyncWrite>(
 async fn admit<G: Gate, F: Fabric, S: AsyncRead + AsyncWrite + Send>(
     front: &Inner<G, F>,
     wire: Wire<S>,
-    guest: Guest,
+    guest: Box<Guest>,
     peer: SocketAddr,
     place: Place,
 ) {
     let (mut attachment, assigned) = match handshake::seat(front, &guest) {
         Ok(seated) => seated,
-        Err(refused) => return refuse(front, wire, refused, peer, place).await,
+        Err(refused) => return Box::pin(refuse(front, wire, refused, peer, place)).await,
     };
     drop(place);
     // Before CONNACK, so that a client's "online" comes after its predecessor's "offline".
-    front.publish_wills(std::mem::take(&mut attachment.wills)).await;
+    if !attachment.wills.is_empty() {
+        Box::pin(front.publish_wills(std::mem::take(&mut attachment.wills))).await;
+    }
     let mut connection = Connection::new(front, wire, &guest, attachment, peer);
     // The hub may have changed its mind between its decision and the session.
     front.judge(&connection.slot);
-    let ending = match connection.greet(&guest, assigned).await {
+    let greeted = Box::pin(connection.greet(&guest, assigned)).await;
+    drop(guest);
+    let ending = match greeted {
         Ok(()) => connection.run().await,
         Err(ending) => ending,
     };
-    connection.finish(ending).await;
+    Box::pin(connection.finish(ending)).await;
 }
 
 pub(super) struct Connection<'a, G: Gate, F: Fabric, S> {
@@ -261,7 +278,7 @@ impl<'a, G: Gate, F: Fabric, S: AsyncRead + AsyncWrite + Send> Connection<'a, G,
             }
             Some(forward) = OptionFuture::from(link.map(Link::pull)) => match forward {
                 Ok(forward) => self.take_forwards(forward),
-                Err(_) => self.relink().await,
+                Err(_) => Box::pin(self.relink()).await,
             },
             Some((answer, durable)) = self.answers.next() => {
                 self.take_answer(answer, durable)?;
@@ -329,7 +346,7 @@ impl<'a, G: Gate, F: Fabric, S: AsyncRead + AsyncWrite + Send> Connection<'a, G,
             None => Ok(()),
         };
         result?;
-        if flushed.is_err() { self.relink().await } else { Ok(()) }
+        if flushed.is_err() { Box::pin(self.relink()).await } else { Ok(()) }
     }
 
     async fn take_each_packet(&mut self) -> Result<(), Ending> {
@@ -359,8 +376,10 @@ impl<'a, G: Gate, F: Fabric, S: AsyncRead + AsyncWrite + Send> Connection<'a, G,
                 self.completed(packet_identifier);
                 Ok(())
             }
-            ClientPacket::Subscribe(subscribe) => self.subscribe(subscribe).await,
-            ClientPacket::Unsubscribe { packet_identifier, filters } => self.unsubscribe(packet_identifier, filters).await,
+            ClientPacket::Subscribe(subscribe) => Box::pin(self.subscribe(subscribe)).await,
+            ClientPacket::Unsubscribe { packet_identifier, filters } => {
+                Box::pin(self.unsubscribe(packet_identifier, filters)).await
+            }
             ClientPacket::PingReq => {
                 let dialect = self.dialect;
                 self.wire.outbound.push(|out| dialect.pingresp(out));

@@ -48,15 +48,19 @@ impl<G: Gate, F: Fabric> Front<G, F> {
         // Small packets that wait for nothing; without it, each answer would wait for an acknowledgement of TCP.
         let _ = stream.set_nodelay(true);
         let Some(tls) = tls else {
-            return self.serve_within(stream, peer, place, deadline).await;
+            return Box::pin(self.serve_within(stream, peer, place, deadline)).await;
         };
-        let handshake = tokio::select! {
-            handshake = tls.accept(stream) => handshake,
-            () = tokio::time::sleep_until(deadline) => return,
-            () = place.taken_away() => return,
-        };
+        // Boxed: a task has its size for as long as it lives, and a handshake is large and short.
+        let handshake = Box::pin(async {
+            tokio::select! {
+                handshake = tls.accept(stream) => Some(handshake),
+                () = tokio::time::sleep_until(deadline) => None,
+                () = place.taken_away() => None,
+            }
+        });
+        let Some(handshake) = handshake.await else { return };
         match handshake {
-            Ok(stream) => self.serve_within(stream, peer, place, deadline).await,
+            Ok(stream) => Box::pin(self.serve_within(stream, peer, place, deadline)).await,
             Err(error) => tracing::debug!(%peer, %error, "TLS handshake failed"),
         }
     }

@@ -89,7 +89,9 @@ impl<G: Gate, F: Fabric, S: AsyncRead + AsyncWrite + Send> Connection<'_, G, F, 
             self.refuse(answered, reason::QUOTA_EXCEEDED, "too many retained messages");
             return Ok(());
         };
-        self.ensure_link().await?;
+        if self.link.is_none() {
+            Box::pin(self.ensure_link()).await?;
+        }
         if let Some(link) = &mut self.link {
             link.publish(&permit, &message, Some(self.slot.number));
         }

@@ -8,8 +8,15 @@ use super::{
     },
 };
 use bytes::{Buf, BytesMut};
-use std::{collections::VecDeque, io};
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadHalf, WriteHalf};
+use std::{
+    collections::VecDeque,
+    future::poll_fn,
+    io,
+    mem::MaybeUninit,
+    pin::Pin,
+    task::{Poll, ready},
+};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf, ReadHalf, WriteHalf};
 
 /// The two directions of a connection.
 pub(super) struct Wire<S> {
@@ -28,15 +35,19 @@ pub(super) struct Inbound<S> {
 pub(super) struct Outbox<S> {
     half: WriteHalf<S>,
     bytes: BytesMut,
+    /// Most bytes that waited since nothing did.
+    peak: usize,
     /// What is left of each packet, the first possibly begun.
     packets: VecDeque<usize>,
     first_is_begun: bool,
     needs_flush: bool,
 }
 
-/// An idle connection holds no more than this for reading; a busy one up to `LARGE_READ`.
+/// A quiet connection reads this much at a time, and holds nothing while it waits; a busy one up to `LARGE_READ`.
 const SMALL_READ: usize = 1024;
 const LARGE_READ: usize = 64 * 1024;
+/// A buffer that had no more to hold than this is given back when it is empty.
+const SMALL_WRITE: usize = 256;
 
 impl<S: AsyncRead + AsyncWrite> Wire<S> {
     pub(super) fn new(stream: S) -> Self {
@@ -46,6 +57,7 @@ impl<S: AsyncRead + AsyncWrite> Wire<S> {
             outbound: Outbox {
                 half: writer,
                 bytes: BytesMut::new(),
+                peak: 0,
                 packets: VecDeque::new(),
                 first_is_begun: false,
                 needs_flush: false,
@@ -75,6 +87,9 @@ impl<S: AsyncRead> Inbound<S> {
 
     /// Reads more. False at the end of the stream. May be dropped while it waits.
     pub(super) async fn fill(&mut self) -> io::Result<bool> {
+        if self.bytes.is_empty() && self.read_size == SMALL_READ {
+            return self.fill_from_nothing().await;
+        }
         self.bytes.reserve(self.read_size);
         let room = self.bytes.capacity() - self.bytes.len();
         let read = self.half.read_buf(&mut self.bytes).await?;
@@ -82,6 +97,23 @@ impl<S: AsyncRead> Inbound<S> {
             self.read_size = (self.read_size * 2).min(LARGE_READ);
         } else if read < self.read_size / 4 {
             self.read_size = (self.read_size / 2).max(SMALL_READ);
+        }
+        Ok(read > 0)
+    }
+
+    /// Most connections wait most of the time: they do so without a buffer.
+    async fn fill_from_nothing(&mut self) -> io::Result<bool> {
+        self.bytes = BytesMut::new();
+        let read = poll_fn(|context| {
+            let mut room = [MaybeUninit::uninit(); SMALL_READ];
+            let mut arrived = ReadBuf::uninit(&mut room);
+            ready!(Pin::new(&mut self.half).poll_read(context, &mut arrived))?;
+            self.bytes.extend_from_slice(arrived.filled());
+            Poll::Ready(io::Result::Ok(arrived.filled().len()))
+        });
+        let read = read.await?;
+        if read == SMALL_READ {
+            self.read_size *= 2;
         }
         Ok(read > 0)
     }
@@ -104,6 +136,7 @@ impl<S: AsyncWrite> Outbox<S> {
         let result = encode(&mut self.bytes);
         if self.bytes.len() > before {
             self.packets.push_back(self.bytes.len() - before);
+            self.peak = self.peak.max(self.bytes.len());
         }
         result
     }
@@ -160,8 +193,12 @@ impl<S: AsyncWrite> Outbox<S> {
             self.packets.pop_front();
             self.first_is_begun = false;
         }
-        if self.bytes.is_empty() && self.bytes.capacity() > LARGE_READ {
-            self.bytes = BytesMut::new();
+        if self.bytes.is_empty() {
+            if self.peak <= SMALL_WRITE || self.bytes.capacity() > LARGE_READ {
+                self.bytes = BytesMut::new();
+                self.packets = VecDeque::new();
+            }
+            self.peak = 0;
         }
     }
 }

@@ -296,8 +296,8 @@ impl Registry {
             Question::Publish(topic) if crate::rights::is_reserved_for_hub(topic) => {
                 return refused(format!("only the hub publishes to {topic}"));
             }
-            Question::Publish(topic) => (rights.publish_rule(topic).cloned(), format!("publish to {topic}")),
-            Question::Subscribe(filter) => (rights.subscribe_rule(filter).cloned(), format!("subscribe to {filter}")),
+            Question::Publish(topic) => (rights.publish_rule(topic), format!("publish to {topic}")),
+            Question::Subscribe(filter) => (rights.subscribe_rule(filter), format!("subscribe to {filter}")),
             Question::Command(command) => {
                 let rule = profile.permission_for_command(command).map(|permission| Rule {
                     source: format!("profile {}", profile.name),
