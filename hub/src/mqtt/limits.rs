@@ -103,10 +103,20 @@ pub const PERSIST_BATCH_BYTES: usize = 1 << 20;
 pub const ROW_CHUNK_BYTES: usize = 4_000;
 /// Events that wait for the router's thread before publishers are slowed down; its channel holds 1,000 and then blocks.
 pub const ROUTER_EVENTS_HIGH_WATER: usize = 800;
-/// Bytes of one segment of a filter's log in the router.
-pub const ROUTER_SEGMENT_BYTES: usize = 1024 * 1024;
+/// Bytes of one segment of a filter's log in the router. The router keeps a log for as many filters as were in use at one
+/// time, full to this or twice this, whether or not anybody lags behind.
+pub const ROUTER_SEGMENT_BYTES: usize = 256 * 1024;
 /// Segments of a filter's log: what a slow reader can lag behind before it loses messages.
 pub const ROUTER_SEGMENTS: usize = 2;
+/// Bytes that the router has not begun to handle before publishers are slowed down.
+pub const ROUTER_UNHANDLED_BYTES: usize = 1024 * 1024;
+/// Messages that are kept for subscribers whose router dies. It takes them some 100 ms to find another; what is published
+/// beyond this in that time is lost to them, and told.
+pub const ROUTER_REPLAY_MESSAGES: usize = 16 * 1024;
+/// Bytes of such messages; same consequence.
+pub const ROUTER_REPLAY_BYTES: usize = 4 * 1024 * 1024;
+/// How often the router's watchdog sends a message through it.
+pub const ROUTER_WATCH_EVERY: Duration = Duration::from_secs(10);
 /// Messages that wait for one link of the native fabric; then the oldest go, and the link is told. Holds what one publisher
 /// may send between two turns of a subscriber that reads.
 pub const NATIVE_QUEUE_MESSAGES: usize = 2_048;
