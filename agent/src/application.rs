@@ -221,6 +221,8 @@ pub enum Event<'a> {
         expires_in: Duration,
         /// The permission names granted.
         scope: &'a str,
+        /// From the request to the answer.
+        took: Duration,
     },
     /// The hub told the date.
     ClockSet(UnixTime),

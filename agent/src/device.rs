@@ -15,6 +15,7 @@ use crate::mqtt::session::{Class, Next, PublishId, RESERVED, Session, Settled};
 use crate::mqtt::{MAX_INCOMING_PACKET, MAX_PAYLOAD, MAX_TOPIC, RECEIVE_MAXIMUM};
 use crate::oauth::{self, Grant, MAX_TOKEN_REQUEST};
 use crate::time::{Clock, Instant, UnixTime};
+use crate::tls::{Refusal, TlsError};
 use core::fmt::Write as _;
 use core::time::Duration;
 use heapless::String;
@@ -156,9 +157,11 @@ impl Device {
         self.phase = Phase::Offline;
         self.session.disconnected();
         if let Ending::Refused { reason_code: ReasonCode::NOT_AUTHORIZED, .. }
-        | Ending::Disconnected { reason_code: ReasonCode::NOT_AUTHORIZED, .. } = ending
+        | Ending::Disconnected { reason_code: ReasonCode::NOT_AUTHORIZED, .. }
+        | Ending::Tls(TlsError::Refused(Refusal::OutsideValidity)) = ending
         {
-            // Perhaps our date or the issuer's name is wrong: have the hub say both before the next assertion.
+            // Perhaps our date or the issuer's name is wrong: have the hub say both before the next assertion. The date was
+            // the hub's own, who may have been wrong when it told it: its certificate must not lock us out for ever then.
             self.clock.forget();
         }
         self.lifecycle.after(ending, self.lasted.take(), &self.config.backoff, &mut self.random)
@@ -459,14 +462,17 @@ impl Device {
         let Phase::Online(online) = &mut self.phase else {
             return Err(Ending::BadAuthentication);
         };
-        let awaited = matches!(online.renewal, Renewal::Awaited { .. });
-        if !awaited || auth.reason_code != ReasonCode::SUCCESS || auth.method != METHOD {
+        let Renewal::Awaited { deadline } = online.renewal else {
+            return Err(Ending::BadAuthentication);
+        };
+        if auth.reason_code != ReasonCode::SUCCESS || auth.method != METHOD {
             return Err(Ending::BadAuthentication);
         }
         let grant = Grant::from_token_response(auth.data).map_err(|_| Ending::BadAuthentication)?;
         online.renewal = Renewal::Due(grant.renew_at(now, &mut self.random));
         self.learn(auth.date, now, application);
-        application.event(Event::Renewed { expires_in: grant.lifetime, scope: &grant.scope });
+        let took = PATIENCE.saturating_sub(deadline.since(now));
+        application.event(Event::Renewed { expires_in: grant.lifetime, scope: &grant.scope, took });
         Ok(())
     }
 

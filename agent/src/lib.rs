@@ -65,6 +65,8 @@ mod lifecycle;
 pub mod mqtt;
 pub mod oauth;
 mod platform;
+#[cfg(feature = "sans-io")]
+pub mod sans_io;
 pub mod time;
 pub mod tls;
 mod workspace;
