@@ -50,8 +50,12 @@ impl SimulatedThermostat {
         reporter: Reporter,
         permit: Option<OwnedSemaphorePermit>,
     ) -> Self {
+        let mut thermostat = Reporting::new(seed, interval, time_scale);
+        if let Some(first) = reporter.next_number() {
+            thermostat.number_readings_from(first);
+        }
         Self {
-            thermostat: Reporting::new(seed, interval, time_scale),
+            thermostat,
             orders,
             order: None,
             reporter,
@@ -91,8 +95,9 @@ impl Application for SimulatedThermostat {
         if outbox.is_online() {
             self.carry_out_order(outbox);
         }
-        let unanswered = &mut self.unanswered;
-        self.thermostat.poll(now.instant, outbox, |Published { id, payload }| {
+        let Self { thermostat, unanswered, reporter, .. } = self;
+        thermostat.poll(now.instant, outbox, |Published { id, payload }| {
+            reporter.published(payload);
             await_answer(unanswered, id, payload, None);
         })
     }
@@ -110,7 +115,7 @@ impl Application for SimulatedThermostat {
                 self.thermostat.connected();
                 self.reporter.report(SimEventKind::Connected { took: self.connecting_since.elapsed() });
             }
-            Event::Renewed { .. } => self.reporter.report(SimEventKind::Renewed),
+            Event::Renewed { took, .. } => self.reporter.report(SimEventKind::Renewed { took }),
             Event::Acknowledged { id, topic } => {
                 if let Some(Unanswered { payload, since, answer }) = self.unanswered.remove(&id) {
                     let took = since.elapsed();

@@ -1,9 +1,11 @@
 //! One simulated thermostat from its enrolment to its farewell: the real agent with this host under it.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use hearthkey_agent::{Agent, Config, Ended, EnrolError, Enrolled, Enrolment, Identity, Software, Workspace, enrol};
+use hearthkey_agent::{
+    Agent, Config, Ended, EnrolError, Enrolled, Enrolment, Identity, Platform as _, Software, UnixTime, Workspace, enrol,
+};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
 
@@ -39,6 +41,9 @@ pub struct DeviceOptions {
     pub time_scale: u32,
     /// How the agent keeps its connection: keep alive, session expiry, back-off.
     pub agent: Config,
+    /// How far the device's idea of the date is off when it first connects, in seconds; none for a device that takes the
+    /// date from the hub.
+    pub clock_error: Option<i64>,
 }
 
 impl DeviceOptions {
@@ -52,6 +57,7 @@ impl DeviceOptions {
             seed: 1,
             time_scale: 60,
             agent: Config::DEFAULT,
+            clock_error: None,
         }
     }
 
@@ -62,23 +68,29 @@ impl DeviceOptions {
 }
 
 /// Runs a device until it is asked to stop, is revoked, or cannot become a device of this home.
-pub(crate) async fn run(options: DeviceOptions, orders: Orders, mut reporter: Reporter, starting: Arc<Semaphore>) {
+///
+/// Dropping the future is a power cut: what is left in `options` is what a device still has afterwards.
+pub(crate) async fn run(options: &mut DeviceOptions, orders: Orders, mut reporter: Reporter, starting: Arc<Semaphore>) {
     let stopping = orders.stopping();
-    let DeviceOptions { enrolment, erase, storage, interval, seed, time_scale, agent } = options;
+    let DeviceOptions { enrolment, erase, storage, interval, seed, time_scale, agent, clock_error } = options;
     let mut host = Host::new(storage);
     let mut workspace = Box::new(Workspace::new());
 
     let started = tokio::select! {
-        started = start(&mut host, enrolment.as_ref(), erase, &mut workspace, &mut reporter, &starting) => started,
+        started = start(&mut host, enrolment, erase, &mut workspace, &mut reporter, &starting) => started,
         () = stopping => return reporter.report(SimEventKind::Stopped { failure: None }),
     };
     let (enrolled, permit) = match started {
         Ok(started) => started,
         Err(failure) => return reporter.report(SimEventKind::Stopped { failure: Some(failure) }),
     };
-    let Enrolled { identity, clock } = enrolled;
-    let mut thermostat = SimulatedThermostat::new(seed, interval, time_scale, orders, reporter, permit);
-    let mut agent = Agent::with_clock(identity, agent, clock);
+    let Enrolled { identity, mut clock } = enrolled;
+    if let Some(error) = *clock_error {
+        let now = host.now();
+        clock.learn(now, UnixTime::from_secs(system_date().saturating_add_signed(error)));
+    }
+    let mut thermostat = SimulatedThermostat::new(*seed, *interval, *time_scale, orders, reporter, permit);
+    let mut agent = Agent::with_clock(identity, *agent, clock);
     let ended = agent.run(&mut host, &mut thermostat, &mut workspace).await;
     thermostat.reporter().report(SimEventKind::Stopped {
         failure: match ended {
@@ -90,20 +102,20 @@ pub(crate) async fn run(options: DeviceOptions, orders: Orders, mut reporter: Re
 
 /// Waits for this device's turn, then takes its identity from storage or enrols.
 async fn start(
-    host: &mut Host,
-    enrolment: Option<&EnrolmentString>,
-    erase: bool,
+    host: &mut Host<'_>,
+    enrolment: &mut Option<EnrolmentString>,
+    erase: &mut bool,
     workspace: &mut Workspace,
     reporter: &mut Reporter,
     starting: &Arc<Semaphore>,
 ) -> Result<(Enrolled, Option<OwnedSemaphorePermit>), String> {
     // Nobody closes the semaphore; without a permit the device would only start sooner.
     let permit = Arc::clone(starting).acquire_owned().await.ok();
-    if erase && enrolment.is_some() {
+    if std::mem::take(erase) && enrolment.is_some() {
         Identity::erase(host).map_err(|error| EnrolError::Identity(error.into()).to_string())?;
     }
     let stored = Identity::load(host).map_err(|error| EnrolError::Identity(error).to_string())?;
-    let enrolled = match (stored, enrolment) {
+    let enrolled = match (stored, enrolment.as_ref()) {
         (Some(identity), string) => {
             if string.is_some() {
                 let client_id = identity.client_id();
@@ -118,13 +130,20 @@ async fn start(
             );
         }
     };
+    // Used up, or not needed.
+    *enrolment = None;
     reporter.identify(enrolled.identity.client_id());
     Ok((enrolled, permit))
 }
 
+/// Seconds since 1970 by this host's clock; a device has none, but a skewed one must be off from something.
+fn system_date() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
+}
+
 /// Enrols, trying again while the hub cannot be reached: the same string is good until it is used.
 async fn enrol_with_patience(
-    host: &mut Host,
+    host: &mut Host<'_>,
     string: &EnrolmentString,
     workspace: &mut Workspace,
     reporter: &mut Reporter,

@@ -13,6 +13,20 @@ impl EnrolmentString {
         &self.0
     }
 
+    /// The same string for a device that reaches the hub by another way: HTTPS and MQTT ports at `host`.
+    #[cfg(feature = "scenarios")]
+    pub(crate) fn by_way_of(&self, host: &str, ports: [u16; 2]) -> Self {
+        use base64ct::{Base64UrlUnpadded, Encoding as _};
+        /// Hash and code, before the ports (docs/protocol.md).
+        const SECRETS: usize = 48;
+        let bytes = Base64UrlUnpadded::decode_vec(self.0.trim_start_matches("hk1.")).unwrap_or_default();
+        let mut bytes = Zeroizing::new(bytes);
+        bytes.truncate(SECRETS);
+        bytes.extend(ports.iter().flat_map(|port| port.to_be_bytes()));
+        bytes.extend(host.as_bytes());
+        Self(Zeroizing::new(format!("hk1.{}", Base64UrlUnpadded::encode_string(&bytes))))
+    }
+
     /// The strings that stand on lines of their own. Other lines are skipped, so that what `hearthkey device add` prints
     /// around a string may stay.
     ///

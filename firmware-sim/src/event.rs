@@ -67,7 +67,11 @@ pub enum SimEventKind {
         rejected: Option<String>,
     },
     /// The token was renewed within the session.
-    Renewed,
+    Renewed {
+        /// From the request to the hub's answer.
+        #[serde(serialize_with = "milliseconds", rename = "ms")]
+        took: Duration,
+    },
     /// The session ended, or none came about.
     Disconnected {
         /// Why, in words.
@@ -94,6 +98,20 @@ fn milliseconds<S: serde::Serializer>(duration: &Duration, serializer: S) -> Res
 #[derive(Clone, Debug)]
 pub(crate) struct EventSink(broadcast::Sender<SimEvent>);
 
+/// Lets watchers come later without keeping the devices' end from them.
+#[derive(Clone, Debug)]
+pub(crate) struct EventDoor(broadcast::WeakSender<SimEvent>);
+
+impl EventDoor {
+    /// The events from now on; none if all devices have stopped.
+    pub(crate) fn watch(&self) -> Events {
+        match self.0.upgrade() {
+            Some(sender) => Events(sender.subscribe()),
+            None => EventSink::new().watch(),
+        }
+    }
+}
+
 impl EventSink {
     pub(crate) fn new() -> Self {
         Self(broadcast::Sender::new(EVENT_BACKLOG))
@@ -106,6 +124,10 @@ impl EventSink {
 
     pub(crate) fn watch(&self) -> Events {
         Events(self.0.subscribe())
+    }
+
+    pub(crate) fn door(&self) -> EventDoor {
+        EventDoor(self.0.downgrade())
     }
 }
 
@@ -143,8 +165,8 @@ mod tests {
         let took = Duration::from_micros(12_345);
         let connected = serde_json::to_string(&event(SimEventKind::Connected { took })).expect("JSON");
         assert_eq!(connected, r#"{"index":0,"device":"lamp","event":"connected","ms":12.345}"#);
-        let renewed = serde_json::to_string(&event(SimEventKind::Renewed)).expect("JSON");
-        assert_eq!(renewed, r#"{"index":0,"device":"lamp","event":"renewed"}"#);
+        let renewed = serde_json::to_string(&event(SimEventKind::Renewed { took })).expect("JSON");
+        assert_eq!(renewed, r#"{"index":0,"device":"lamp","event":"renewed","ms":12.345}"#);
     }
 
     #[tokio::test]
@@ -152,7 +174,7 @@ mod tests {
         let sink = EventSink::new();
         let mut watcher = sink.watch();
         for index in 0..2 * EVENT_BACKLOG {
-            sink.report(SimEvent { index, ..event(SimEventKind::Renewed) });
+            sink.report(SimEvent { index, ..event(SimEventKind::Renewed { took: Duration::ZERO }) });
         }
         drop(sink);
         let first = watcher.next().await.expect("the newest are kept");

@@ -14,19 +14,19 @@ use crate::storage::Storage;
 
 /// A device that lives on this host.
 #[derive(Debug)]
-pub(crate) struct Host {
-    storage: Storage,
+pub(crate) struct Host<'a> {
+    storage: &'a mut Storage,
     started: tokio::time::Instant,
 }
 
-impl Host {
+impl<'a> Host<'a> {
     /// A device with these records; its clock starts here.
-    pub(crate) fn new(storage: Storage) -> Self {
+    pub(crate) fn new(storage: &'a mut Storage) -> Self {
         Self { storage, started: tokio::time::Instant::now() }
     }
 }
 
-impl Platform for Host {
+impl Platform for Host<'_> {
     type Transport = Socket;
 
     fn now(&self) -> Instant {

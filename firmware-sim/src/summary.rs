@@ -1,11 +1,12 @@
 //! Counts and latencies of a whole fleet, in bounded memory. Knows nothing of how they are shown.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use hdrhistogram::Histogram;
 use serde::Serialize;
+use tokio::sync::watch;
 
 use crate::event::SimEventKind;
 
@@ -48,6 +49,37 @@ pub struct Summary {
     pub connect: Latency,
     /// From handing a publish to the agent to PUBACK.
     pub publish: Latency,
+    /// A renewal, from the request to the new token.
+    pub renew: Latency,
+    /// A command, from its owner's request to the device's answer in the owner's hands; only what a scenario or
+    /// [`crate::Fleet::command`] sends.
+    pub command: Latency,
+}
+
+impl Summary {
+    /// The latencies with their names, in the order of a device's life.
+    pub fn latencies(&self) -> [(&'static str, Latency); 5] {
+        [
+            ("enrol", self.enrol),
+            ("token and connect", self.connect),
+            ("publish to ack", self.publish),
+            ("renew", self.renew),
+            ("command", self.command),
+        ]
+    }
+
+    /// The counts with their names.
+    pub fn counts(&self) -> [(&'static str, u64); 7] {
+        [
+            ("devices", self.devices as u64),
+            ("had a session", self.reached),
+            ("publishes acknowledged", self.acknowledged),
+            ("publishes refused", self.refused),
+            ("commands succeeded", self.commands_succeeded),
+            ("commands rejected", self.commands_rejected),
+            ("tokens renewed", self.renewed),
+        ]
+    }
 }
 
 /// How long something took, right to one percent.
@@ -65,7 +97,11 @@ pub struct Latency {
 
 /// Where the devices of a fleet count.
 #[derive(Clone, Debug)]
-pub(crate) struct Tally(Arc<Mutex<Counts>>);
+pub(crate) struct Tally {
+    counts: Arc<Mutex<Counts>>,
+    /// Moves whenever a device comes online, goes offline or stops.
+    changed: watch::Sender<u64>,
+}
 
 #[derive(Debug)]
 struct Counts {
@@ -73,13 +109,35 @@ struct Counts {
     enrol: Histogram<u64>,
     connect: Histogram<u64>,
     publish: Histogram<u64>,
-    sessions: Vec<Sessions>,
+    renew: Histogram<u64>,
+    command: Histogram<u64>,
+    /// Publishes since the last sample.
+    window: Histogram<u64>,
+    devices: Vec<DeviceState>,
 }
 
-#[derive(Clone, Copy, Debug, Default)]
-struct Sessions {
-    online: bool,
-    reached: bool,
+/// Where one device stands.
+#[derive(Clone, Debug, Default)]
+pub struct DeviceState {
+    /// Its id, once it is known.
+    pub id: Option<Arc<str>>,
+    /// Whether it has an open session.
+    pub online: bool,
+    /// How many sessions it has had.
+    pub sessions: u64,
+    /// Whether it will do nothing more.
+    pub stopped: bool,
+    /// Why its last session ended, or why it gave up.
+    pub last_reason: Option<Arc<str>>,
+}
+
+/// What happened since the last look.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
+pub struct Window {
+    /// Publishes that the hub acknowledged.
+    pub acknowledged: u64,
+    /// How long they took.
+    pub publish: Latency,
 }
 
 impl Tally {
@@ -88,61 +146,110 @@ impl Tally {
             Histogram::new_with_bounds(1, LONGEST_MICROSECONDS, SIGNIFICANT_DIGITS)
                 .expect("the bounds are a valid range and two digits are supported")
         };
-        Self(Arc::new(Mutex::new(Counts {
+        let counts = Counts {
             summary: Summary { devices, ..Summary::default() },
             enrol: histogram(),
             connect: histogram(),
             publish: histogram(),
-            sessions: vec![Sessions::default(); devices],
-        })))
+            renew: histogram(),
+            command: histogram(),
+            window: histogram(),
+            devices: vec![DeviceState::default(); devices],
+        };
+        Self { counts: Arc::new(Mutex::new(counts)), changed: watch::Sender::new(0) }
+    }
+
+    pub(crate) fn identify(&self, device: usize, id: &Arc<str>) {
+        if let Some(device) = self.lock().devices.get_mut(device) {
+            device.id = Some(Arc::clone(id));
+        }
+    }
+
+    /// A command that was sent from outside took so long.
+    pub(crate) fn count_command(&self, took: Duration) {
+        record(&mut self.lock().command, took);
+    }
+
+    /// Tells when a device comes online, goes offline or stops.
+    pub(crate) fn changes(&self) -> watch::Receiver<u64> {
+        self.changed.subscribe()
+    }
+
+    pub(crate) fn look<T>(&self, look: impl FnOnce(&[DeviceState]) -> T) -> T {
+        look(&self.lock().devices)
+    }
+
+    /// Takes what was counted since the last call.
+    pub(crate) fn take_window(&self) -> Window {
+        let mut counts = self.lock();
+        let window = Window { acknowledged: counts.window.len(), publish: latency(&counts.window) };
+        counts.window.reset();
+        window
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Counts> {
+        self.counts.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(crate) fn count(&self, device: usize, event: &SimEventKind) {
-        let mut counts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let Counts { summary, enrol, connect, publish, sessions } = &mut *counts;
-        let Some(session) = sessions.get_mut(device) else {
+        let mut counts = self.lock();
+        let Counts { summary, enrol, connect, publish, renew, window, devices, .. } = &mut *counts;
+        let Some(state) = devices.get_mut(device) else {
             return;
         };
+        let before = (state.online, state.stopped);
         match event {
             SimEventKind::Enrolled { took } => {
                 summary.enrolled += 1;
                 record(enrol, *took);
             }
             SimEventKind::Connected { took } => {
-                *session = Sessions { online: true, reached: true };
+                (state.online, state.sessions) = (true, state.sessions + 1);
                 record(connect, *took);
             }
             SimEventKind::Acknowledged { took, .. } => {
                 summary.acknowledged += 1;
                 record(publish, *took);
+                record(window, *took);
             }
             SimEventKind::Refused { .. } => summary.refused += 1,
             SimEventKind::Command { rejected: None, .. } => summary.commands_succeeded += 1,
             SimEventKind::Command { rejected: Some(_), .. } => summary.commands_rejected += 1,
-            SimEventKind::Renewed => summary.renewed += 1,
+            SimEventKind::Renewed { took } => {
+                summary.renewed += 1;
+                record(renew, *took);
+            }
             SimEventKind::Retrying { .. } => {}
             SimEventKind::Disconnected { reason } => {
-                session.online = false;
+                (state.online, state.last_reason) = (false, Some(reason.as_str().into()));
                 count_reason(&mut summary.disconnected_by_reason, reason);
             }
             SimEventKind::Stopped { failure } => {
-                session.online = false;
+                (state.online, state.stopped) = (false, true);
                 if let Some(reason) = failure {
+                    state.last_reason = Some(reason.as_str().into());
                     count_reason(&mut summary.failed_by_reason, reason);
                 }
             }
         }
+        let is_change = before != (state.online, state.stopped);
+        drop(counts);
+        if is_change {
+            self.changed.send_modify(|changes| *changes += 1);
+        }
     }
 
     pub(crate) fn summary(&self) -> Summary {
-        let counts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let with = |what: fn(&Sessions) -> bool| counts.sessions.iter().filter(|session| what(session)).count() as u64;
+        let counts = self.lock();
+        let with = |what: fn(&DeviceState) -> bool| counts.devices.iter().filter(|device| what(device)).count() as u64;
         Summary {
-            online: with(|session| session.online),
-            reached: with(|session| session.reached),
+            online: with(|device| device.online),
+            reached: with(|device| device.sessions > 0),
             enrol: latency(&counts.enrol),
             connect: latency(&counts.connect),
             publish: latency(&counts.publish),
+            renew: latency(&counts.renew),
+            command: latency(&counts.command),
             ..counts.summary.clone()
         }
     }

@@ -97,7 +97,7 @@ async fn a_fleet_stops_as_a_whole_and_at_once() {
     let port = listener.local_addr().expect("bound").port();
     // Accepts by the backlog and never answers: the devices wait in their handshakes.
     let devices: Vec<_> = (0..20).map(|_| DeviceOptions::enrolling(enrolment_string(port))).collect();
-    let options = FleetOptions { threads: Some(3), starting_at_once: 4 };
+    let options = FleetOptions { threads: Some(3), starting_at_once: 4, ..FleetOptions::default() };
     let (fleet, events) = Fleet::start(devices, options).expect("threads");
     let summary = fleet.stop().await;
     assert_eq!((summary.devices, summary.reached, summary.online), (20, 0, 0));

@@ -133,7 +133,7 @@ impl Tally {
                 self.enrolled += 1;
                 Some(SimLine::Enrolled { device, profile: PROFILE.to_owned() })
             }
-            SimEventKind::Connected { .. } | SimEventKind::Renewed => {
+            SimEventKind::Connected { .. } | SimEventKind::Renewed { .. } => {
                 self.tokens += 1;
                 None
             }

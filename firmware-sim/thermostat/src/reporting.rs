@@ -1,8 +1,9 @@
 //! When a thermostat says what, as the application of an agent: readings at an interval, its state when it changed.
 
+use core::fmt::Write as _;
 use core::time::Duration;
 
-use hearthkey_agent::{Buffer, Command, Instant, Outbox, Outcome, PublishId, Qos, Reply, Turn};
+use hearthkey_agent::{Buffer, BufferFull, Command, Instant, Outbox, Outcome, PublishId, Qos, Reply, Turn};
 
 use crate::thermostat::{State, Thermostat};
 
@@ -21,6 +22,8 @@ pub struct Reporting {
     report_due: Option<Instant>,
     /// What the hub's retained state says in this connection.
     published_state: Option<State>,
+    /// The number of the next reading, where readings are numbered.
+    next_number: Option<u32>,
 }
 
 /// Something that the agent took to be published.
@@ -46,7 +49,13 @@ impl Reporting {
             stepped_at: None,
             report_due: None,
             published_state: None,
+            next_number: None,
         }
+    }
+
+    /// Numbers the readings from `first` on, `"n":17`, so that a test can tell whether one was lost.
+    pub fn number_readings_from(&mut self, first: u32) {
+        self.next_number = Some(first);
     }
 
     /// The thermostat.
@@ -94,11 +103,21 @@ impl Reporting {
         let mut payload = [0; MAX_PAYLOAD];
         let mut payload = Buffer::new(&mut payload);
         // It fits; and a full queue means that the hub is behind: a thermostat skips a reading then.
-        if self.thermostat.reading().write(&mut payload).is_ok()
+        if self.write_reading(&mut payload).is_ok()
             && let Ok(id) = outbox.telemetry("temperature", payload.written(), Qos::AtLeastOnce)
         {
+            self.next_number = self.next_number.map(|number| number.saturating_add(1));
             published(Published { id, payload: payload.written() });
         }
+    }
+
+    fn write_reading(&self, out: &mut Buffer<'_>) -> Result<(), BufferFull> {
+        let Some(number) = self.next_number else { return self.thermostat.reading().write(out) };
+        let mut reading = [0; MAX_PAYLOAD];
+        let mut reading = Buffer::new(&mut reading);
+        self.thermostat.reading().write(&mut reading)?;
+        out.push(reading.written().strip_suffix(b"}").unwrap_or_default())?;
+        write!(out, r#","n":{number}}}"#).map_err(|_| BufferFull)
     }
 
     /// Publishes the state when something other than the temperature differs from what the hub retains.

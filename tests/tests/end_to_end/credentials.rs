@@ -60,10 +60,10 @@ async fn a_session_ends_with_its_token_unless_the_device_renews_it_in_place() {
     assert!(refusal.says("expired"), "{refusal:?}");
 
     // The agent's first token is no younger, and its session goes on.
-    renewing.event("a renewal", |event| matches!(event, SimEventKind::Renewed).then_some(())).await;
+    renewing.event("a renewal", |event| matches!(event, SimEventKind::Renewed { .. }).then_some(())).await;
     renewing.telemetry().await;
     assert_eq!(hub.told(&["send", "renewing", "identify", "--wait", "30s"]).await["state"], "succeeded");
-    renewing.event("another renewal", |event| matches!(event, SimEventKind::Renewed).then_some(())).await;
+    renewing.event("another renewal", |event| matches!(event, SimEventKind::Renewed { .. }).then_some(())).await;
     let summary = renewing.leave().await;
     assert_eq!(summary.disconnected_by_reason.len(), 0, "{summary:?}");
     hub.finish().await;

@@ -27,17 +27,45 @@ const EXAMPLES: &str = "\
 Examples:
   hearthkey device add lamp --profile thermostat | hearthkey-sim device --enrol - --storage ./lamp
   hearthkey-sim device --storage ./lamp            runs the same device again
-  hearthkey-sim fleet --devices 100 --enrol strings.txt --for 1m -o json";
+  hearthkey-sim fleet --devices 100 --with-hub --for 1m --report fleet.html
+  hearthkey-sim fleet --devices 100 --enrol strings.txt --for 1m -o json
+  hearthkey-sim fleet --scenario hub-restart
+  hearthkey-sim scenario list";
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     /// Run one thermostat and print what happens to it
     Device(DeviceArguments),
-    /// Run many thermostats and sum up how the hub served them
-    Fleet(FleetArguments),
+    /// Run many thermostats and sum up how the hub served them, or play a scenario
+    ///
+    /// Exits with 0 when every device was served, or the scenario came as it expects; else with 1.
+    Fleet(Box<FleetArguments>),
+    /// List, show and check scenarios
+    #[command(subcommand)]
+    Scenario(ScenarioCommand),
 }
 
-#[derive(Debug, Args)]
+#[derive(Debug, Subcommand)]
+pub(crate) enum ScenarioCommand {
+    /// The scenarios that ship with this program
+    List {
+        /// Output format
+        #[arg(short, long, value_name = "FORMAT", value_enum, default_value_t = Output::Text)]
+        output: Output,
+    },
+    /// Print the file of a shipped scenario, to copy and change
+    Show {
+        /// Its name
+        name: String,
+    },
+    /// Check a scenario file: errors point at the line
+    Check {
+        /// The file
+        file: PathBuf,
+    },
+}
+
+#[derive(Clone, Debug, Args)]
 pub(crate) struct DeviceArguments {
     /// The enrolment string, or - to read it from standard input, as `hearthkey device add` prints it
     ///
@@ -58,15 +86,35 @@ pub(crate) struct DeviceArguments {
     pub(crate) run: RunArguments,
 }
 
-#[derive(Debug, Args)]
+#[derive(Clone, Debug, Args)]
 pub(crate) struct FleetArguments {
     /// How many thermostats; with --enrol, at most as many as the file has strings (default: all of them)
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=MAX_DEVICES))]
     pub(crate) devices: Option<u32>,
 
     /// A file that holds the enrolment strings, as `hearthkey device add` prints them, or - for standard input
-    #[arg(long, value_name = "FILE", required_unless_present_any = ["hub", "storage"], conflicts_with = "hub")]
+    #[arg(long, value_name = "FILE", conflicts_with = "hub",
+        required_unless_present_any = ["hub", "storage", "data", "with_hub", "scenario"])]
     pub(crate) enrol: Option<PathBuf>,
+
+    /// Play a scenario: the name of a shipped one (`hearthkey-sim scenario list`), or a TOML file
+    ///
+    /// Without --hub, --data or --with-hub it is played at a hub of its own in a temporary directory. --devices, --interval,
+    /// --ramp, --for and --seed take the place of what the scenario says.
+    #[arg(long, value_name = "NAME|FILE", conflicts_with_all = ["enrol", "storage"])]
+    pub(crate) scenario: Option<String>,
+
+    /// Start a hub in a temporary directory first, and stop it in the end
+    #[arg(long, conflicts_with_all = ["hub", "enrol", "data"])]
+    pub(crate) with_hub: bool,
+
+    /// The hub's program for --with-hub (default: beside this one, or on the PATH)
+    #[arg(long, value_name = "FILE", env = hearthkey_sim::HUB_BINARY)]
+    pub(crate) hub_binary: Option<PathBuf>,
+
+    /// Add the devices at the hub on this machine that runs with this data directory, as its owner
+    #[arg(long, value_name = "DIR", conflicts_with_all = ["hub", "enrol"])]
+    pub(crate) data: Option<PathBuf>,
 
     /// Add the devices at this hub first, for example https://localhost:8443
     #[arg(long, value_name = "URL", requires = "owner_token_file", requires = "ca", requires = "devices")]
@@ -81,16 +129,28 @@ pub(crate) struct FleetArguments {
     pub(crate) ca: Option<PathBuf>,
 
     /// Profile of the devices to add
-    #[arg(long, value_name = "PROFILE", default_value = "thermostat", requires = "hub")]
+    #[arg(long, value_name = "PROFILE", default_value = "thermostat")]
     pub(crate) profile: String,
 
     /// The devices to add are called PREFIX-1, PREFIX-2 and so on
-    #[arg(long, value_name = "PREFIX", default_value = "sim", requires = "hub")]
+    #[arg(long, value_name = "PREFIX", default_value = "sim")]
     pub(crate) prefix: String,
 
     /// Keep each device's identity in a directory below this one; devices kept there run again without enrolment
     #[arg(long, value_name = "DIR")]
     pub(crate) storage: Option<PathBuf>,
+
+    /// Start the devices one after another over this time
+    #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration)]
+    pub(crate) ramp: Option<Duration>,
+
+    /// Send a command to one of the devices each time this passes, as their owner
+    #[arg(long, value_name = "DURATION", value_parser = interval, conflicts_with_all = ["enrol", "scenario"])]
+    pub(crate) command_every: Option<Duration>,
+
+    /// Write an HTML report with plots; it opens without a network
+    #[arg(long, value_name = "FILE")]
+    pub(crate) report: Option<PathBuf>,
 
     /// Threads that the devices share (default: one per processor)
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=64))]
@@ -103,19 +163,19 @@ pub(crate) struct FleetArguments {
 /// Each device holds a socket and some 20 KB; more than this wants several machines.
 const MAX_DEVICES: i64 = 20_000;
 
-#[derive(Debug, Args)]
+#[derive(Clone, Debug, Args)]
 pub(crate) struct RunArguments {
-    /// Time between two reports of a device, such as 5s, 500ms or 1m
-    #[arg(long, value_name = "DURATION", default_value = "5s", value_parser = interval)]
-    pub(crate) interval: Duration,
+    /// Time between two reports of a device, such as 5s, 500ms or 1m (default: 5s)
+    #[arg(long, value_name = "DURATION", value_parser = interval)]
+    pub(crate) interval: Option<Duration>,
 
     /// Stop after this time; without it, run until Ctrl-C
     #[arg(long = "for", value_name = "DURATION", value_parser = humantime::parse_duration)]
     pub(crate) run_for: Option<Duration>,
 
-    /// Draw rooms and weather from this number: the same seed is the same home
-    #[arg(long, value_name = "NUMBER", default_value_t = 1)]
-    pub(crate) seed: u64,
+    /// Draw rooms, weather and chance from this number: the same seed is the same home (default: 1)
+    #[arg(long, value_name = "NUMBER")]
+    pub(crate) seed: Option<u64>,
 
     /// How many seconds pass in a room per second
     #[arg(long, value_name = "FACTOR", default_value_t = 60, value_parser = clap::value_parser!(u32).range(1..=3600))]
@@ -133,6 +193,18 @@ pub(crate) enum Output {
     Text,
     /// For scripts: one JSON object per line.
     Json,
+}
+
+impl RunArguments {
+    /// Time between two reports.
+    pub(crate) fn interval(&self) -> Duration {
+        self.interval.unwrap_or(Duration::from_secs(5))
+    }
+
+    /// What rooms and weather are drawn from.
+    pub(crate) fn seed(&self) -> u64 {
+        self.seed.unwrap_or(1)
+    }
 }
 
 fn interval(text: &str) -> Result<Duration, String> {

@@ -1,9 +1,12 @@
 //! How events and summaries look on a terminal and to a script. The one place that writes to standard output.
 
 use std::io::{self, Write};
+use std::time::Duration;
 
 use anstyle::{AnsiColor, Style};
 use comfy_table::{CellAlignment, Table, presets};
+use hearthkey_sim::scenario::{Outcome, Verdict};
+use hearthkey_sim::world::Chronicle;
 use hearthkey_sim::{Latency, SimEvent, SimEventKind, Summary};
 
 use crate::arguments::Output;
@@ -39,6 +42,55 @@ pub(crate) fn print_summary(summary: &Summary, output: Output) -> io::Result<()>
     }
 }
 
+/// Prints what became of a scenario.
+///
+/// # Errors
+/// When standard output is closed.
+pub(crate) fn print_outcome(outcome: &Outcome, output: Output) -> io::Result<()> {
+    let mut stdout = anstream::stdout().lock();
+    if output == Output::Json {
+        return writeln!(stdout, "{}", serde_json::to_string(outcome)?);
+    }
+    let summary = &outcome.summary;
+    writeln!(stdout, "{}\n{}{}\n", latencies(summary), counts(summary), reasons(summary))?;
+    for Verdict { expected, found, met } in &outcome.verdicts {
+        let word = if *met { format!("{GOOD}met{GOOD:#}    ") } else { format!("{BAD}not met{BAD:#}") };
+        writeln!(stdout, "{word} {expected} {QUIET}({found}){QUIET:#}")?;
+    }
+    for note in &outcome.notes {
+        writeln!(stdout, "        {QUIET}{note}{QUIET:#}")?;
+    }
+    let Outcome { scenario, seed, took_s, .. } = outcome;
+    let end = match (outcome.interrupted, outcome.is_as_expected()) {
+        (true, _) => format!("{BAD}interrupted{BAD:#}"),
+        (false, true) => format!("{GOOD}as expected{GOOD:#}"),
+        (false, false) => format!("{BAD}not as expected{BAD:#}"),
+    };
+    writeln!(stdout, "\n{scenario}, seed {seed}: {end} after {took_s:.0} s")
+}
+
+/// Prints what happened in a virtual home.
+///
+/// # Errors
+/// When standard output is closed.
+pub(crate) fn print_chronicle(chronicle: &Chronicle, took: Duration, is_whole: bool, output: Output) -> io::Result<()> {
+    let mut stdout = anstream::stdout().lock();
+    let fields = serde_json::to_value(chronicle)?;
+    if output == Output::Json {
+        return writeln!(stdout, "{fields}");
+    }
+    let mut table = plain_table();
+    for (name, value) in fields.as_object().into_iter().flatten() {
+        table.add_row([name.replace('_', " "), value.to_string()]);
+    }
+    if let Some(column) = table.column_mut(1) {
+        column.set_cell_alignment(CellAlignment::Right);
+    }
+    let end = if is_whole { format!("{GOOD}all invariants held{GOOD:#}") } else { format!("{BAD}ended early{BAD:#}") };
+    let days = chronicle.passed_s / 86_400;
+    writeln!(stdout, "{table}\n{days} days in {:.1} s, seed {}: {end}", took.as_secs_f64(), chronicle.seed)
+}
+
 /// Writes a remark to standard error: it is not part of the result.
 pub(crate) fn remark(text: &str) {
     // Nobody is left to tell when standard error is closed.
@@ -46,7 +98,7 @@ pub(crate) fn remark(text: &str) {
 }
 
 fn in_words(event: &SimEventKind) -> String {
-    let milliseconds = |took: &std::time::Duration| format!("{:.0} ms", took.as_secs_f64() * 1e3);
+    let milliseconds = |took: &Duration| format!("{:.0} ms", took.as_secs_f64() * 1e3);
     match event {
         SimEventKind::Enrolled { took } => format!("{GOOD}enrolled{GOOD:#} in {}", milliseconds(took)),
         SimEventKind::Connected { took } => format!("{GOOD}connected{GOOD:#} in {}", milliseconds(took)),
@@ -64,7 +116,7 @@ fn in_words(event: &SimEventKind) -> String {
             };
             format!("command {name} {outcome} {QUIET}({id}){QUIET:#}")
         }
-        SimEventKind::Renewed => "token renewed".to_owned(),
+        SimEventKind::Renewed { took } => format!("token renewed in {}", milliseconds(took)),
         SimEventKind::Disconnected { reason } => format!("{BAD}disconnected{BAD:#}: {reason}"),
         SimEventKind::Retrying { after } => format!("{QUIET}tries again in {:.1} s{QUIET:#}", after.as_secs_f64()),
         SimEventKind::Stopped { failure: None } => "stopped".to_owned(),
@@ -81,9 +133,9 @@ fn latencies(summary: &Summary) -> Table {
         let count = latency.count.to_string();
         table.add_row([name.to_owned(), count, digits(latency.p50_ms), digits(latency.p99_ms), digits(latency.max_ms)]);
     };
-    row("enrol", summary.enrol);
-    row("connect", summary.connect);
-    row("publish to ack", summary.publish);
+    for (name, latency) in summary.latencies() {
+        row(name, latency);
+    }
     for column in table.column_iter_mut().skip(1) {
         column.set_cell_alignment(CellAlignment::Right);
     }
@@ -92,16 +144,9 @@ fn latencies(summary: &Summary) -> Table {
 
 fn counts(summary: &Summary) -> Table {
     let mut table = plain_table();
-    let mut row = |name: String, value: u64| {
-        table.add_row([name, value.to_string()]);
-    };
-    row("devices".to_owned(), summary.devices as u64);
-    row("had a session".to_owned(), summary.reached);
-    row("publishes acknowledged".to_owned(), summary.acknowledged);
-    row("publishes refused".to_owned(), summary.refused);
-    row("commands succeeded".to_owned(), summary.commands_succeeded);
-    row("commands rejected".to_owned(), summary.commands_rejected);
-    row("tokens renewed".to_owned(), summary.renewed);
+    for (name, value) in summary.counts() {
+        table.add_row([name.to_owned(), value.to_string()]);
+    }
     if let Some(column) = table.column_mut(1) {
         column.set_cell_alignment(CellAlignment::Right);
     }

@@ -1,0 +1,232 @@
+//! A run as one HTML file that opens without a network, in light and dark: what was expected, how long things took, and
+//! how it went over time.
+
+use std::fmt::Write as _;
+
+use plotters::prelude::*;
+use plotters::style::text_anchor::{HPos, Pos, VPos};
+
+use super::play::Verdict;
+use super::record::Record;
+use crate::summary::{Latency, Summary};
+
+const SIZE: (u32, u32) = (860, 240);
+/// The plots are drawn in these colours, which the style sheet then replaces by those of the reader's theme.
+const INK: RGBColor = RGBColor(1, 1, 1);
+const GRID: RGBColor = RGBColor(2, 2, 2);
+const FIRST: RGBColor = RGBColor(3, 3, 3);
+const SECOND: RGBColor = RGBColor(4, 4, 4);
+const MARK: RGBColor = RGBColor(5, 5, 5);
+const THEME: [(&str, &str); 5] =
+    [("#010101", "ink"), ("#020202", "grid"), ("#030303", "first"), ("#040404", "second"), ("#050505", "mark")];
+
+const STYLE: &str = "
+:root { color-scheme: light dark; --ink: light-dark(#1b1b1f, #e6e6ea); --page: light-dark(#ffffff, #17171a);
+  --grid: light-dark(#dcdce2, #3a3a42); --first: light-dark(#1f6feb, #6cb0ff); --second: light-dark(#c2410c, #ffa057);
+  --mark: light-dark(#7c3aed, #c4a5ff); --good: light-dark(#15803d, #6fdd8b); --bad: light-dark(#b91c1c, #ff8b8b); }
+body { font: 16px/1.5 system-ui, sans-serif; color: var(--ink); background: var(--page); max-width: 60rem; margin: 2rem auto;
+  padding: 0 1rem; }
+table { border-collapse: collapse; margin: 1rem 0; }
+th, td { text-align: left; padding: .25rem 1rem .25rem 0; border-bottom: 1px solid var(--grid); vertical-align: top; }
+td.number, th.number { text-align: right; font-variant-numeric: tabular-nums; }
+.met { color: var(--good); } .broken { color: var(--bad); font-weight: 600; }
+figure { margin: 1.5rem 0; } figcaption { margin-bottom: .25rem; } svg { width: 100%; height: auto; }
+.first { color: var(--first); } .second { color: var(--second); }";
+
+/// What a report is about.
+#[derive(Debug)]
+pub struct Report<'a> {
+    /// Its heading.
+    pub title: &'a str,
+    /// What was done, in a sentence.
+    pub story: &'a str,
+    /// What was expected; may be empty.
+    pub verdicts: &'a [Verdict],
+    /// Further remarks.
+    pub notes: &'a [String],
+    /// Counts and latencies.
+    pub summary: &'a Summary,
+    /// The course of it.
+    pub record: &'a Record,
+}
+
+impl Report<'_> {
+    /// The whole file.
+    ///
+    /// # Errors
+    /// What the plotting library could not draw.
+    pub fn to_html(&self) -> Result<String, String> {
+        let mut html = String::new();
+        self.write(&mut html).map_err(|error| error.to_string())?;
+        Ok(html)
+    }
+
+    fn write(&self, html: &mut String) -> Result<(), Box<dyn std::error::Error>> {
+        let (title, story) = (escaped(self.title), escaped(self.story));
+        write!(
+            html,
+            "<!doctype html>\n<html lang=\"en\"><head><meta charset=\"utf-8\"><title>{title}</title>\
+             <meta name=\"viewport\" content=\"width=device-width\"><style>{STYLE}</style></head><body>\n\
+             <h1>{title}</h1><p>{story}</p>\n"
+        )?;
+        if !self.verdicts.is_empty() {
+            html.push_str("<table><tr><th>Expected</th><th>Found</th><th></th></tr>\n");
+            for Verdict { expected, found, met } in self.verdicts {
+                let (class, word) = if *met { ("met", "met") } else { ("broken", "not met") };
+                let (expected, found) = (escaped(expected), escaped(found));
+                writeln!(html, "<tr><td>{expected}</td><td>{found}</td><td class=\"{class}\">{word}</td></tr>")?;
+            }
+            html.push_str("</table>\n");
+        }
+        for note in self.notes {
+            writeln!(html, "<p>{}</p>", escaped(note))?;
+        }
+        self.write_latencies(html)?;
+        self.write_counts(html)?;
+        let samples = &self.record.samples;
+        let points = |value: fn(&super::Sample) -> f64| -> Vec<(f64, f64)> {
+            samples.iter().map(|sample| (sample.at_s, value(sample))).collect()
+        };
+        let online = points(|sample| sample.online as f64);
+        let rate = points(|sample| sample.acknowledged_per_s);
+        let (p50, p99) = (points(|sample| sample.publish_p50_ms), points(|sample| sample.publish_p99_ms));
+        self.write_plot(html, "<span class=\"first\">Devices online</span>", &[(&online, FIRST)])?;
+        self.write_plot(html, "<span class=\"first\">Publishes acknowledged per second</span>", &[(&rate, FIRST)])?;
+        let latency =
+            "Publish to acknowledgement, ms: <span class=\"first\">half</span> and <span class=\"second\">99 of 100</span>";
+        self.write_plot(html, latency, &[(&p50, FIRST), (&p99, SECOND)])?;
+        if !self.record.marks.is_empty() {
+            html.push_str("<table><tr><th class=\"number\">Second</th><th>What happened</th></tr>\n");
+            for mark in &self.record.marks {
+                let (at, what) = (mark.at_s, escaped(&mark.what));
+                writeln!(html, "<tr><td class=\"number\">{at:.1}</td><td>{what}</td></tr>")?;
+            }
+            html.push_str("</table>\n");
+        }
+        html.push_str("</body></html>\n");
+        Ok(())
+    }
+
+    fn write_latencies(&self, html: &mut String) -> std::fmt::Result {
+        html.push_str(
+            "<table><tr><th></th><th class=\"number\">count</th><th class=\"number\">p50 ms</th>\
+             <th class=\"number\">p99 ms</th><th class=\"number\">max ms</th></tr>\n",
+        );
+        for (name, Latency { count, p50_ms, p99_ms, max_ms }) in self.summary.latencies() {
+            let cell = |value: f64| if count == 0 { "-".to_owned() } else { format!("{value:.1}") };
+            writeln!(
+                html,
+                "<tr><td>{name}</td><td class=\"number\">{count}</td><td class=\"number\">{}</td><td class=\"number\">{}</td>\
+                 <td class=\"number\">{}</td></tr>",
+                cell(p50_ms),
+                cell(p99_ms),
+                cell(max_ms)
+            )?;
+        }
+        html.push_str("</table>\n");
+        Ok(())
+    }
+
+    fn write_counts(&self, html: &mut String) -> std::fmt::Result {
+        html.push_str("<table>\n");
+        for (name, value) in self.summary.counts() {
+            writeln!(html, "<tr><td>{name}</td><td class=\"number\">{value}</td></tr>")?;
+        }
+        for (reason, count) in self.summary.disconnected_by_reason.iter().chain(&self.summary.failed_by_reason) {
+            writeln!(html, "<tr><td>{}</td><td class=\"number\">{count}</td></tr>", escaped(reason))?;
+        }
+        html.push_str("</table>\n");
+        Ok(())
+    }
+
+    fn write_plot(
+        &self,
+        html: &mut String,
+        caption: &str,
+        lines: &[(&[(f64, f64)], RGBColor)],
+    ) -> Result<(), Box<dyn std::error::Error>> {
+        let end = self.record.samples.last().map_or(1.0, |sample| sample.at_s).max(1.0);
+        let highest = lines.iter().flat_map(|(points, _)| points.iter()).map(|(_, value)| *value).fold(1.0, f64::max);
+        let mut svg = String::new();
+        {
+            let area = SVGBackend::with_string(&mut svg, SIZE).into_drawing_area();
+            let mut chart = ChartBuilder::on(&area)
+                .margin(8)
+                .x_label_area_size(28)
+                .y_label_area_size(56)
+                .build_cartesian_2d(0.0..end, 0.0..highest * 1.05)?;
+            let style = ("sans-serif", 13).into_font().color(&INK);
+            chart
+                .configure_mesh()
+                .disable_x_mesh()
+                .bold_line_style(GRID)
+                .light_line_style(TRANSPARENT)
+                .axis_style(GRID)
+                .label_style(style.pos(Pos::new(HPos::Center, VPos::Center)))
+                .x_label_formatter(&|seconds| format!("{seconds:.0} s"))
+                .draw()?;
+            for mark in self.record.marks.iter().filter(|mark| mark.at_s <= end) {
+                chart.draw_series([PathElement::new(vec![(mark.at_s, 0.0), (mark.at_s, highest * 1.05)], MARK)])?;
+            }
+            for (points, colour) in lines {
+                chart.draw_series(LineSeries::new(points.iter().copied(), colour.stroke_width(2)))?;
+            }
+            area.present()?;
+        }
+        for (colour, name) in THEME {
+            svg = svg.replace(&format!("\"{colour}\""), &format!("\"var(--{name})\""));
+        }
+        writeln!(html, "<figure><figcaption>{caption}</figcaption>{svg}</figure>")?;
+        Ok(())
+    }
+}
+
+fn escaped(text: &str) -> String {
+    text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::scenario::{Mark, Sample};
+
+    fn html(verdicts: &[Verdict]) -> String {
+        let mut record = Record::default();
+        record.samples = (0..50)
+            .map(|at| Sample {
+                at_s: f64::from(at),
+                online: 7,
+                acknowledged_per_s: f64::from(at % 9),
+                publish_p50_ms: 1.5,
+                publish_p99_ms: 20.0,
+            })
+            .collect();
+        record.marks.push(Mark { at_s: 12.0, what: "the <hub> restarts".to_owned() });
+        let summary = Summary { devices: 7, ..Summary::default() };
+        let report = Report { title: "morning", story: "a & b", verdicts, notes: &[], summary: &summary, record: &record };
+        report.to_html().expect("drawn")
+    }
+
+    #[test]
+    fn a_report_needs_no_network_and_follows_the_readers_theme() {
+        let html = html(&[]);
+        assert_eq!(html.matches("<svg").count(), 3, "{html}");
+        for outside in ["src=", "href=", "@import", "url("] {
+            assert!(!html.contains(outside), "{outside}");
+        }
+        // The one address is the name of the SVG language.
+        assert_eq!(html.matches("http").count(), html.matches("xmlns=\"http://www.w3.org/2000/svg\"").count());
+        assert!(html.contains("light-dark(") && html.contains("\"var(--first)\"") && html.contains("\"var(--mark)\""));
+        for (colour, _) in THEME {
+            assert!(!html.contains(colour), "{colour} is no colour of a theme");
+        }
+    }
+
+    #[test]
+    fn a_report_says_what_was_not_met_and_nothing_of_it_is_markup() {
+        let broken = Verdict { expected: "<b>all</b>".to_owned(), found: "none".to_owned(), met: false };
+        let html = html(&[broken]);
+        assert!(html.contains("&lt;b&gt;all&lt;/b&gt;") && html.contains("not met"), "{html}");
+        assert!(html.contains("the &lt;hub&gt; restarts") && html.contains("a &amp; b"));
+    }
+}

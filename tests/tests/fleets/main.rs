@@ -1,0 +1,7 @@
+//! Fleets of real agents against the real hub: as a library in somebody's test, as a program, through a bad network,
+//! and under attack.
+#![allow(clippy::unwrap_used)]
+
+mod readme;
+mod stories;
+mod virtual_time;
