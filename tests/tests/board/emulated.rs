@@ -11,7 +11,7 @@ pub(crate) struct Board {
     running: Running,
 }
 
-fn image_dir() -> PathBuf {
+pub(crate) fn image_dir() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../firmware-sim/image")
 }
 

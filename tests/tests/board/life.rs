@@ -6,7 +6,7 @@ use hearthkey_tests::process::Running;
 use crate::emulated::Board;
 
 /// A thermostat whose tokens live as short as the hub allows.
-const HASTY: &str = r#"
+pub(crate) const HASTY: &str = r#"
 name = "hasty"
 description = "A thermostat whose tokens live ten seconds"
 token_lifetime_s = 10

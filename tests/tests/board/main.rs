@@ -3,4 +3,5 @@
 #![allow(clippy::unwrap_used)]
 
 mod emulated;
+mod figures;
 mod life;

@@ -1,0 +1,79 @@
+//! What the image costs, compared with what is committed beside it. One instruction is one nanosecond to the emulator here
+//! (`-icount shift=0`); time asleep does not count.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::path::PathBuf;
+
+use hearthkey_tests::hub::Hub;
+
+use crate::emulated::{Board, image_dir};
+use crate::life::HASTY;
+
+/// A figure may rise by this many percent before somebody has to say why.
+const ALLOWED_RISE: u64 = 5;
+
+fn file() -> PathBuf {
+    image_dir().join("figures.txt")
+}
+
+/// `name number what it is`, one a line.
+fn committed() -> BTreeMap<String, u64> {
+    let text = std::fs::read_to_string(file()).expect("the figures are committed");
+    let lines = text.lines().filter(|line| !line.starts_with('#') && !line.is_empty());
+    let figures = lines.map(|line| {
+        let mut words = line.split_whitespace();
+        let (name, number) = (words.next().expect("a name"), words.next().expect("a number"));
+        (name.to_owned(), number.replace('_', "").parse().expect("a number"))
+    });
+    figures.collect()
+}
+
+async fn measured() -> BTreeMap<String, u64> {
+    let hub = Hub::start().await;
+    hub.apply_profile(HASTY).await;
+    let string = hub.add("board", "hasty").await;
+    let mut board = Board::start(&string, &["--icount"]).await;
+    let mut figures = BTreeMap::new();
+    let mut note = async |board: &mut Board, name: &str, unit: u64| {
+        let figure: u64 = board.said(&format!("figure {name} ")).await.parse().expect("a number");
+        figures.insert(name.to_owned(), figure * unit);
+    };
+    // The board counts instructions in thousands.
+    note(&mut board, "flash", 1).await;
+    note(&mut board, "static-ram", 1).await;
+    note(&mut board, "enrolment", 1_000).await;
+    board.said("acknowledged").await;
+    // From power-on to the first publish, enrolled: the next start.
+    board.type_in("p").await;
+    note(&mut board, "connect", 1_000).await;
+    note(&mut board, "first-publish", 1_000).await;
+    note(&mut board, "renewal", 1_000).await;
+    board.type_in("s").await;
+    note(&mut board, "stack", 1).await;
+    hub.finish().await;
+    figures.insert("ram".to_owned(), figures["static-ram"] + figures["stack"]);
+    figures
+}
+
+#[tokio::test]
+#[expect(clippy::print_stderr, reason = "CI shows the figures")]
+async fn no_figure_of_the_image_rises_by_more_than_five_percent() {
+    let (committed, measured) = (committed(), measured().await);
+    let mut table = format!("{:<16}{:>12}{:>12}\n", "figure", "committed", "measured");
+    let mut risen = String::new();
+    for (name, now) in &measured {
+        let before = committed.get(name).copied().unwrap_or_default();
+        writeln!(table, "{name:<16}{before:>12}{now:>12}").expect("text");
+        if *now * 100 > before * (100 + ALLOWED_RISE) {
+            writeln!(risen, "  {name}: {before} before, {now} now").expect("text");
+        }
+    }
+    eprintln!("{table}");
+    assert!(measured.keys().eq(committed.keys()), "{} names other figures: {committed:?}", file().display());
+    assert!(
+        risen.is_empty(),
+        "risen by more than {ALLOWED_RISE} %; if it must be, commit it in {}:\n{risen}{table}",
+        file().display()
+    );
+}
