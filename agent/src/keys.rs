@@ -1,15 +1,19 @@
-//! P-256: making keys, signing, verifying. The one file that names the backend, so that a faster one can take its place.
-//! Knows nothing of certificates, tokens or TLS.
+//! P-256: making keys, signing, verifying. Here alone a backend is named: p256 by default and as the reference; p256-cm4 with
+//! the feature of that name, where the processor is a Cortex-M4 or M33. Knows nothing of certificates, tokens or TLS.
+
+#[cfg(all(feature = "p256-cm4", target_arch = "arm"))]
+mod cortex_m4;
 
 use base64ct::{Base64UrlUnpadded, Encoding as _};
-use p256::ecdsa::signature::hazmat::PrehashVerifier as _;
-use p256::ecdsa::{Signature, VerifyingKey};
+use p256::ecdsa::Signature;
+#[cfg(not(all(feature = "p256-cm4", target_arch = "arm")))]
+use p256::ecdsa::{VerifyingKey, signature::hazmat::PrehashVerifier as _};
 use p256::elliptic_curve::sec1::ToEncodedPoint as _;
 use p256::elliptic_curve::{Field as _, PrimeField as _};
 use rand_core::{CryptoRng, RngCore};
 use rfc6979::HmacDrbg;
 use sha2::{Digest as _, Sha256};
-use zeroize::{Zeroize as _, Zeroizing};
+use zeroize::Zeroizing;
 
 /// The device's secret scalar. Wiped when dropped, never printed.
 pub struct SecretKey(Zeroizing<[u8; 32]>);
@@ -26,6 +30,10 @@ impl SecretKey {
     pub fn generate(random: &mut Drbg) -> (Self, PublicKey) {
         let secret = p256::SecretKey::random(random);
         let key = Self(Zeroizing::new(secret.to_bytes().into()));
+        #[cfg(all(feature = "p256-cm4", target_arch = "arm"))]
+        if let Some(coordinates) = cortex_m4::public(&key.0) {
+            return (key, PublicKey(coordinates));
+        }
         let point = secret.public_key().to_encoded_point(false);
         let mut bytes = [0; 64];
         // An uncompressed point is 0x04 and two coordinates; the key above is never the identity.
@@ -54,12 +62,18 @@ impl SecretKey {
     /// # Errors
     /// [`SigningFailed`] if the backend refused, which no input is known to cause.
     pub fn sign(&self, message: &[u8]) -> Result<[u8; 64], SigningFailed> {
-        use ecdsa::hazmat::SignPrimitive as _;
-        let mut scalar = Option::<p256::Scalar>::from(p256::Scalar::from_repr((*self.0).into())).ok_or(SigningFailed)?;
-        let signed = scalar.try_sign_prehashed_rfc6979::<Sha256>(&Sha256::digest(message), &[]);
-        scalar.zeroize();
-        let (signature, _) = signed.map_err(|_| SigningFailed)?;
-        Ok(signature.to_bytes().into())
+        #[cfg(all(feature = "p256-cm4", target_arch = "arm"))]
+        return cortex_m4::sign(&self.0, &Sha256::digest(message).into()).ok_or(SigningFailed);
+        #[cfg(not(all(feature = "p256-cm4", target_arch = "arm")))]
+        {
+            use ecdsa::hazmat::SignPrimitive as _;
+            use zeroize::Zeroize as _;
+            let mut scalar = Option::<p256::Scalar>::from(p256::Scalar::from_repr((*self.0).into())).ok_or(SigningFailed)?;
+            let signed = scalar.try_sign_prehashed_rfc6979::<Sha256>(&Sha256::digest(message), &[]);
+            scalar.zeroize();
+            let (signature, _) = signed.map_err(|_| SigningFailed)?;
+            Ok(signature.to_bytes().into())
+        }
     }
 }
 
@@ -96,11 +110,15 @@ impl PublicKey {
     /// Checks a DER signature by ECDSA with SHA-256 over `message`.
     #[must_use]
     pub fn verifies(&self, message: &[u8], der_signature: &[u8]) -> bool {
-        let point = p256::EncodedPoint::from_untagged_bytes(&self.0.into());
-        let (Ok(key), Ok(signature)) = (VerifyingKey::from_encoded_point(&point), Signature::from_der(der_signature)) else {
-            return false;
-        };
-        key.verify_prehash(&Sha256::digest(message), &signature).is_ok()
+        let Ok(signature) = Signature::from_der(der_signature) else { return false };
+        #[cfg(all(feature = "p256-cm4", target_arch = "arm"))]
+        return cortex_m4::verifies(&self.0, &Sha256::digest(message).into(), &signature);
+        #[cfg(not(all(feature = "p256-cm4", target_arch = "arm")))]
+        {
+            let point = p256::EncodedPoint::from_untagged_bytes(&self.0.into());
+            let Ok(key) = VerifyingKey::from_encoded_point(&point) else { return false };
+            key.verify_prehash(&Sha256::digest(message), &signature).is_ok()
+        }
     }
 
     /// `x` and `y` in base64url, as a JWK holds them.

@@ -5,3 +5,4 @@
 mod emulated;
 mod figures;
 mod life;
+mod p256;
