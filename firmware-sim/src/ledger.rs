@@ -71,6 +71,7 @@ impl Ledger {
     }
 
     /// A subscriber received a reading of the device of this id.
+    #[cfg_attr(not(feature = "scenarios"), expect(dead_code, reason = "only stories have a witness"))]
     pub(crate) fn arrived(&self, id: &str, payload: &str) {
         let mut accounts = self.lock();
         let Accounts { devices, index_by_id } = &mut *accounts;

@@ -93,7 +93,7 @@ impl Record {
                 index += 1;
                 index % 2 == 0
             });
-            self.step *= 2;
+            self.step = self.step.saturating_mul(2);
         }
     }
 }
