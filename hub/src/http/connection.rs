@@ -3,20 +3,27 @@
 
 use super::{
     Http,
-    door::{Door, Visit},
+    door::Visit,
     limits::{
         HEADER_TIMEOUT, IDLE_TIMEOUT, MAX_HEADER_BYTES, MAX_HEADER_FIELDS, MAX_HTTP2_STREAMS, SHUTDOWN_GRACE,
         TLS_HANDSHAKE_TIMEOUT, UNACKNOWLEDGED_TIMEOUT,
     },
 };
 use axum::{Router, body::Body, extract::Request};
-use hyper::{body::Incoming, service::service_fn};
-use hyper_util::{
-    rt::{TokioExecutor, TokioIo, TokioTimer},
-    server::conn::auto,
+use hyper::{
+    body::Incoming,
+    server::conn::{http1, http2},
+    service::service_fn,
 };
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use rustls::ServerConfig;
-use std::{io, net::SocketAddr, pin::pin, sync::Arc, time::Duration};
+use std::{
+    io,
+    net::SocketAddr,
+    pin::{Pin, pin},
+    sync::Arc,
+    time::Duration,
+};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::{TcpListener, TcpStream},
@@ -45,7 +52,7 @@ pub(super) async fn listen(http: Arc<Http>, router: Router, listener: TcpListene
     if matches!(transport, Transport::PlainLoopback) && !listener.local_addr()?.ip().is_loopback() {
         return Err(io::Error::new(io::ErrorKind::InvalidInput, "HTTP without TLS is served on a loopback address only"));
     }
-    let door = Arc::new(Door::default());
+    let door = http.door.clone();
     let mut stop = http.stop.clone();
     let mut connections = JoinSet::new();
     loop {
@@ -96,7 +103,7 @@ async fn welcome(http: Arc<Http>, router: Router, stream: TcpStream, peer: Socke
     }
 }
 
-async fn serve<S>(router: Router, stream: S, visit: Arc<Visit>, http2: bool, mut stop: watch::Receiver<bool>)
+async fn serve<S>(router: Router, stream: S, visit: Arc<Visit>, http2: bool, stop: watch::Receiver<bool>)
 where
     S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
 {
@@ -105,8 +112,22 @@ where
         request.extensions_mut().insert(Arc::new(visit.request()));
         router.clone().oneshot(request)
     });
-    let builder = builder(http2);
-    let mut connection = pin!(builder.serve_connection(TokioIo::new(stream), service));
+    let stream = TokioIo::new(stream);
+    if http2 {
+        let connection = http2_builder().serve_connection(stream, service);
+        see_out(connection, http2::Connection::graceful_shutdown, &visit, stop).await;
+    } else {
+        let connection = http1_builder().serve_connection(stream, service).with_upgrades();
+        see_out(connection, http1::UpgradeableConnection::graceful_shutdown, &visit, stop).await;
+    }
+}
+
+/// Drives a connection to its end, and ends it when it is silent, crowded out or told to stop.
+async fn see_out<C>(connection: C, shut_down: impl Fn(Pin<&mut C>), visit: &Visit, mut stop: watch::Receiver<bool>)
+where
+    C: Future<Output = hyper::Result<()>>,
+{
+    let mut connection = pin!(connection);
     let mut ends_at = None;
     loop {
         let wakes_at = match (ends_at, visit.idle_since()) {
@@ -131,26 +152,29 @@ where
         let idle = visit.idle_since().is_some_and(|since| since.elapsed() >= IDLE_TIMEOUT);
         if stopping || idle {
             ends_at = Some(Instant::now() + SHUTDOWN_GRACE);
-            connection.as_mut().graceful_shutdown();
+            shut_down(connection.as_mut());
         }
     }
 }
 
-fn builder(http2: bool) -> auto::Builder<TokioExecutor> {
-    let mut builder = auto::Builder::new(TokioExecutor::new());
+fn http1_builder() -> http1::Builder {
+    let mut builder = http1::Builder::new();
     builder
-        .http1()
         .timer(TokioTimer::new())
         .header_read_timeout(HEADER_TIMEOUT)
         .max_buf_size(MAX_HEADER_BYTES)
         .max_headers(MAX_HEADER_FIELDS);
     builder
-        .http2()
+}
+
+fn http2_builder() -> http2::Builder<TokioExecutor> {
+    let mut builder = http2::Builder::new(TokioExecutor::new());
+    builder
         .timer(TokioTimer::new())
         .max_concurrent_streams(MAX_HTTP2_STREAMS)
         .max_header_list_size(MAX_HEADER_BYTES as u32)
         .max_send_buf_size(64 * 1024)
         .keep_alive_interval(IDLE_TIMEOUT)
         .keep_alive_timeout(SHUTDOWN_GRACE);
-    if http2 { builder.http2_only() } else { builder.http1_only() }
+    builder
 }

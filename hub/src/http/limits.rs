@@ -43,6 +43,13 @@ pub const RETRY_AFTER_FULL: Duration = Duration::from_secs(2);
 pub const MAX_STREAMS: usize = 64;
 /// Most event streams and waiting requests of one principal. Beyond it the answer is 429.
 pub const MAX_STREAMS_PER_PRINCIPAL: usize = 16;
+/// Most WebSockets at once: browsers and the few devices that can nothing else. Each takes one of [`MAX_CONNECTIONS`] for as
+/// long as it lasts, so the rest is left for requests. Beyond it the answer is 503.
+pub const MAX_WEBSOCKETS: usize = 256;
+/// Most WebSockets of one source: a proxy in the home, a browser with many windows. Beyond it the answer is 429.
+pub const MAX_WEBSOCKETS_PER_SOURCE: usize = 64;
+/// Bytes of one WebSocket frame that the hub sends.
+pub const WEBSOCKET_FRAME_BYTES: usize = 16 * 1024;
 /// How often a silent event stream sends a comment, so that proxies and dead peers show.
 pub const STREAM_HEARTBEAT: Duration = Duration::from_secs(15);
 /// Events that wait for a slow reader of a stream; at the bound the stream waits for it, and what is followed may lose some.

@@ -6,6 +6,7 @@ use super::{
     extract::{Caller, ended},
     limits::{MAX_STREAMS, MAX_STREAMS_PER_PRINCIPAL, MAX_WAITING_EVENTS, STREAM_HEARTBEAT, STREAM_STALL},
     problem::Problem,
+    shares::{NoneLeft, Share, Shares},
 };
 use axum::{
     http::StatusCode,
@@ -23,10 +24,9 @@ use hearthkey_core::{
 };
 use serde::Serialize;
 use std::{
-    collections::HashMap,
     convert::Infallible,
     marker::PhantomData,
-    sync::{Arc, Mutex, PoisonError},
+    sync::Arc,
     time::Duration,
 };
 use tokio::{
@@ -36,15 +36,11 @@ use tokio::{
 use tracing::debug;
 
 /// All lasting answers of now, by principal.
-#[derive(Debug, Default)]
-pub(super) struct Streams(Mutex<HashMap<Principal, usize>>);
+#[derive(Debug)]
+pub(super) struct Streams(Arc<Shares<Principal>>);
 
 /// Leave for one lasting answer, given back on drop.
-#[derive(Debug)]
-pub(super) struct Lasting {
-    streams: Arc<Streams>,
-    principal: Principal,
-}
+pub(super) type Lasting = Share<Principal>;
 
 /// The sending end of an event stream for callers that hold the permission `P`.
 pub(super) struct Events<P> {
@@ -68,6 +64,8 @@ pub(super) enum StreamEnd {
     TooSlow,
     /// The reader is gone.
     Gone,
+    /// All was told.
+    Complete,
     /// What was followed cannot go on.
     Broken(&'static str),
 }
@@ -77,36 +75,34 @@ struct Ending {
     reason: String,
 }
 
+impl Default for Streams {
+    fn default() -> Self {
+        Self(Shares::new(MAX_STREAMS, MAX_STREAMS_PER_PRINCIPAL))
+    }
+}
+
 impl Streams {
     /// Leave for one more lasting answer.
     ///
     /// # Errors
     /// 429 for a principal that has too many, 503 when all have.
-    pub(super) fn begin(self: &Arc<Self>, principal: &Principal) -> Result<Lasting, Problem> {
-        let mut counts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if counts.get(principal).copied().unwrap_or(0) >= MAX_STREAMS_PER_PRINCIPAL {
-            let detail =
-                format!("{principal} has {MAX_STREAMS_PER_PRINCIPAL} event streams or waiting requests already; end one");
-            let problem = Problem::new(StatusCode::TOO_MANY_REQUESTS, detail).coded("too_many_streams");
-            return Err(problem.retry_after(super::limits::RETRY_AFTER_FULL));
-        }
-        if counts.values().sum::<usize>() >= MAX_STREAMS {
-            return Err(Problem::unavailable(format!("the hub serves {MAX_STREAMS} event streams and waiting requests already")));
-        }
-        *counts.entry(principal.clone()).or_default() += 1;
-        Ok(Lasting { streams: self.clone(), principal: principal.clone() })
-    }
-}
-
-impl Drop for Lasting {
-    fn drop(&mut self) {
-        let mut counts = self.streams.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(count) = counts.get_mut(&self.principal) {
-            *count -= 1;
-            if *count == 0 {
-                counts.remove(&self.principal);
+    pub(super) fn begin(&self, principal: &Principal) -> Result<Lasting, Problem> {
+        self.0.take(principal.clone()).map_err(|none_left| match none_left {
+            NoneLeft::ForHolder => {
+                let detail =
+                    format!("{principal} has {MAX_STREAMS_PER_PRINCIPAL} event streams or waiting requests already; end one");
+                let problem = Problem::new(StatusCode::TOO_MANY_REQUESTS, detail).coded("too_many_streams");
+                problem.retry_after(super::limits::RETRY_AFTER_FULL)
             }
-        }
+            NoneLeft::AtAll => {
+                Problem::unavailable(format!("the hub serves {MAX_STREAMS} event streams and waiting requests already"))
+            }
+        })
+    }
+
+    /// How many there are.
+    pub(super) fn count(&self) -> usize {
+        self.0.taken()
     }
 }
 
@@ -182,7 +178,7 @@ impl<P: Permission + Send + Sync + 'static> Events<P> {
             StreamEnd::HubStopping => "hub stopping; try again shortly".to_owned(),
             StreamEnd::NotAllowed(why) => why.clone(),
             StreamEnd::TooSlow => "too slow: nothing was read for a while".to_owned(),
-            StreamEnd::Gone => return,
+            StreamEnd::Gone | StreamEnd::Complete => return,
             StreamEnd::Broken(why) => (*why).to_owned(),
         };
         if let Ok(event) = Event::default().event("end").json_data(Ending { reason }) {
@@ -250,20 +246,5 @@ mod tests {
         assert_eq!(hand_over(&events, 1, stopped.clone()).await, Ok(()));
         stop.send(true).expect("somebody listens");
         assert_eq!(hand_over(&events, 2, stopped).await, Err(StreamEnd::HubStopping));
-    }
-
-    #[test]
-    fn all_have_some_streams_and_nobody_has_all() {
-        let streams = Arc::new(Streams::default());
-        let name = |number: usize| Principal::User(hearthkey_core::DeviceId::parse(&format!("user-{number}")).expect("legal"));
-        let mine: Vec<_> = (0..MAX_STREAMS_PER_PRINCIPAL).map(|_| streams.begin(&name(0)).expect("room")).collect();
-        assert!(streams.begin(&name(0)).is_err());
-        let others: Vec<_> =
-            (MAX_STREAMS_PER_PRINCIPAL..MAX_STREAMS).map(|number| streams.begin(&name(number)).expect("room")).collect();
-        assert!(streams.begin(&name(1)).is_err());
-        drop(mine);
-        assert!(streams.begin(&name(1)).is_ok());
-        drop(others);
-        assert!(streams.0.lock().expect("no panic").is_empty(), "who has none is forgotten");
     }
 }
