@@ -3,6 +3,10 @@
 //! Everything is optional; a hub without a file listens on loopback. What the file says is checked here, with line
 //! numbers, so that `hearthkey check FILE` and `hearthkey up` agree.
 
+mod limits;
+
+pub use limits::{LimitsConfig, OutOfRange, Within};
+
 use crate::mqtt::FabricKind;
 use hearthkey_certs::{HubNames, InvalidHubName};
 use serde::{Deserialize, Serialize};
@@ -34,6 +38,12 @@ const MQTT_PORT: u16 = 1883;
 /// [mqtt]
 /// fabric = "router"                         # what carries messages: router (rumqttd's), native (Hearthkey's own)
 ///
+/// [websocket]
+/// origins = ["https://panel.home"]          # whose pages may open MQTT over WebSocket, besides the hub's own
+///
+/// [limits]
+/// connections = 5000                        # docs/limits.md has all
+///
 /// [log]
 /// level = "info"                            # error, warn, info, debug, trace
 /// format = "text"                           # text, json
@@ -51,6 +61,10 @@ pub struct Config {
     pub listeners: ListenerConfig,
     /// The MQTT front.
     pub mqtt: MqttConfig,
+    /// MQTT over WebSocket.
+    pub websocket: WebSocketConfig,
+    /// Bounds of the MQTT front.
+    pub limits: LimitsConfig,
     /// What the hub logs.
     pub log: LogConfig,
 }
@@ -61,6 +75,14 @@ pub struct Config {
 pub struct MqttConfig {
     /// What carries messages from publishers to subscribers.
     pub fabric: FabricKind,
+}
+
+/// MQTT over WebSocket.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct WebSocketConfig {
+    /// Whose pages may open one in a browser, besides the hub's own.
+    pub origins: Vec<Origin>,
 }
 
 /// Addresses that differ from the defaults.
@@ -123,6 +145,11 @@ pub struct HubName(String);
 #[serde(try_from = "String")]
 pub struct IssuerUrl(String);
 
+/// Where a page in a browser comes from, as browsers say it: scheme, host and port (RFC 6454).
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "String")]
+pub struct Origin(String);
+
 /// An address and port to listen on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(try_from = "String")]
@@ -172,6 +199,9 @@ pub enum InvalidConfig {
     /// More names than a certificate holds.
     #[error("names: {0}")]
     Names(#[from] InvalidHubName),
+    /// Bounds that do not go together.
+    #[error("{0}")]
+    Limits(String),
     /// Two listeners on one address.
     #[error("listeners.{first} and listeners.{second} are both {address}; give each its own port")]
     SameAddress {
@@ -196,6 +226,11 @@ pub struct InvalidListenAddress(String);
 #[error("`{0}` is no issuer; write \"https://\", host and port and nothing behind, such as \"https://hub.local:8443\"")]
 pub struct InvalidIssuer(String);
 
+/// Why a text is no [`Origin`].
+#[derive(Debug, thiserror::Error)]
+#[error("`{0}` is no origin of a web page; write scheme, host and port if any, such as \"https://panel.home\", without a path")]
+pub struct InvalidOrigin(String);
+
 impl Config {
     /// Reads a configuration.
     ///
@@ -208,6 +243,7 @@ impl Config {
         let config: Self =
             toml::from_str(text).map_err(|error| InvalidConfig::Syntax(error.to_string().trim_end().to_owned()))?;
         config.hub_names()?;
+        config.limits.limits()?;
         config.listeners(false, Ports::default()).each_has_its_own_address()?;
         Ok(config)
     }
@@ -333,6 +369,27 @@ impl TryFrom<String> for IssuerUrl {
     }
 }
 
+impl Origin {
+    /// As a browser says it.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl TryFrom<String> for Origin {
+    type Error = InvalidOrigin;
+
+    fn try_from(text: String) -> Result<Self, Self::Error> {
+        let Ok(url) = reqwest::Url::parse(&text) else { return Err(InvalidOrigin(text)) };
+        let is_bare = url.path() == "/" && url.query().is_none() && url.fragment().is_none() && url.username().is_empty();
+        if !matches!(url.scheme(), "http" | "https") || !is_bare || url.password().is_some() {
+            return Err(InvalidOrigin(text));
+        }
+        Ok(Self(url.origin().ascii_serialization()))
+    }
+}
+
 impl TryFrom<String> for ListenAddress {
     type Error = InvalidListenAddress;
 
@@ -425,6 +482,16 @@ mod tests {
         assert_eq!(config("[mqtt]\nfabric = \"native\"").mqtt.fabric, FabricKind::Native);
         let unknown = refusal("[mqtt]\nfabric = \"kafka\"");
         assert!(unknown.contains("line 2") && unknown.contains("`native`"), "{unknown}");
+    }
+
+    #[test]
+    fn an_origin_is_read_as_browsers_say_it() {
+        let origins = config("[websocket]\norigins = [\"https://Panel.home:443/\", \"http://[::1]:3000\"]").websocket.origins;
+        assert_eq!(origins.iter().map(Origin::as_str).collect::<Vec<_>>(), ["https://panel.home", "http://[::1]:3000"]);
+        for wrong in ["*", "panel.home", "https://panel.home/x", "https://me@panel.home", "wss://panel.home", "null"] {
+            let refused = refusal(&format!("[websocket]\norigins = [{wrong:?}]"));
+            assert!(refused.contains("line 2") && refused.contains("https://panel.home"), "{refused}");
+        }
     }
 
     #[test]

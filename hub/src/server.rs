@@ -5,7 +5,7 @@
 use crate::{
     cli::{ContextFile, local_context_file},
     clock,
-    config::Listeners,
+    config::{Listeners, Origin},
     data_dir::{DataDir, DataDirError, replace_file},
     enrolment_string::Address,
     entropy,
@@ -17,7 +17,7 @@ use crate::{
     tls::{self, CertificateInUse},
 };
 use hearthkey_certs::{HomeCa, HubCertificate, HubNames, SerialNumber};
-use hearthkey_core::{rights::PublishPermit, session::Principal};
+use hearthkey_core::{rights::PublishPermit, session::Principal, topic::TopicName};
 use rustls::pki_types::UnixTime;
 use std::{
     fs, io,
@@ -51,6 +51,10 @@ pub struct Settings {
     pub issuer: Option<String>,
     /// What carries MQTT messages.
     pub fabric: FabricKind,
+    /// Whose pages may open MQTT over WebSocket, besides the hub's own.
+    pub websocket_origins: Vec<Origin>,
+    /// Bounds of the MQTT front.
+    pub limits: Limits,
 }
 
 /// A hub that listens.
@@ -103,6 +107,23 @@ pub enum ServerError {
     Owner(String),
 }
 
+impl Settings {
+    /// A hub for this machine.
+    #[must_use]
+    pub fn new(data: PathBuf, listeners: Listeners) -> Self {
+        Self {
+            data,
+            listeners,
+            names: HubNames::default(),
+            host: "localhost".to_owned(),
+            issuer: None,
+            fabric: FabricKind::default(),
+            websocket_origins: Vec::new(),
+            limits: Limits::default(),
+        }
+    }
+}
+
 impl Server {
     /// Starts a hub: makes what is missing, listens, serves.
     ///
@@ -139,7 +160,7 @@ impl Server {
 
         let (gate, writing_down) = HubGate::new(Arc::clone(&hub));
         let restored_rows = mqtt_rows.into_iter().map(|row| (row.key, row.value));
-        let front = Front::on(settings.fabric, Arc::new(gate), Limits::default(), restored_rows);
+        let front = Front::on(settings.fabric, Arc::new(gate), settings.limits, restored_rows);
         let outlet: Arc<dyn Outlet> = Arc::new(FrontOutlet(front.clone()));
         hub.connect_outlet(Arc::downgrade(&outlet));
 
@@ -147,6 +168,7 @@ impl Server {
         let mut housekeeping = JoinSet::new();
         housekeeping.spawn(writing_down);
         housekeeping.spawn(Hub::keep_house(Arc::downgrade(&hub)));
+        housekeeping.spawn(Hub::publish_twins(Arc::downgrade(&hub)));
         housekeeping.spawn(renew_certificate(Arc::clone(&ca), settings.names.clone(), certificate, Arc::clone(&in_use)));
         housekeeping.spawn(back_up_daily(Arc::downgrade(&store)));
 
@@ -160,6 +182,7 @@ impl Server {
             },
             data_dir: Some(root.clone()),
             front: Some(front.clone()),
+            websocket_origins: settings.websocket_origins,
         };
         let transport = http::Transport::Tls(tls::server_config(Arc::clone(&in_use), &tls::HTTPS_PROTOCOLS)?);
         let serving = http::serve(Arc::clone(&hub), surroundings, https, transport, stopping.clone());
@@ -252,6 +275,10 @@ impl Outlet for FrontOutlet {
 
     fn is_online(&self, principal: &Principal) -> bool {
         self.0.is_online(principal)
+    }
+
+    fn retained(&self, topic: &TopicName) -> Option<Vec<u8>> {
+        self.0.retained(topic)
     }
 }
 

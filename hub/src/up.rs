@@ -2,7 +2,7 @@
 
 use crate::{
     cli::{Exit, Failure, Output, UpOptions},
-    config::{LogConfig, LogFormat},
+    config::{InvalidConfig, LogConfig, LogFormat},
     mqtt::FabricKind,
     server::{Server, Settings},
     simulate,
@@ -151,7 +151,7 @@ impl Signals {
     }
 }
 
-fn settings(options: &UpOptions) -> Result<Settings, hearthkey_certs::InvalidHubName> {
+fn settings(options: &UpOptions) -> Result<Settings, InvalidConfig> {
     let mut names: HubNames = options.config.hub_names()?;
     let on_lan = !options.listeners.https.ip().is_loopback() || !options.listeners.mqtts.ip().is_loopback();
     let mut host = options.config.names.first().map(|name| name.as_str().to_owned());
@@ -165,13 +165,15 @@ fn settings(options: &UpOptions) -> Result<Settings, hearthkey_certs::InvalidHub
             let _ = names.add(&hostname).and_then(|()| names.add(&format!("{hostname}.local")));
         }
     }
+    let defaults = Settings::new(options.data.clone(), options.listeners);
     Ok(Settings {
-        data: options.data.clone(),
-        listeners: options.listeners,
         names,
-        host: host.unwrap_or_else(|| "localhost".to_owned()),
+        host: host.unwrap_or(defaults.host),
         issuer: options.config.issuer.as_ref().map(|issuer| issuer.as_str().to_owned()),
         fabric: options.config.mqtt.fabric,
+        limits: options.config.limits.limits()?,
+        websocket_origins: options.config.websocket.origins.clone(),
+        ..defaults
     })
 }
 

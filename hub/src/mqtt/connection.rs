@@ -3,11 +3,11 @@
 
 use super::{
     fabric::{Fabric, Link},
-    front::{Attachment, Front, Inner, Topics},
+    front::{Attachment, Front, Inner, Use},
     gate::{Admission, Ending, Gate, Happening, Refusal, SessionEvent},
     half_open::Place,
     handshake::{self, Guest, NoGuest, RefusedConnect},
-    limits::{DENIALS_PER_SECOND, MAX_TOPIC_ALIASES, OUTBOX_HIGH_WATER, OUTBOX_LIMIT},
+    limits::{DENIALS_PER_SECOND, MAX_TOPIC_ALIASES, OUTBOX_HIGH_WATER, OUTBOX_LIMIT, RATE_REFUSAL_DELAY},
     message::QoS,
     packet::{
         ClientPacket, Version, decode,
@@ -33,7 +33,12 @@ use hearthkey_core::{
     session::{EndReason, Standing},
     topic::TopicName,
 };
-use std::{collections::HashMap, net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    collections::HashMap,
+    net::SocketAddr,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     time::Instant,
@@ -91,7 +96,14 @@ async fn refuse<G: Gate, F: Fabric, S: AsyncRead + AsyncWrite>(
     peer: SocketAddr,
     place: Place,
 ) {
-    front.counters.refused.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+    front.counters.refuse(refused.reason_code);
+    if refused.reason_code == reason::CONNECTION_RATE_EXCEEDED {
+        // Its next attempt follows the answer.
+        tokio::select! {
+            () = tokio::time::sleep(RATE_REFUSAL_DELAY) => {}
+            () = place.taken_away() => {}
+        }
+    }
     let connack = handshake::refusal_connack(&refused, front.gate.now());
     front.gate.record(SessionEvent {
         client_identifier: refused.client_identifier,
@@ -161,10 +173,9 @@ pub(super) struct Connection<'a, G: Gate, F: Fabric, S> {
     pub(super) unanswered_publishes: usize,
     /// What the client means by its topic aliases.
     pub(super) topics_by_alias: HashMap<u16, TopicName>,
-    pub(super) topics: Topics,
+    pub(super) usage: Arc<Mutex<Use>>,
     keep_alive: Option<Duration>,
     last_heard: Instant,
-    pub(super) publishes: Bucket,
     denials: Bucket,
     /// Until when the client is not read, since it publishes too fast.
     pub(super) throttled_until: Option<Instant>,
@@ -181,11 +192,11 @@ struct Greeting {
 
 impl<'a, G: Gate, F: Fabric, S: AsyncRead + AsyncWrite + Send> Connection<'a, G, F, S> {
     fn new(front: &'a Inner<G, F>, wire: Wire<S>, guest: &Guest, attachment: Attachment, peer: SocketAddr) -> Self {
-        let Attachment { slot, connection, control, session_present, session_expiry, subscriptions, stored, .. } = attachment;
+        let Attachment { slot, connection, control, session_present, session_expiry, subscriptions, stored, usage, .. } = attachment;
         let standing = &guest.admission.standing;
         let keep_alive = guest.connect.keep_alive;
         Self {
-            topics: front.topics_of(&slot.key.principal),
+            usage,
             front,
             wire,
             dialect: guest.dialect,
@@ -207,7 +218,6 @@ impl<'a, G: Gate, F: Fabric, S: AsyncRead + AsyncWrite + Send> Connection<'a, G,
             // MQTT-3.1.2-22: one and a half times the keep alive; 0 means never.
             keep_alive: (keep_alive > 0).then(|| Duration::from_millis(u64::from(keep_alive) * 1_500)),
             last_heard: Instant::now(),
-            publishes: Bucket::new(front.limits.publish_rate, front.limits.publish_burst),
             denials: Bucket::new(DENIALS_PER_SECOND, DENIALS_PER_SECOND),
             throttled_until: None,
             takes_forwards: true,
@@ -424,6 +434,7 @@ impl<'a, G: Gate, F: Fabric, S: AsyncRead + AsyncWrite + Send> Connection<'a, G,
             Ending::Fault { reason_code, reason } => say(outbox, *reason_code, reason),
             Ending::ByClient { .. } | Ending::ConnectionLost => {}
         }
+        self.front.counters.end(&ending);
         self.record(Happening::Ended(ending));
         // The link's end also carries what was published before.
         self.link = None;
@@ -432,7 +443,7 @@ impl<'a, G: Gate, F: Fabric, S: AsyncRead + AsyncWrite + Send> Connection<'a, G,
             self.wire.linger().await;
         };
         tokio::join!(linger, front.publish_wills(will.into_iter().collect()));
-        front.connection_is_gone();
+        front.connection_is_gone(&self.usage);
     }
 
     pub(super) fn denied(&mut self, denied: Denied) {
@@ -457,6 +468,10 @@ impl<'a, G: Gate, F: Fabric, S: AsyncRead + AsyncWrite + Send> Connection<'a, G,
             what,
         });
     }
+}
+
+pub(super) fn has_too_many_levels(topic: &str, most: usize) -> bool {
+    topic.split('/').count() > most
 }
 
 pub(super) fn fault(reason_code: u8, reason: &str) -> Ending {

@@ -10,11 +10,13 @@ use super::{
     message::{Message, Routed},
     packet::Will,
     persister::{Persister, Ticket},
+    rate::Bucket,
     retained::{Retained, RetainedFull},
     rows,
     session::{QueueBounds, Session, Subscription},
     shared::{GroupFull, SharedSubscriptions},
     slot::{Armed, Attached, Control, SessionKey, Slot, SlotState, lock},
+    stats::Counters,
     watch::{Watch, WatchError},
 };
 use hearthkey_core::{
@@ -44,66 +46,31 @@ pub(super) struct Inner<G: Gate, F: Fabric> {
     pub(super) persister: Persister,
     pub(super) half_open: HalfOpen,
     pub(super) counters: Counters,
-    sessions_by_key: Mutex<HashMap<SessionKey, Arc<Slot>>>,
+    pub(super) sessions_by_key: Mutex<HashMap<SessionKey, Arc<Slot>>>,
     pub(super) direct: DirectSubscriptions,
     pub(super) shared: SharedSubscriptions,
     pub(super) retained: Mutex<Retained>,
-    topics_by_principal: Mutex<HashMap<Principal, Topics>>,
+    uses_by_principal: Mutex<HashMap<Principal, Arc<Mutex<Use>>>>,
     topic_hasher: RandomState,
-    topics: AtomicUsize,
+    pub(super) topics: AtomicUsize,
     hub_link: tokio::sync::Mutex<Option<F::Link>>,
     next_session: AtomicU64,
     next_connection: AtomicU64,
-    kept_sessions: AtomicUsize,
+    pub(super) kept_sessions: AtomicUsize,
     stopping: AtomicBool,
     connection_gone: Notify,
 }
 
-/// Topics that a principal has published to, hashed with a secret key.
-pub(super) type Topics = Arc<Mutex<HashSet<u64>>>;
-
-#[derive(Debug, Default)]
-pub(super) struct Counters {
-    pub(super) connections: AtomicUsize,
-    pub(super) accepted: AtomicU64,
-    pub(super) refused: AtomicU64,
-    pub(super) published: AtomicU64,
-    pub(super) delivered: AtomicU64,
-    pub(super) denied: AtomicU64,
-    pub(super) lost: AtomicU64,
-}
-
-/// Figures of a front, for `/metrics`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Stats {
-    /// Admitted connections now.
-    pub connections: usize,
-    /// Connections without a finished CONNECT now.
-    pub half_open: usize,
-    /// Sessions now, connected or kept.
-    pub sessions: usize,
-    /// Sessions that outlive their connection, now.
-    pub kept_sessions: usize,
-    /// Retained messages now.
-    pub retained_messages: usize,
-    /// Their bytes.
-    pub retained_bytes: usize,
-    /// Connections ever admitted.
-    pub accepted: u64,
-    /// Connections ever refused.
-    pub refused: u64,
-    /// Publishes ever accepted from clients.
-    pub published: u64,
-    /// Messages ever handed to clients.
-    pub delivered: u64,
-    /// Publishes, subscriptions and deliveries ever denied.
-    pub denied: u64,
-    /// Messages ever dropped at a bound.
-    pub lost: u64,
-    /// Different topics that clients have ever used.
-    pub topics: usize,
-    /// How often the router was replaced.
-    pub router_replacements: u64,
+/// What a principal uses of what all share, over all its connections.
+#[derive(Debug)]
+pub(super) struct Use {
+    /// Topics that it has published to, hashed with a secret key.
+    topics: HashSet<u64>,
+    /// Its connections of now.
+    connections: usize,
+    pub(super) publishes: Bucket,
+    /// CONNECTs that were accepted.
+    connects: Bucket,
 }
 
 /// Why a message of the hub's own was not published.
@@ -188,7 +155,7 @@ impl<G: Gate, F: Fabric> Front<G, F> {
             direct,
             shared,
             retained: Mutex::new(retained),
-            topics_by_principal: Mutex::default(),
+            uses_by_principal: Mutex::default(),
             topic_hasher: RandomState::new(),
             topics: AtomicUsize::new(0),
             hub_link: tokio::sync::Mutex::new(None),
@@ -234,6 +201,13 @@ impl<G: Gate, F: Fabric> Front<G, F> {
         Ok(Watch::new(link, rights, retained))
     }
 
+    /// What is retained on a topic.
+    #[must_use]
+    pub fn retained(&self, topic: &TopicName) -> Option<Vec<u8>> {
+        let filter = TopicFilter::parse(topic.as_str()).ok()?;
+        self.0.retained_matching(&filter).first().map(|routed| routed.message.payload.to_vec())
+    }
+
     /// Whether a principal has an open session.
     #[must_use]
     pub fn is_online(&self, principal: &Principal) -> bool {
@@ -260,27 +234,10 @@ impl<G: Gate, F: Fabric> Front<G, F> {
         self.0.persister.store(Vec::new()).durable().await;
     }
 
-    /// Figures for `/metrics`.
+    /// The bounds that hold.
     #[must_use]
-    pub fn stats(&self) -> Stats {
-        let counters = &self.0.counters;
-        let (retained_messages, retained_bytes) = lock(&self.0.retained).size();
-        Stats {
-            connections: counters.connections.load(Ordering::Relaxed),
-            half_open: self.0.half_open.len(),
-            sessions: lock(&self.0.sessions_by_key).len(),
-            kept_sessions: self.0.kept_sessions.load(Ordering::Relaxed),
-            retained_messages,
-            retained_bytes,
-            accepted: counters.accepted.load(Ordering::Relaxed),
-            refused: counters.refused.load(Ordering::Relaxed),
-            published: counters.published.load(Ordering::Relaxed),
-            delivered: counters.delivered.load(Ordering::Relaxed),
-            denied: counters.denied.load(Ordering::Relaxed),
-            lost: counters.lost.load(Ordering::Relaxed),
-            topics: self.0.topics.load(Ordering::Relaxed),
-            router_replacements: self.0.fabric.replacements(),
-        }
+    pub fn limits(&self) -> &Limits {
+        &self.0.limits
     }
 }
 
@@ -307,13 +264,18 @@ pub(super) struct Attachment {
     pub(super) stored: Option<Ticket>,
     /// Wills of the connection that this one replaces: to be published first.
     pub(super) wills: Vec<Armed>,
+    pub(super) usage: Arc<Mutex<Use>>,
 }
 
-/// The hub is full or stops.
+/// The hub is full or stops, or the client asks for too much.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Busy {
     Full,
     Stopping,
+    /// The principal has as many connections as one may have.
+    TooMany,
+    /// The principal connects again and again; the next one is heard after this time.
+    TooOften(Duration),
 }
 
 impl<G: Gate, F: Fabric> Inner<G, F> {
@@ -326,6 +288,8 @@ impl<G: Gate, F: Fabric> Inner<G, F> {
         if self.counters.connections.load(Ordering::Relaxed) >= self.limits.max_connections {
             return Err(Busy::Full);
         }
+        let usage = self.use_of(&arrival.key.principal);
+        lock(&usage).connect(self.limits.max_connections_per_principal, Instant::now())?;
         let mut wills = Vec::new();
         let mut discarded = None;
         let earlier = sessions.get(&arrival.key).cloned();
@@ -381,7 +345,7 @@ impl<G: Gate, F: Fabric> Inner<G, F> {
         self.counters.connections.fetch_add(1, Ordering::AcqRel);
         self.counters.accepted.fetch_add(1, Ordering::Relaxed);
         drop(state);
-        Ok(Attachment { slot, connection, control, session_present, session_expiry, subscriptions, stored, wills })
+        Ok(Attachment { slot, connection, control, session_present, session_expiry, subscriptions, stored, wills, usage })
     }
 
     /// A connection ends. Returns the will if it is to be published now. To be called once for each attachment.
@@ -414,7 +378,8 @@ impl<G: Gate, F: Fabric> Inner<G, F> {
     }
 
     /// The connection's task is about to end.
-    pub(super) fn connection_is_gone(&self) {
+    pub(super) fn connection_is_gone(&self, usage: &Mutex<Use>) {
+        lock(usage).connections -= 1;
         self.counters.connections.fetch_sub(1, Ordering::AcqRel);
         self.connection_gone.notify_waiters();
     }
@@ -538,14 +503,18 @@ impl<G: Gate, F: Fabric> Inner<G, F> {
         Ok(())
     }
 
-    /// Tells the hub of a device's answer to a command.
+    /// Tells the hub of a device's answer to a command, and of what it says it is.
     pub(super) fn note_acknowledgement(&self, topic: &TopicName, payload: &[u8]) {
         let mut levels = topic.as_str().split('/');
-        if let (Some("dev"), Some(device), Some("ack"), Some(command_id), None) =
+        let (Some("dev"), Some(device), Some(kind), Some(last), None) =
             (levels.next(), levels.next(), levels.next(), levels.next(), levels.next())
-            && let Ok(device) = DeviceId::parse(device)
-        {
-            self.gate.acknowledged(&device, command_id, payload);
+        else {
+            return;
+        };
+        match (kind, last, DeviceId::parse(device)) {
+            ("ack", command_id, Ok(device)) => self.gate.acknowledged(&device, command_id, payload),
+            ("twin", "reported", Ok(device)) => self.gate.twin_reported(&device, payload),
+            _ => {}
         }
     }
 
@@ -554,15 +523,28 @@ impl<G: Gate, F: Fabric> Inner<G, F> {
         lock(&self.retained).matching(filter, self.gate.now())
     }
 
-    /// The topics that a principal has used.
-    pub(super) fn topics_of(&self, principal: &Principal) -> Topics {
-        lock(&self.topics_by_principal).entry(principal.clone()).or_default().clone()
+    /// What a principal uses.
+    fn use_of(&self, principal: &Principal) -> Arc<Mutex<Use>> {
+        let limits = &self.limits;
+        let connects = match principal {
+            Principal::Device(_) => limits.device_connects_per_minute,
+            Principal::User(_) | Principal::Integration(_) => limits.connects_per_minute,
+        };
+        let fresh = || {
+            Arc::new(Mutex::new(Use {
+                topics: HashSet::new(),
+                connections: 0,
+                publishes: Bucket::new(limits.publish_rate, limits.publish_burst),
+                connects: Bucket::each(Duration::from_secs(60) / connects.max(1), connects),
+            }))
+        };
+        lock(&self.uses_by_principal).entry(principal.clone()).or_insert_with(fresh).clone()
     }
 
     /// Whether a principal may use a topic, as far as the number of topics goes.
-    pub(super) fn has_room_for(&self, topics: &Topics, topic: &TopicName) -> bool {
+    pub(super) fn has_room_for(&self, usage: &Mutex<Use>, topic: &TopicName) -> bool {
         let hash = self.topic_hasher.hash_one(topic.as_str());
-        let mut topics = lock(topics);
+        let topics = &mut lock(usage).topics;
         if topics.contains(&hash) {
             return true;
         }
@@ -581,6 +563,17 @@ impl<G: Gate, F: Fabric> Inner<G, F> {
 
     fn slots(&self, wanted: impl Fn(&SessionKey) -> bool) -> Vec<Arc<Slot>> {
         lock(&self.sessions_by_key).iter().filter(|(key, _)| wanted(key)).map(|(_, slot)| slot.clone()).collect()
+    }
+}
+
+impl Use {
+    fn connect(&mut self, most: usize, now: Instant) -> Result<(), Busy> {
+        if self.connections >= most {
+            return Err(Busy::TooMany);
+        }
+        self.connects.take_if_any(now).map_err(Busy::TooOften)?;
+        self.connections += 1;
+        Ok(())
     }
 }
 

@@ -55,6 +55,12 @@ pub trait Gate: Send + Sync + 'static {
     /// An authorized publish to `dev/<device>/ack/<command_id>` arrived; told after it was handed to subscribers.
     fn acknowledged(&self, device: &DeviceId, command_id: &str, payload: &[u8]);
 
+    /// An authorized publish to `dev/<device>/twin/reported` arrived; told after it was handed to subscribers. Of several in
+    /// quick succession the last one counts.
+    fn twin_reported(&self, device: &DeviceId, payload: &[u8]) {
+        let _ = (device, payload);
+    }
+
     /// Something that the audit log should know. Called at most [`crate::mqtt::limits::DENIALS_PER_SECOND`] times a second
     /// and connection for denials.
     fn record(&self, event: SessionEvent);

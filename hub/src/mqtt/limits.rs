@@ -1,13 +1,19 @@
 //! Every bound of the MQTT front, each with its reason and what happens there.
 
-use hearthkey_core::Seconds;
+use hearthkey_core::{Seconds, limits::MAX_TOPIC_LEVELS};
 use std::time::Duration;
 
-/// The bounds that an owner may change.
+/// The bounds that an owner may change: `[limits]` in the configuration, docs/limits.md.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Limits {
     /// Most connections that were admitted; a further CONNECT is refused with 0x89 (server busy).
     pub max_connections: usize,
+    /// Most connections of one principal; a further CONNECT is refused with 0x97.
+    pub max_connections_per_principal: usize,
+    /// CONNECTs of one device in a minute, as many at once; a further one is refused with 0x9F, after a second.
+    pub device_connects_per_minute: u32,
+    /// The same for a user or an integration, over all their programs.
+    pub connects_per_minute: u32,
     /// Most connections without a finished CONNECT; at the bound the oldest is closed, so that a newcomer gets its chance.
     pub max_half_open: usize,
     /// How long TLS handshake and CONNECT may take together; then the connection is closed.
@@ -20,6 +26,8 @@ pub struct Limits {
     pub max_in_flight: u16,
     /// Most subscriptions of one session; a further one is refused with 0x97.
     pub max_subscriptions: usize,
+    /// Most levels of a topic or filter; a deeper topic ends the connection with 0x90, a deeper filter is refused with 0x8F.
+    pub max_topic_levels: usize,
     /// Most messages that wait for one session; at the bound a kept session loses the oldest, which is recorded.
     pub max_queued_messages: usize,
     /// Most bytes of messages that wait for one session; same consequence.
@@ -36,7 +44,7 @@ pub struct Limits {
     pub max_topics_per_principal: usize,
     /// Most topics of all principals over time; same consequence.
     pub max_topics: usize,
-    /// Publishes per second and connection; beyond the burst the client is read no faster than this.
+    /// Publishes per second of one principal, over all its connections; beyond the burst it is read no faster than this.
     pub publish_rate: u32,
     /// Publishes that may come at once.
     pub publish_burst: u32,
@@ -47,6 +55,12 @@ impl Default for Limits {
         Self {
             // A home has fewer than 500 devices; owners' programs come on top.
             max_connections: 5_000,
+            // A home server's programs under one key.
+            max_connections_per_principal: 256,
+            // One that works connects a few times an hour; a crash loop or two devices of one name, without end.
+            device_connects_per_minute: 60,
+            // Scripts that connect for each message.
+            connects_per_minute: 600,
             // More than the thousand that a worm-ridden camera opens.
             max_half_open: 2_048,
             // A P-256 handshake on a Cortex-M4 takes about two seconds.
@@ -57,6 +71,7 @@ impl Default for Limits {
             max_in_flight: 256,
             // A home automation server subscribes to some dozens of filters.
             max_subscriptions: 128,
+            max_topic_levels: MAX_TOPIC_LEVELS,
             max_queued_messages: 1_000,
             max_queued_bytes: 1024 * 1024,
             max_kept_sessions: 1_024,
@@ -73,6 +88,8 @@ impl Default for Limits {
     }
 }
 
+/// How long the refusal of who connects too often is held back.
+pub const RATE_REFUSAL_DELAY: Duration = Duration::from_secs(1);
 /// Largest packet before admission: a token request of 4 KiB, a will, names.
 pub const MAX_CONNECT_BYTES: usize = 16 * 1024;
 /// Longest client identifier: a device id, a slash and a suffix.

@@ -39,12 +39,14 @@ mod rows;
 pub mod session;
 mod shared;
 mod slot;
+pub mod stats;
 mod subscribing;
 mod trie;
 pub mod watch;
 mod wire;
 
 pub use fabric_chosen::FabricKind;
-pub use front::{Front, PublishError, Stats};
+pub use front::{Front, PublishError};
 pub use gate::Gate;
 pub use limits::Limits;
+pub use stats::Stats;

@@ -2,7 +2,7 @@
 //! which a connection answers.
 
 use super::{
-    connection::{Connection, fault},
+    connection::{Connection, fault, has_too_many_levels},
     fabric::{Fabric, Link},
     gate::{Ending, Gate},
     limits::MAX_TOPIC_ALIASES,
@@ -41,7 +41,10 @@ impl<G: Gate, F: Fabric, S: AsyncRead + AsyncWrite + Send> Connection<'_, G, F, 
     pub(super) async fn publish(&mut self, publish: Publish) -> Result<(), Ending> {
         let Publish { packet_identifier, topic, topic_alias, expiry, mut message, .. } = publish;
         let topic = self.topic_of(&topic, topic_alias)?;
-        self.throttled_until = self.publishes.take(Instant::now()).err();
+        if has_too_many_levels(topic.as_str(), self.front.limits.max_topic_levels) {
+            return Err(fault(reason::TOPIC_NAME_INVALID, "the topic has more levels than this hub takes"));
+        }
+        self.throttled_until = lock(&self.usage).publishes.take(Instant::now()).err();
         let answered = packet_identifier.map(|identifier| (identifier, message.qos));
         let unreleased = lock(&self.slot.state).session.unreleased.len();
         if let Some((identifier, QoS::ExactlyOnce)) = answered
@@ -65,7 +68,7 @@ impl<G: Gate, F: Fabric, S: AsyncRead + AsyncWrite + Send> Connection<'_, G, F, 
                 return Ok(());
             }
         };
-        if !self.front.has_room_for(&self.topics, permit.topic()) {
+        if !self.front.has_room_for(&self.usage, permit.topic()) {
             self.limited("too many different topics");
             self.refuse(answered, reason::QUOTA_EXCEEDED, "too many different topics");
             return Ok(());

@@ -14,8 +14,26 @@ pub(super) struct Bucket {
 
 impl Bucket {
     pub(super) fn new(per_second: u32, burst: u32) -> Self {
-        let interval = Duration::from_secs(1) / per_second.max(1);
+        Self::each(Duration::from_secs(1) / per_second.max(1), burst)
+    }
+
+    /// One that regains one in each `interval`.
+    pub(super) fn each(interval: Duration, burst: u32) -> Self {
         Self { interval, burst: interval * burst.max(1), full_at: None }
+    }
+
+    /// Takes one if there is one.
+    ///
+    /// # Errors
+    /// The bucket is empty: how long until there is one. Nothing was taken.
+    pub(super) fn take_if_any(&mut self, now: Instant) -> Result<(), Duration> {
+        let full_at = self.full_at.filter(|full_at| *full_at > now).unwrap_or(now) + self.interval;
+        let wait = full_at.saturating_duration_since(now + self.burst);
+        if !wait.is_zero() {
+            return Err(wait);
+        }
+        self.full_at = Some(full_at);
+        Ok(())
     }
 
     /// Takes one.
@@ -45,6 +63,7 @@ mod tests {
         assert!((0..3).all(|_| bucket.take(start).is_ok()));
         assert_eq!(bucket.take(start), Err(start + Duration::from_millis(100)));
         let later = start + Duration::from_secs(10);
+        assert_eq!(bucket.take_if_any(start), Err(Duration::from_millis(200)), "who only looks takes nothing on credit");
         assert!((0..3).all(|_| bucket.take(later).is_ok()), "a rest fills the bucket, no more");
         assert!(bucket.take(later).is_err());
     }

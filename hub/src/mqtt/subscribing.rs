@@ -1,7 +1,7 @@
 //! SUBSCRIBE and UNSUBSCRIBE of one connection, and the link to the fabric on which its subscriptions live.
 
 use super::{
-    connection::{Connection, fault, fault_of},
+    connection::{Connection, fault, fault_of, has_too_many_levels},
     fabric::{Fabric, Link},
     gate::{Ending, Gate},
     limits::MAX_GROUP_MEMBERS,
@@ -64,6 +64,10 @@ impl<G: Gate, F: Fabric, S: AsyncRead + AsyncWrite + Send> Connection<'_, G, F, 
                 return Ok(None);
             }
         };
+        if has_too_many_levels(asked.filter.as_str(), self.front.limits.max_topic_levels) {
+            suback.refuse(reason::TOPIC_FILTER_INVALID, "the filter has more levels than this hub takes".to_owned());
+            return Ok(None);
+        }
         let permit = match self.rights.authorize_subscribe(asked) {
             Ok(permit) => permit,
             Err(denied) => {

@@ -5,7 +5,7 @@ use hearthkey::{
     config::Listeners,
     server::{Server, Settings},
 };
-use hearthkey_certs::{CERTIFICATE_FILE, HubNames};
+use hearthkey_certs::CERTIFICATE_FILE;
 use reqwest::{Client, Method, RequestBuilder, Response};
 use serde_json::{Value, json};
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
@@ -45,14 +45,7 @@ impl Home {
         let _ = rustls::crypto::ring::default_provider().install_default();
         let root = data.path().join("data");
         let any = SocketAddr::from(([127, 0, 0, 1], 0));
-        let settings = Settings {
-            data: root.clone(),
-            listeners: Listeners { https: any, mqtts: any, mqtt: Some(any) },
-            names: HubNames::default(),
-            host: "localhost".to_owned(),
-            issuer: None,
-            fabric: Default::default(),
-        };
+        let settings = Settings::new(root.clone(), Listeners { https: any, mqtts: any, mqtt: Some(any) });
         let server = Server::start(settings).await.expect("a hub");
         let owner = std::fs::read_to_string(root.join("contexts/local.token")).expect("the owner's token");
         let pem = std::fs::read(root.join("ca").join(CERTIFICATE_FILE)).expect("the CA's certificate");

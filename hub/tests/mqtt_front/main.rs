@@ -6,6 +6,7 @@ mod bad_input;
 mod ends;
 mod exactly_once;
 mod foreign_clients;
+mod limits;
 mod messages;
 mod router_death;
 mod sessions;

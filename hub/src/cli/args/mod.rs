@@ -92,6 +92,9 @@ pub(super) enum Asking {
     Profile(Profile),
     Can(Can),
     Send(Send),
+    /// Say what a device is to be, now or once it is there; see what it says it is
+    #[command(subcommand)]
+    Twin(Twin),
     Watch(Watch),
     Join(Join),
     Approve(Approve),
@@ -145,6 +148,10 @@ Configuration file, all of it optional (`hearthkey check FILE` reads it without 
   https = \"127.0.0.1:8443\"
   mqtts = \"127.0.0.1:8883\"
   mqtt = \"off\"
+  [websocket]
+  origins = [\"https://panel.home\"]         whose pages may open MQTT over WebSocket
+  [limits]
+  connections = 5000                          docs/limits.md has all
   [log]
   level = \"info\"
   format = \"text\"")]
@@ -362,6 +369,42 @@ pub(super) struct Send {
     pub(super) ttl: Option<Duration>,
 }
 
+#[derive(Debug, Subcommand)]
+pub(super) enum Twin {
+    /// Show what a device is to be, and what it says it is
+    Show {
+        /// The device
+        #[arg(value_parser = DeviceId::parse)]
+        name: DeviceId,
+    },
+    Set(TwinSet),
+}
+
+/// Say what a device is to be
+///
+/// What is named changes, the rest stays; null removes. The device is told at once, or when it connects.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  hearthkey twin set living-room setpoint=21.5
+  hearthkey twin set living-room '{\"setpoint\":21.5,\"mode\":\"heat\"}'
+  hearthkey twin set living-room mode=null               no longer say anything about the mode
+  hearthkey twin set living-room setpoint=19 --replace   this, and nothing else")]
+pub(super) struct TwinSet {
+    /// The device
+    #[arg(value_parser = DeviceId::parse)]
+    pub(super) name: DeviceId,
+    /// NAME=VALUE for each member, or one JSON object
+    #[arg(required = true, value_name = "NAME=VALUE")]
+    pub(super) desired: Vec<String>,
+    /// In place of all that was desired
+    #[arg(long)]
+    pub(super) replace: bool,
+    /// Only if this is the version that is desired now (0: none yet)
+    #[arg(long, value_name = "V")]
+    pub(super) if_version: Option<u64>,
+}
+
 /// See what passes the hub, as it passes
 ///
 /// Prints time, topic and payload until Ctrl-C. Says so when messages were lost, and comes back when the hub does.
@@ -467,6 +510,9 @@ mod tests {
             "hearthkey can lamp publish dev/lamp/tele/x",
             "hearthkey can lamp subscribe dev/#",
             "hearthkey can lamp command on",
+            "hearthkey twin show lamp",
+            "hearthkey twin set lamp on=true level=3 --if-version 7",
+            "hearthkey twin set lamp {} --replace",
             "hearthkey send lamp on",
             "hearthkey send lamp set {\"a\":1} --wait 10s --ttl 30s",
             "hearthkey watch",

@@ -46,3 +46,5 @@ pub const TOPIC_ALIAS_INVALID: u8 = 0x94;
 pub const PACKET_TOO_LARGE: u8 = 0x95;
 /// Quota exceeded.
 pub const QUOTA_EXCEEDED: u8 = 0x97;
+/// Connection rate exceeded.
+pub const CONNECTION_RATE_EXCEEDED: u8 = 0x9F;
