@@ -12,6 +12,7 @@ mod extract;
 mod idempotency;
 mod leftover;
 pub mod limits;
+mod metrics;
 mod oauth;
 mod openapi;
 mod openapi_schemas;
@@ -19,12 +20,14 @@ mod problem;
 mod refusals;
 mod request;
 mod revocation;
+mod shares;
 mod streams;
+mod websocket;
 
 pub use connection::Transport;
 
-use self::{idempotency::KeptAnswers, refusals::Refusals, streams::Streams};
-use crate::{gate::HubGate, hub::Hub, mqtt::Front, throttle::Throttle};
+use self::{door::Door, idempotency::KeptAnswers, refusals::Refusals, streams::Streams, websocket::Websockets};
+use crate::{config::Origin, gate::HubGate, hub::Hub, mqtt::Front, throttle::Throttle};
 use axum::{Router, middleware, routing};
 use serde::Serialize;
 use std::{io, path::PathBuf, sync::Arc, time::Instant};
@@ -45,6 +48,8 @@ pub struct Surroundings {
     pub data_dir: Option<PathBuf>,
     /// Where messages pass, for `/watch`.
     pub front: Option<Front<HubGate>>,
+    /// From which pages of others a browser may open MQTT over WebSocket, besides the hub's own.
+    pub websocket_origins: Vec<Origin>,
 }
 
 /// Where the hub listens, as people read it: `127.0.0.1:8443`.
@@ -64,8 +69,10 @@ struct Http {
     surroundings: Surroundings,
     stop: watch::Receiver<bool>,
     started: Instant,
+    door: Arc<Door>,
     decisions: Semaphore,
-    streams: Arc<Streams>,
+    streams: Streams,
+    websockets: Arc<Websockets>,
     refusals: Refusals,
     token_failures: Throttle,
     registration_failures: Throttle,
@@ -100,8 +107,10 @@ pub async fn serve(
         surroundings,
         stop,
         started: Instant::now(),
+        door: Arc::default(),
         decisions: Semaphore::new(limits::MAX_CONCURRENT_DECISIONS),
-        streams: Arc::default(),
+        streams: Streams::default(),
+        websockets: Websockets::new(limits::MAX_WEBSOCKETS, limits::MAX_WEBSOCKETS_PER_SOURCE),
         refusals,
         token_failures: Throttle::default(),
         registration_failures: Throttle::default(),
@@ -132,8 +141,10 @@ fn router(http: Arc<Http>) -> Router {
         .route("/oauth2/jwks", routing::get(oauth::jwks))
         .route("/.well-known/oauth-authorization-server", routing::get(oauth::metadata))
         .nest("/api/v1", api::router(http.clone()))
+        .route("/mqtt", routing::get(websocket::upgrade))
         .route("/healthz", routing::get(request::alive))
         .route("/readyz", routing::get(request::ready))
+        .route("/metrics", routing::get(metrics::serve))
         .route("/ca.pem", routing::get(request::ca_pem))
         .fallback(problem::not_found)
         .method_not_allowed_fallback(problem::method_not_allowed)

@@ -90,8 +90,12 @@ impl Hub {
         basic: Option<&BasicCredentials>,
         context: &Context,
     ) -> Result<TokenResponse, OAuthError> {
-        let client = self.authenticate_client(request, basic, context)?;
-        self.issue(&client, request, context).await
+        let response = match self.authenticate_client(request, basic, context) {
+            Ok(client) => self.issue(&client, request, context).await,
+            Err(error) => Err(error),
+        };
+        self.tallies.count_token(response.as_ref().err());
+        response
     }
 
     fn authenticate_client(

@@ -64,6 +64,8 @@ permissions! {
     ManageOwnCredentials = "credentials:own";
     /// Ask what an access token amounts to (RFC 7662).
     IntrospectTokens = "tokens:introspect";
+    /// See the hub's figures: `/metrics`.
+    ReadMetrics = "metrics:read";
 }
 
 /// What an authority amounts to outside topics.
@@ -101,7 +103,7 @@ pub struct Decision {
 }
 
 /// The permissions of people, and the roles that hold them.
-const USER_PERMISSIONS: [(&str, Role); 11] = [
+const USER_PERMISSIONS: [(&str, Role); 12] = [
     (ReadDevices::NAME, Role::Viewer),
     (ReadTelemetry::NAME, Role::Viewer),
     (ManageOwnCredentials::NAME, Role::Viewer),
@@ -112,6 +114,7 @@ const USER_PERMISSIONS: [(&str, Role); 11] = [
     (ManageCredentials::NAME, Role::Owner),
     (IntrospectTokens::NAME, Role::Owner),
     (ReadAudit::NAME, Role::Owner),
+    (ReadMetrics::NAME, Role::Owner),
     (PUBLISH_BY_MQTT, Role::Owner),
 ];
 
