@@ -121,14 +121,21 @@ fn a_profile_is_shown_as_toml_and_written_back_as_it_stands() {
 
 #[test]
 fn a_command_is_told_as_it_goes_and_its_end_is_the_exit_code() {
-    let states = |last: &str| ["sent", "accepted", "executing", last].map(|state| Answer::Json(200, on(state))).into();
+    let states = |last: &str| {
+        let event = |state| format!("event: state\ndata: {}\n\n", on(state));
+        // The hub restarts on the way, and tells again what it told.
+        let before: String = ["sent", "accepted"].map(event).concat();
+        let after: String = ["sent", "accepted", "executing", last].map(event).concat();
+        vec![Answer::Json(202, on("sent")), Answer::Events(before.leak()), Answer::Events(after.leak())]
+    };
     let (ran, requests) = run(states("succeeded"), &["send", "lamp", "on", "{\"level\":3}", "--ttl", "1m"]);
     assert_eq!(ran.exit, 0, "{}", ran.err);
     let words: Vec<&str> = ran.out.lines().filter_map(|line| line.split_whitespace().next()).collect();
     assert_eq!(words, ["sent", "accepted", "executing", "succeeded"]);
     assert_eq!(requests[0].line, "POST /api/v1/devices/lamp/commands/on");
     assert_eq!(requests[0].body, "{\"args\":{\"level\":3},\"ttl_s\":60}");
-    assert_eq!(requests[1].line, "GET /api/v1/devices/lamp/commands/c-0123456789abcdef?wait_s=1");
+    assert_eq!(requests[1].line, "GET /api/v1/devices/lamp/commands/c-0123456789abcdef");
+    assert!(requests[1].headers.contains(&"accept: text/event-stream".to_owned()));
 
     for (end, exit) in [("failed", 1), ("rejected", 1), ("expired", 1)] {
         let (ran, _) = run(states(end), &["send", "lamp", "on"]);
@@ -136,7 +143,8 @@ fn a_command_is_told_as_it_goes_and_its_end_is_the_exit_code() {
         assert!(ran.out.contains("bulb broken"), "{}", ran.out);
     }
     let (ran, _) = run(states("succeeded"), &["send", "lamp", "on", "-o", "json"]);
-    assert_eq!(serde_json::from_str::<Value>(&ran.out).expect("one document")["state"], "succeeded");
+    let told: Vec<Value> = ran.out.lines().map(|line| serde_json::from_str(line).expect("an object a line")).collect();
+    assert_eq!(told.iter().map(|told| &told["state"]).collect::<Vec<_>>(), ["sent", "accepted", "executing", "succeeded"]);
 }
 
 #[test]

@@ -70,7 +70,8 @@ impl Ran {
     /// # Panics
     /// When it is none.
     pub fn json(&self) -> Value {
-        serde_json::from_str(&self.out).unwrap_or_else(|error| panic!("{error}: {self:?}"))
+        let documents = serde_json::Deserializer::from_str(&self.out).into_iter::<Value>();
+        documents.last().expect("it printed something").unwrap_or_else(|error| panic!("{error}: {self:?}"))
     }
 
     /// Everything that it said.

@@ -3,9 +3,10 @@
 use super::{
     api,
     args::Send,
-    client::Client,
+    client::{Client, Events},
     failure::{Exit, Failure},
     output::{BAD, FAINT, Format, GOOD, Output, WAITING, printable, styled, understood},
+    stream::{parsed, reopen},
     when::Clock,
 };
 use hearthkey_core::limits::MAX_COMMAND_BYTES;
@@ -16,9 +17,6 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// The hub answers a waiting request at the end of the command only; asking this often shows the steps before it.
-const STEP: Duration = Duration::from_secs(1);
-
 pub(super) async fn run(args: Send, client: &Client, clock: &Clock, out: &mut Output) -> Result<Exit, Failure> {
     let mut body = json!({});
     if let Some(arguments) = arguments(args.arguments.as_deref())? {
@@ -28,30 +26,50 @@ pub(super) async fn run(args: Send, client: &Client, clock: &Clock, out: &mut Ou
         body["ttl_s"] = json!(ttl.as_secs());
     }
     let device = args.name.as_str();
-    let mut answer = client.post(&["devices", device, "commands", args.command.as_str()], &body).await?;
+    let answer = client.post(&["devices", device, "commands", args.command.as_str()], &body).await?;
     let mut command: api::Command = understood(&answer)?;
-    let mut progress = Progress::start(&command, args.wait, clock, out)?;
+    let mut progress = Progress::start(&answer, &command, args.wait, clock, out)?;
     let id = command.id.clone();
+    let mut states = States { client, path: ["devices", device, "commands", &id], events: None };
     while !is_final(&command.state) {
         let left = args.wait.saturating_sub(progress.since.elapsed());
-        if left.is_zero() {
-            break;
-        }
-        let path = ["devices", device, "commands", &id];
-        let Ok(next) = tokio::time::timeout(left, client.get_waiting(&path, STEP)).await else { break };
-        answer = next?;
+        let Ok(next) = tokio::time::timeout(left, states.next()).await else { break };
+        let answer = next?;
         command = understood(&answer)?;
-        progress.tell(&command, out)?;
+        progress.tell(&answer, &command, out)?;
     }
     progress.spinner.finish_and_clear();
-    if out.format() == Format::Json {
-        out.json(&answer)?;
-    }
     match command.state.as_str() {
         "succeeded" => Ok(Exit::Done),
         state if is_final(state) => Ok(Exit::Refused),
         _ if args.wait.is_zero() => Ok(Exit::Done),
         _ => Err(not_ended(&command, args.wait, is_connected(client, device).await, clock)),
+    }
+}
+
+/// The states of a command as they come; those of before come again when the hub was away.
+struct States<'a> {
+    client: &'a Client,
+    path: [&'a str; 4],
+    events: Option<Events>,
+}
+
+impl States<'_> {
+    async fn next(&mut self) -> Result<Value, Failure> {
+        let mut events = match self.events.take() {
+            Some(events) => events,
+            None => self.client.events(&self.path, &[]).await?,
+        };
+        loop {
+            match events.next().await? {
+                Some(event) if event.name == "state" => {
+                    self.events = Some(events);
+                    return parsed(&event);
+                }
+                Some(event) if event.name != "end" => {}
+                _ => events = reopen(self.client, &self.path, &[]).await?,
+            }
+        }
     }
 }
 
@@ -101,13 +119,15 @@ fn is_final(state: &str) -> bool {
 /// Tells each state once, with a spinner below where somebody watches.
 struct Progress {
     since: Instant,
-    told: String,
+    told: Vec<String>,
     spinner: ProgressBar,
 }
 
 impl Progress {
-    fn start(command: &api::Command, wait: Duration, clock: &Clock, out: &mut Output) -> Result<Self, Failure> {
-        if out.format() == Format::Table {
+    fn start(answer: &Value, command: &api::Command, wait: Duration, clock: &Clock, out: &mut Output) -> Result<Self, Failure> {
+        if out.format() == Format::Json {
+            out.json_line(answer)?;
+        } else {
             out.line(format!(
                 "{}  {} to {}, {}",
                 styled(WAITING, "sent     "),
@@ -125,16 +145,19 @@ impl Progress {
         if waits {
             spinner.enable_steady_tick(Duration::from_millis(100));
         }
-        let mut progress = Self { since: Instant::now(), told: "sent".to_owned(), spinner };
-        progress.tell(command, out)?;
+        let mut progress = Self { since: Instant::now(), told: vec!["sent".to_owned()], spinner };
+        progress.tell(answer, command, out)?;
         Ok(progress)
     }
 
-    fn tell(&mut self, command: &api::Command, out: &mut Output) -> Result<(), Failure> {
-        if command.state == self.told || out.format() == Format::Json {
+    fn tell(&mut self, answer: &Value, command: &api::Command, out: &mut Output) -> Result<(), Failure> {
+        if self.told.contains(&command.state) {
             return Ok(());
         }
-        command.state.clone_into(&mut self.told);
+        self.told.push(command.state.clone());
+        if out.format() == Format::Json {
+            return out.json_line(answer);
+        }
         let line = line(command, self.since.elapsed());
         self.spinner.suspend(|| out.line(line))
     }
@@ -159,26 +182,42 @@ fn line(command: &api::Command, elapsed: Duration) -> String {
 mod tests {
     use super::*;
 
+    fn record(state: &str, reason: Option<&str>) -> Value {
+        json!({"id": "c-0123456789abcdef", "device": "lamp", "name": "on", "seq": 4, "by": "user owner",
+            "created_at": 1_780_000_000, "expires_at": 1_780_000_030, "state": state, "reason": reason})
+    }
+
     fn command(state: &str, reason: Option<&str>) -> api::Command {
-        understood(&json!({"id": "c-0123456789abcdef", "device": "lamp", "name": "on", "seq": 4, "by": "user owner",
-            "created_at": 1_780_000_000, "expires_at": 1_780_000_030, "state": state, "reason": reason}))
-        .expect("a command")
+        understood(&record(state, reason)).expect("a command")
+    }
+
+    /// What is printed while a command goes through its states, some told again.
+    fn printed(format: Format) -> String {
+        let (mut out, printed) = Output::captured(format);
+        let clock = Clock::standing(1_780_000_000);
+        let (first, wait) = (record("sent", None), Duration::from_secs(10));
+        let mut progress = Progress::start(&first, &command("sent", None), wait, &clock, &mut out).expect("told");
+        for (state, reason) in
+            [("sent", None), ("accepted", None), ("sent", None), ("accepted", None), ("executing", None), ("failed", Some("stuck\u{7}"))]
+        {
+            progress.tell(&record(state, reason), &command(state, reason), &mut out).expect("told");
+        }
+        printed.text()
     }
 
     #[test]
     fn each_state_is_told_once_and_the_reason_with_it() {
-        let (mut out, printed) = Output::captured(Format::Table);
-        let clock = Clock::standing(1_780_000_000);
-        let mut progress = Progress::start(&command("sent", None), Duration::from_secs(10), &clock, &mut out).expect("told");
-        for (state, reason) in
-            [("sent", None), ("accepted", None), ("accepted", None), ("executing", None), ("failed", Some("stuck\u{7}"))]
-        {
-            progress.tell(&command(state, reason), &mut out).expect("told");
-        }
-        let text = printed.text();
+        let text = printed(Format::Table);
         let words: Vec<&str> = text.lines().filter_map(|line| line.split_whitespace().next()).collect();
         assert_eq!(words, ["sent", "accepted", "executing", "failed"]);
         assert!(text.contains("on to lamp, c-0123456789abcdef, expires in 30 s") && text.contains("stuck\\u{7}"), "{text}");
+
+        let lines = printed(Format::Json);
+        let states: Vec<String> = lines
+            .lines()
+            .map(|line| serde_json::from_str::<Value>(line).expect("an object a line")["state"].to_string())
+            .collect();
+        assert_eq!(states, ["\"sent\"", "\"accepted\"", "\"executing\"", "\"failed\""]);
     }
 
     #[test]

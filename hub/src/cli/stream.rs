@@ -90,7 +90,7 @@ async fn follow(
     }
 }
 
-async fn reopen(client: &Client, path: &[&str], query: &[(&str, &str)]) -> Result<Events, Failure> {
+pub(super) async fn reopen(client: &Client, path: &[&str], query: &[(&str, &str)]) -> Result<Events, Failure> {
     let (mut pause, longest) = BACK_OFF;
     loop {
         tokio::time::sleep(pause).await;
@@ -101,7 +101,7 @@ async fn reopen(client: &Client, path: &[&str], query: &[(&str, &str)]) -> Resul
     }
 }
 
-fn parsed(event: &Event) -> Result<Value, Failure> {
+pub(super) fn parsed(event: &Event) -> Result<Value, Failure> {
     serde_json::from_str(&event.data)
         .map_err(|error| Failure::new(Exit::Refused, format!("the hub sent an event that is no JSON: {error}")))
 }

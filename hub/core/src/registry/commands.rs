@@ -42,6 +42,18 @@ pub struct CommandRecord {
     /// Why, where it failed or was rejected.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub reason: String,
+    /// How it came to that: each state with its time, at most one of each.
+    #[serde(default)]
+    pub history: Vec<CommandStep>,
+}
+
+/// One step of a command.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CommandStep {
+    /// What it became.
+    pub state: CommandState,
+    /// When.
+    pub at: UnixTime,
 }
 
 /// The arguments of a command: JSON, to the byte as it was asked for.
@@ -198,6 +210,22 @@ impl CommandState {
 }
 
 impl CommandRecord {
+    fn step(&mut self, state: CommandState, reason: String, at: UnixTime) {
+        self.state = state;
+        self.reason = reason;
+        self.history.push(CommandStep { state, at });
+    }
+
+    /// The command as it was at each step from the `told`th on: what a follower has not seen.
+    pub fn steps_from(&self, told: usize) -> impl Iterator<Item = Self> + '_ {
+        (told..self.history.len()).filter_map(|index| {
+            let history = self.history.get(..=index)?.to_vec();
+            let state = history.last()?.state;
+            let reason = if state == self.state { self.reason.clone() } else { String::new() };
+            Some(Self { state, reason, history, ..self.clone() })
+        })
+    }
+
     /// Whether no end is to be expected any more: it was not taken in its time to live, or taken and not ended long after.
     pub(super) fn is_overdue(&self, now: UnixTime) -> bool {
         match self.state {
@@ -280,6 +308,7 @@ impl Registry {
             expires_at: context.now.plus(ttl),
             state: CommandState::Sent,
             reason: String::new(),
+            history: vec![CommandStep { state: CommandState::Sent, at: context.now }],
         };
         let payload = record.payload(context.now);
         if payload.len() > MAX_COMMAND_BYTES {
@@ -309,8 +338,7 @@ impl Registry {
         context: &Context,
     ) -> Option<Change<CommandRecord>> {
         let mut record = self.command(device, id).filter(|command| answer.state.may_follow(command.state))?.clone();
-        record.state = answer.state;
-        record.reason = answer.reason.chars().take(256).collect();
+        record.step(answer.state, answer.reason.chars().take(256).collect(), context.now);
         let mut draft = self.draft(context);
         draft.put(Table::Command, command_key(device, record.seq), &record);
         if record.state.is_final() {
@@ -334,7 +362,8 @@ impl Registry {
 impl Draft<'_> {
     /// The hub ends a command that the device will not end.
     pub(super) fn end_command(&mut self, command: &CommandRecord, state: CommandState, reason: &str) {
-        let command = CommandRecord { state, reason: reason.to_owned(), ..command.clone() };
+        let mut command = command.clone();
+        command.step(state, reason.to_owned(), self.context.now);
         self.put(Table::Command, command_key(&command.device, command.seq), &command);
         self.audit_entry(AuditDraft {
             actor: "hub".to_owned(),
