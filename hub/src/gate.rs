@@ -12,14 +12,16 @@ use hearthkey_core::{
     DeviceId, UnixTime,
     audit::{AuditDraft, Outcome},
     audit_flood::AuditFlood,
+    limits::MAX_TWIN_REPORTED_BYTES,
     oauth::{ErrorCode, OAuthError, TokenRequest},
     session::{Authority, EndReason, Standing},
     topic::TopicName,
     write::Write,
 };
 use std::{
+    collections::HashMap,
     net::SocketAddr,
-    sync::Arc,
+    sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant},
 };
 use tokio::sync::mpsc;
@@ -31,7 +33,13 @@ pub struct HubGate {
     failures: Throttle,
     events: mpsc::Sender<SessionEvent>,
     acknowledgements: mpsc::Sender<Acknowledged>,
+    reports: Arc<Reports>,
+    report_bell: mpsc::Sender<()>,
 }
+
+/// What devices said last of what they are: one a device, until it is written.
+#[derive(Default)]
+struct Reports(Mutex<HashMap<DeviceId, Vec<u8>>>);
 
 struct Acknowledged {
     device: DeviceId,
@@ -50,12 +58,15 @@ impl HubGate {
     pub fn new(hub: Arc<Hub>) -> (Self, impl Future<Output = ()> + Send) {
         let (events, events_inbox) = mpsc::channel(MAX_WAITING);
         let (acknowledgements, acknowledgements_inbox) = mpsc::channel(MAX_WAITING);
+        let (report_bell, bell) = mpsc::channel(1);
+        let reports = Arc::<Reports>::default();
         let writing = write_down(Arc::clone(&hub), events_inbox);
+        let reporting = keep_reports(Arc::clone(&hub), Arc::clone(&reports), bell);
         let relaying = relay_acknowledgements(Arc::clone(&hub), acknowledgements_inbox);
         let both = async move {
-            tokio::join!(writing, relaying);
+            tokio::join!(writing, relaying, reporting);
         };
-        (Self { hub, failures: Throttle::default(), events, acknowledgements }, both)
+        (Self { hub, failures: Throttle::default(), events, acknowledgements, reports, report_bell }, both)
     }
 }
 
@@ -150,6 +161,16 @@ impl Gate for HubGate {
         }
     }
 
+    fn twin_reported(&self, device: &DeviceId, payload: &[u8]) {
+        if payload.len() > MAX_TWIN_REPORTED_BYTES {
+            tracing::debug!(%device, "a reported twin of more than {MAX_TWIN_REPORTED_BYTES} bytes is not kept");
+            return;
+        }
+        self.reports.0.lock().unwrap_or_else(PoisonError::into_inner).insert(device.clone(), payload.to_vec());
+        // Who is rung already will find it.
+        let _ = self.report_bell.try_send(());
+    }
+
     fn record(&self, event: SessionEvent) {
         if self.events.try_send(event).is_err() {
             tracing::debug!("an event of the MQTT front is not audited: {MAX_WAITING} wait already");
@@ -213,6 +234,15 @@ async fn write_down(hub: Arc<Hub>, mut inbox: mpsc::Receiver<SessionEvent>) {
 async fn relay_acknowledgements(hub: Arc<Hub>, mut inbox: mpsc::Receiver<Acknowledged>) {
     while let Some(Acknowledged { device, command_id, payload }) = inbox.recv().await {
         hub.acknowledge_command(&device, &command_id, &payload).await;
+    }
+}
+
+async fn keep_reports(hub: Arc<Hub>, reports: Arc<Reports>, mut bell: mpsc::Receiver<()>) {
+    while bell.recv().await.is_some() {
+        let waiting = std::mem::take(&mut *reports.0.lock().unwrap_or_else(PoisonError::into_inner));
+        for (device, payload) in waiting {
+            hub.report_twin(&device, &payload).await;
+        }
     }
 }
 

@@ -4,8 +4,11 @@
 //! applied to the *view*, sessions concerned are judged anew, and the answer leaves. All reads are of the view. When the
 //! store fails, nothing more is decided until it was reopened and both were rebuilt from it.
 
+mod tallies;
 mod tokens;
+mod twins;
 
+pub use tallies::Tallies;
 pub use tokens::{Introspection, LoginFailed, TokenResponse};
 
 use crate::{
@@ -68,6 +71,7 @@ pub struct Hub {
     issuer: String,
     passwords: Passwords,
     approvals: Approvals,
+    tallies: Tallies,
     /// The issuer, the token endpoint, and earlier issuers: what an assertion may name as its audience.
     audiences: Vec<String>,
     ca_sha256: [u8; 32],
@@ -102,6 +106,8 @@ pub trait Outlet: Send + Sync {
     fn publish(&self, permit: PublishPermit, message: Message) -> Pin<Box<dyn Future<Output = Result<(), String>> + Send + '_>>;
     /// Whether a principal has an open session now.
     fn is_online(&self, principal: &Principal) -> bool;
+    /// What is retained on a topic.
+    fn retained(&self, topic: &TopicName) -> Option<Vec<u8>>;
 }
 
 struct Head {
@@ -115,6 +121,7 @@ struct Seen {
     durable: watch::Sender<Durable>,
     audit_seq: watch::Sender<u64>,
     commands: watch::Sender<u64>,
+    twins: watch::Sender<u64>,
     outlet: OnceLock<Weak<dyn Outlet>>,
 }
 
@@ -176,6 +183,7 @@ impl Hub {
             view: RwLock::new(registry.clone()),
             durable: watch::Sender::new(Durable { sequence, failed: None }),
             commands: watch::Sender::new(0),
+            twins: watch::Sender::new(0),
             outlet: OnceLock::new(),
         };
         let hub = Arc::new(Self {
@@ -188,12 +196,25 @@ impl Hub {
             issuer,
             passwords: Passwords::default(),
             approvals: Approvals::default(),
+            tallies: Tallies::default(),
             data,
             audiences,
             ca_sha256,
             address,
         });
         Ok((hub, mqtt_rows))
+    }
+
+    /// What was counted since the start.
+    #[must_use]
+    pub fn tallies(&self) -> &Tallies {
+        &self.tallies
+    }
+
+    /// The number of the last batch that is durable.
+    #[must_use]
+    pub fn durable_sequence(&self) -> Sequence {
+        self.seen.durable.borrow().sequence
     }
 
     /// Tells the hub where sessions are. Once.
@@ -442,6 +463,12 @@ impl Hub {
         self.view(|registry| registry.commands_waiting(device, now).map(ready).collect())
     }
 
+    /// Tells whenever some command changed.
+    #[must_use]
+    pub fn command_changes(&self) -> watch::Receiver<u64> {
+        self.seen.commands.subscribe()
+    }
+
     /// A command once it has ended, or as it is after `patience`. `None` if there is no such command.
     pub async fn command_after(&self, device: &DeviceId, id: &str, patience: Duration) -> Option<CommandRecord> {
         let mut changes = self.seen.commands.subscribe();
@@ -668,6 +695,9 @@ impl Seen {
         if batch.iter().any(|write| write.table() == Table::Command) {
             self.commands.send_modify(|changes| *changes += 1);
         }
+        if batch.iter().any(|write| write.table() == Table::DesiredTwin) {
+            self.twins.send_modify(|changes| *changes += 1);
+        }
         for affected in &affected {
             self.reconsider(affected);
         }
@@ -690,7 +720,8 @@ fn affected_by(batch: &[Write], registry: &Registry) -> Vec<Affected> {
                 affected.extend(registry.credential(key).map(|record| Affected::Principal(record.subject.clone())));
             }
             Table::Profile | Table::User | Table::DeniedToken => return vec![Affected::Everything],
-            Table::Meta | Table::EnrolmentCode | Table::UsedAssertion | Table::Command | Table::Audit | Table::Mqtt => {}
+            Table::Meta | Table::EnrolmentCode | Table::UsedAssertion | Table::Command | Table::Audit | Table::Mqtt
+            | Table::DesiredTwin | Table::ReportedTwin => {}
         }
     }
     affected

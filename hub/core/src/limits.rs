@@ -55,6 +55,10 @@ pub const ACCESS_TOKEN_LIFETIME_RANGE: std::ops::RangeInclusive<u64> = 10..=86_4
 /// Most access tokens denied one by one until they expire; at the bound all tokens of the
 /// client that asks end, by its epoch.
 pub const MAX_DENIED_TOKENS: usize = 10_000;
+/// Largest message on `dev/<id>/twin/desired`, in bytes: as that of a command.
+pub const MAX_TWIN_DESIRED_BYTES: usize = 1_024;
+/// Largest message on `dev/<id>/twin/reported` that is kept, in bytes; a larger one is passed on and not kept.
+pub const MAX_TWIN_REPORTED_BYTES: usize = 2_048;
 /// Largest command body, in bytes (docs/protocol.md).
 pub const MAX_COMMAND_BYTES: usize = 1_024;
 /// Most commands of one device that wait for an end; a further one is refused.

@@ -31,11 +31,15 @@ pub enum Table {
     Audit = 9,
     /// MQTT sessions, subscriptions, queued and retained messages (the MQTT front's own rows).
     Mqtt = 10,
+    /// What devices are to be, by device.
+    DesiredTwin = 11,
+    /// What devices say they are, by device.
+    ReportedTwin = 12,
 }
 
 impl Table {
     /// All tables, in the order of their tags.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 13] = [
         Self::Meta,
         Self::Device,
         Self::Profile,
@@ -47,6 +51,8 @@ impl Table {
         Self::Command,
         Self::Audit,
         Self::Mqtt,
+        Self::DesiredTwin,
+        Self::ReportedTwin,
     ];
 
     /// The stored tag.

@@ -2,6 +2,7 @@
 
 use hearthkey_core::{UnixTime, audit::ChainHead, session::Principal};
 use serde::Deserialize;
+use serde_json::Value;
 
 /// A list.
 #[derive(Deserialize)]
@@ -69,6 +70,32 @@ pub(super) struct Command {
     pub(super) state: String,
     #[serde(default)]
     pub(super) reason: Option<String>,
+}
+
+/// What a device is to be, and what it says it is.
+#[derive(Deserialize)]
+pub(super) struct Twin {
+    pub(super) device: String,
+    pub(super) desired: Option<DesiredTwin>,
+    pub(super) reported: Option<ReportedTwin>,
+    pub(super) settled: bool,
+}
+
+/// What a device is to be.
+#[derive(Deserialize)]
+pub(super) struct DesiredTwin {
+    pub(super) v: u64,
+    pub(super) body: Value,
+    pub(super) by: String,
+    pub(super) at: UnixTime,
+}
+
+/// What a device says it is.
+#[derive(Deserialize)]
+pub(super) struct ReportedTwin {
+    pub(super) v: Option<u64>,
+    pub(super) body: Value,
+    pub(super) at: UnixTime,
 }
 
 /// A profile in a list.

@@ -10,7 +10,7 @@ use super::{
 use hearthkey_core::{limits::MAX_AUDIT_RECORDS, write::MAX_VALUE_BYTES};
 use reqwest::{
     Method, RequestBuilder, Response, StatusCode, Url,
-    header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderValue, RETRY_AFTER},
+    header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderValue, IF_MATCH, RETRY_AFTER},
 };
 use serde::Deserialize;
 use serde_json::Value;
@@ -149,13 +149,6 @@ impl Client {
         Err(self.nonsense("the list does not end"))
     }
 
-    /// `GET`, for which the hub may wait.
-    pub(super) async fn get_waiting(&self, path: &[&str], wait: Duration) -> Result<Value, Failure> {
-        let wait_s = wait.as_secs().to_string();
-        let request = self.request(Method::GET, path).query(&[("wait_s", &wait_s)]);
-        self.json(request.timeout(ANSWER_TIMEOUT + wait)).await
-    }
-
     /// `GET` of a TOML document.
     pub(super) async fn get_toml(&self, path: &[&str]) -> Result<String, Failure> {
         let body = self.body(self.request(Method::GET, path).header(ACCEPT, "application/toml")).await?;
@@ -175,6 +168,17 @@ impl Client {
     /// `PUT` of a JSON document.
     pub(super) async fn put(&self, path: &[&str], body: &Value) -> Result<Value, Failure> {
         self.json(self.request(Method::PUT, path).json(body)).await
+    }
+
+    /// `PUT` of a JSON document, if given only upon a version.
+    pub(super) async fn put_if(&self, path: &[&str], body: &Value, version: Option<u64>) -> Result<Value, Failure> {
+        self.json(upon(self.request(Method::PUT, path).json(body), version)).await
+    }
+
+    /// `PATCH` with a JSON merge patch, if given only upon a version.
+    pub(super) async fn patch_if(&self, path: &[&str], body: &Value, version: Option<u64>) -> Result<Value, Failure> {
+        let request = self.request(Method::PATCH, path).header(CONTENT_TYPE, "application/merge-patch+json");
+        self.json(upon(request.body(body.to_string()), version)).await
     }
 
     /// `DELETE`.
@@ -348,6 +352,13 @@ fn refusal(status: StatusCode, problem: &Problem, speaker: Speaker, context: &Co
             Failure::new(Exit::Unreachable, detail)
         }
         _ => Failure::new(Exit::Refused, detail),
+    }
+}
+
+fn upon(request: RequestBuilder, version: Option<u64>) -> RequestBuilder {
+    match version {
+        Some(version) => request.header(IF_MATCH, format!("\"{version}\"")),
+        None => request,
     }
 }
 

@@ -24,6 +24,7 @@ mod shown_once;
 pub mod simulate_view;
 mod stream;
 mod trust;
+mod twin;
 mod user;
 mod when;
 
@@ -110,6 +111,7 @@ fn ask(command: Asking, global: &Global, out: &mut Output) -> Result<Exit, Failu
             Asking::Profile(command) => profile::run(command, client, out).await,
             Asking::Can(args) => can::run(&args, client, out).await,
             Asking::Send(args) => send::run(args, client, clock, out).await,
+            Asking::Twin(args) => twin::run(&args, client, clock, out).await,
             Asking::Watch(args) => stream::watch(&args, client, out).await,
             Asking::Join(args) => join::join(&args, client, out).await,
             Asking::Approve(args) => join::approve(args, client, clock, out).await,

@@ -39,6 +39,11 @@ impl EntityTag {
         Self(hash)
     }
 
+    /// The tag of a version that is no secret.
+    pub(super) fn of_version(version: u64) -> Self {
+        Self(version.to_string())
+    }
+
     /// As a header field.
     pub(super) fn header(&self) -> HeaderValue {
         HeaderValue::try_from(format!("\"{}\"", self.0)).unwrap_or_else(|_| HeaderValue::from_static("\"\""))

@@ -46,6 +46,8 @@ enum Answer {
     Json(&'static str),
     Text(&'static str),
     JsonOrToml(&'static str),
+    /// Each state as an event, where the caller accepts that.
+    JsonOrEvents(&'static str),
     JwkSet,
 }
 
@@ -111,7 +113,7 @@ impl Operation {
 
 /// Each route of the hub.
 fn operations() -> Vec<Operation> {
-    use Answer::{Json as J, JsonOrToml, JwkSet, Nothing, Text};
+    use Answer::{Json as J, JsonOrEvents, JsonOrToml, JwkSet, Nothing, Text};
     vec![
         api("get", "/api/v1/status", "status", "What runs, and since when", J("Status")),
         api("get", "/api/v1/me", "me", "Who asks, and what the credential amounts to", J("Me")),
@@ -136,13 +138,24 @@ fn operations() -> Vec<Operation> {
             "get",
             "/api/v1/devices/{id}/commands/{command_id}",
             "showCommand",
-            "One command, at once or when it has ended",
-            J("Command"),
+            "One command, at once or when it has ended, or its states as events",
+            JsonOrEvents("Command"),
         )
         .query(&["wait_s"]),
         api("post", "/api/v1/devices/{id}/commands/{command}", "sendCommand", "Send a command", J("Command"))
             .takes("Order")
-            .succeeds(202),
+            .query(&["prefer"])
+            .succeeds(202)
+            .errors(&[200]),
+        api("get", "/api/v1/devices/{id}/twin", "showTwin", "What a device is to be, and what it says it is", J("Twin")),
+        api("put", "/api/v1/devices/{id}/twin", "replaceTwin", "All that a device is to be", J("Twin"))
+            .takes("TwinBody")
+            .errors(&[409, 412]),
+        Operation {
+            body: Some(("application/merge-patch+json", "TwinBody")),
+            ..api("patch", "/api/v1/devices/{id}/twin", "changeTwin", "Change what a device is to be (RFC 7396)", J("Twin"))
+        }
+        .errors(&[409, 412]),
         api("get", "/api/v1/profiles", "listProfiles", "All profiles", J("Profiles")).query(PAGE),
         api("get", "/api/v1/profiles/{name}", "showProfile", "One profile, as JSON or as TOML", JsonOrToml("Profile")),
         Operation {
@@ -251,6 +264,13 @@ fn operations() -> Vec<Operation> {
         open("/approve", "howToApprove", "How a person approves who waits", Text("text/plain")),
         open("/healthz", "alive", "That the process answers", Text("text/plain")),
         open("/readyz", "ready", "Whether the hub can keep what it decides", Text("text/plain")).errors(&[503]),
+        api("get", "/metrics", "metrics", "How the hub stands, for Prometheus", Text("application/openmetrics-text")),
+        Operation {
+            access: Access::Anyone,
+            ..api("get", "/mqtt", "mqtt", "MQTT over WebSocket (RFC 6455, sub-protocol mqtt)", Nothing)
+        }
+        .succeeds(101)
+        .errors(&[403, 426]),
         open("/ca.pem", "caCertificate", "The certificate of the home CA", Text("application/x-pem-file")),
     ]
 }
@@ -331,6 +351,10 @@ fn described(operation: &Operation) -> Value {
         Answer::Json(schema) => Some(json!({ JSON: { "schema": reference(schema) } })),
         Answer::JwkSet => Some(json!({ "application/jwk-set+json": { "schema": { "type": "object" } } })),
         Answer::Text(media_type) => Some(json!({ *media_type: { "schema": { "type": "string" } } })),
+        Answer::JsonOrEvents(schema) => Some(json!({
+            JSON: { "schema": reference(schema) },
+            "text/event-stream": { "schema": { "type": "string" } },
+        })),
         Answer::JsonOrToml(schema) => Some(json!({
             JSON: { "schema": reference(schema) },
             "application/toml": { "schema": { "type": "string" } },
@@ -346,7 +370,8 @@ fn described(operation: &Operation) -> Value {
     let mut responses = Map::new();
     responses.insert(success.to_string(), done("Done"));
     for other in errors.iter().filter(|status| **status < 400) {
-        responses.insert(other.to_string(), done("Done, and it is new"));
+        let description = if *other == 201 { "Done, and it is new" } else { "Done, and it has ended" };
+        responses.insert(other.to_string(), done(description));
     }
     let (media_type, schema) = match (access, *path) {
         (Access::OAuth, _) => (JSON, "OAuthError"),
@@ -362,6 +387,8 @@ fn described(operation: &Operation) -> Value {
         responses.insert(status.to_string(), response);
     }
     let security = match (access, *path) {
+        // Programs on the hub's machine need none.
+        (Access::Bearer, "/metrics") => json!([{ "bearer": [] }, {}]),
         (Access::Bearer, _) | (Access::OAuth, "/oauth2/register") => json!([{ "bearer": [] }]),
         (Access::OAuth, "/oauth2/revoke" | "/oauth2/introspect") => json!([{ "bearer": [] }, { "client": [] }, {}]),
         (Access::OAuth, "/oauth2/token") => json!([{ "client": [] }, {}]),
@@ -421,6 +448,7 @@ fn parameters() -> Value {
         "outcome": query("outcome", reference("Outcome")),
         "since": query("since", number()),
         "until": query("until", number()),
+        "prefer": place("header", "Prefer", json!({ "type": "string", "description": "`wait=10`: answer when the command has ended" })),
         "if_match": place("header", "If-Match", json!({ "type": "string", "description": "`ETag` of the state that the edit rests on" })),
         "idempotency_key": place("header", "Idempotency-Key",
             json!({ "type": "string", "pattern": "^[!-~]+$", "minLength": 1, "maxLength": MAX_IDEMPOTENCY_KEY_BYTES })),

@@ -188,11 +188,23 @@ fn devices() -> Vec<(&'static str, Value)> {
                 ("by", text()),
                 ("created_at", a("UnixTime")),
                 ("expires_at", a("UnixTime")),
-                ("state", one_of(&["sent", "accepted", "executing", "succeeded", "failed", "rejected", "expired"])),
+                ("state", a("CommandState")),
                 ("reason?", text()),
+                ("history", several(shown(&[("state", a("CommandState")), ("at", a("UnixTime"))]))),
             ]),
         ),
+        ("CommandState", one_of(&["sent", "accepted", "executing", "succeeded", "failed", "rejected", "expired"])),
         ("Commands", list("Command")),
+        ("TwinBody", json!({ "type": "object" })),
+        (
+            "Twin",
+            shown(&[
+                ("device", a("Name")),
+                ("desired?", shown(&[("v", number()), ("body", a("TwinBody")), ("by", text()), ("at", a("UnixTime"))])),
+                ("reported?", shown(&[("v?", number()), ("body", a("TwinBody")), ("at", a("UnixTime"))])),
+                ("settled", truth()),
+            ]),
+        ),
         (
             "ProfileSummary",
             shown(&[

@@ -8,6 +8,7 @@ mod keys;
 mod people;
 mod rules;
 mod tokens;
+mod twins;
 
 #[allow(dead_code, reason = "the devices of the other tests, without their hub")]
 #[path = "../http/home.rs"]

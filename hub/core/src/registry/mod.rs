@@ -13,10 +13,11 @@ mod rows;
 mod sweep;
 #[cfg(test)]
 mod tests;
+mod twins;
 mod users;
 
 pub use clients::{AuthenticatedClient, IssuedToken};
-pub use commands::{Acknowledgement, CommandArgs, CommandRecord, CommandRefused, CommandState, NewCommand};
+pub use commands::{Acknowledgement, CommandArgs, CommandRecord, CommandRefused, CommandState, CommandStep, NewCommand};
 pub use credentials::{
     CredentialRecord, CredentialRefused, CredentialWarning, KeyHolder, LastUsed, NewApiKey, NewPersonalAccessToken,
     TooManyProfiles,
@@ -27,9 +28,10 @@ pub use devices::{
 };
 pub use judge::{
     Decision, Holding, IntrospectTokens, ManageCredentials, ManageDevices, ManageOwnCredentials, ManageProfiles, ManageUsers,
-    MissingPermission, Permission, Question, ReadAudit, ReadDevices, ReadTelemetry, SendCommands, UserPermit,
+    MissingPermission, Permission, Question, ReadAudit, ReadDevices, ReadMetrics, ReadTelemetry, SendCommands, UserPermit,
 };
 pub use rows::CorruptRow;
+pub use twins::{DesiredTwin, ReportedTwin, Twin, TwinBody, TwinChange, TwinRefused};
 pub use users::{LoginRefused, PasswordHash, UserChange, UserRefused};
 
 use crate::{
@@ -54,6 +56,8 @@ pub struct Registry {
     used_assertions: BTreeMap<(DeviceId, Box<str>), UnixTime>,
     denied_tokens: BTreeMap<Box<str>, UnixTime>,
     commands: BTreeMap<(DeviceId, u64), CommandRecord>,
+    desired_twins: BTreeMap<DeviceId, DesiredTwin>,
+    reported_twins: BTreeMap<DeviceId, ReportedTwin>,
     audit_head: ChainHead,
     audit_anchor: ChainHead,
 }
@@ -103,6 +107,17 @@ pub struct Context {
     pub source: String,
     /// The request's id, or empty.
     pub request_id: String,
+}
+
+/// How much of one kind a registry holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Size {
+    /// Of what: a word of `[a-z_]`.
+    pub kind: &'static str,
+    /// So many.
+    pub count: usize,
+    /// At most so many.
+    pub most: usize,
 }
 
 /// Rows to write and the answer to give once they are durable.
@@ -192,6 +207,29 @@ impl Registry {
             draft.audit_entry_from(entry, &source);
         }
         draft.finish(())
+    }
+
+    /// How much of each kind there is, beside how much there may be where that is bounded at all.
+    #[must_use]
+    pub fn sizes(&self) -> [Size; 10] {
+        use crate::limits;
+        let size = |kind, count, most| Size { kind, count, most };
+        [
+            size("devices", self.devices.len(), limits::MAX_DEVICES),
+            size("profiles", self.profiles.len(), limits::MAX_PROFILES),
+            size("users", self.users.len(), limits::MAX_USERS),
+            size("credentials", self.credentials.len(), limits::MAX_CREDENTIALS),
+            size("desired_twins", self.desired_twins.len(), limits::MAX_DEVICES),
+            size("reported_twins", self.reported_twins.len(), limits::MAX_DEVICES),
+            size("enrolments", self.enrolments_by_code_hash.len(), limits::MAX_DEVICES),
+            size("used_assertions", self.used_assertions.len(), limits::MAX_USED_ASSERTIONS),
+            size("denied_tokens", self.denied_tokens.len(), limits::MAX_DENIED_TOKENS),
+            size(
+                "commands",
+                self.commands.len(),
+                limits::MAX_DEVICES * (limits::MAX_PENDING_COMMANDS_PER_DEVICE + limits::MAX_ENDED_COMMANDS_PER_DEVICE),
+            ),
+        ]
     }
 
     fn draft<'a>(&'a self, context: &'a Context) -> Draft<'a> {

@@ -1,6 +1,6 @@
 //! The stored form of the registry: which row is where, and how it is read back.
 
-use super::{CommandRecord, CredentialRecord, DeviceRecord, EnrolmentRecord, Registry, UserRecord};
+use super::{CommandRecord, CredentialRecord, DesiredTwin, DeviceRecord, EnrolmentRecord, Registry, ReportedTwin, UserRecord};
 use crate::{
     DeviceId, UnixTime,
     profile::Profile,
@@ -48,6 +48,12 @@ pub(super) fn apply(registry: &mut Registry, write: &Write) -> Result<(), Corrup
             _ => {}
         },
         Table::Device => set(&mut registry.devices, id()?, value.map(|row| read::<DeviceRecord>(table, row)).transpose()?),
+        Table::DesiredTwin => {
+            set(&mut registry.desired_twins, id()?, value.map(|row| read::<DesiredTwin>(table, row)).transpose()?);
+        }
+        Table::ReportedTwin => {
+            set(&mut registry.reported_twins, id()?, value.map(|row| read::<ReportedTwin>(table, row)).transpose()?);
+        }
         Table::User => set(&mut registry.users, id()?, value.map(|row| read::<UserRecord>(table, row)).transpose()?),
         Table::Profile => {
             // An owner's profile that is removed uncovers the shipped one of the same name.

@@ -8,6 +8,7 @@ mod devices;
 mod login;
 mod paging;
 mod profiles;
+mod twin;
 mod users;
 mod watch;
 
@@ -45,6 +46,7 @@ pub(super) fn router(http: Arc<Http>) -> Router<Arc<Http>> {
         .route("/devices/{id}/rotate", post(devices::rotate))
         .route("/devices/{id}/can", get(devices::can))
         .route("/devices/{id}/commands", get(commands::list))
+        .route("/devices/{id}/twin", get(twin::show).put(twin::replace).patch(twin::merge))
         // One path: the name of a command to send it, the id of one to see it.
         .route("/devices/{id}/commands/{command}", get(commands::show).post(commands::send))
         .route("/profiles", get(profiles::list))

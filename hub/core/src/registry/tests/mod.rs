@@ -13,6 +13,7 @@ mod model;
 mod rotation;
 mod sweeping;
 mod tokens;
+mod twins;
 mod users;
 
 use super::*;
