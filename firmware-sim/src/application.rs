@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use hearthkey_agent::json::Object;
 use hearthkey_agent::{
     Application, Awaited, Buffer, BufferFull, Command, ConnectFailed, Ending, Event, Farewell, NotQueued, Now, Outbox, Outcome,
     PublishId, Qos, Reply, Turn,
@@ -105,6 +106,10 @@ impl Application for SimulatedThermostat {
     fn command(&mut self, command: &Command<'_>, _now: Now) -> Reply {
         command.name().clone_into(&mut self.command_name);
         self.thermostat.command(command)
+    }
+
+    fn twin_desired(&mut self, desired: Object<'_>, _outbox: &mut Outbox<'_>) {
+        self.thermostat.twin_desired(&desired);
     }
 
     fn event(&mut self, event: Event<'_>) {

@@ -720,8 +720,14 @@ fn affected_by(batch: &[Write], registry: &Registry) -> Vec<Affected> {
                 affected.extend(registry.credential(key).map(|record| Affected::Principal(record.subject.clone())));
             }
             Table::Profile | Table::User | Table::DeniedToken => return vec![Affected::Everything],
-            Table::Meta | Table::EnrolmentCode | Table::UsedAssertion | Table::Command | Table::Audit | Table::Mqtt
-            | Table::DesiredTwin | Table::ReportedTwin => {}
+            Table::Meta
+            | Table::EnrolmentCode
+            | Table::UsedAssertion
+            | Table::Command
+            | Table::Audit
+            | Table::Mqtt
+            | Table::DesiredTwin
+            | Table::ReportedTwin => {}
         }
     }
     affected

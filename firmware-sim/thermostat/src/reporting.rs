@@ -3,6 +3,7 @@
 use core::fmt::Write as _;
 use core::time::Duration;
 
+use hearthkey_agent::json::Object;
 use hearthkey_agent::{Buffer, BufferFull, Command, Instant, Outbox, Outcome, PublishId, Qos, Reply, Turn};
 
 use crate::thermostat::{State, Thermostat};
@@ -24,6 +25,8 @@ pub struct Reporting {
     published_state: Option<State>,
     /// The number of the next reading, where readings are numbered.
     next_number: Option<u32>,
+    /// The version of the desired twin that is to be reported.
+    twin_due: Option<u64>,
 }
 
 /// Something that the agent took to be published.
@@ -50,6 +53,7 @@ impl Reporting {
             report_due: None,
             published_state: None,
             next_number: None,
+            twin_due: None,
         }
     }
 
@@ -79,6 +83,7 @@ impl Reporting {
         }
         self.report_temperature(now, outbox, &mut published);
         self.report_state(outbox, &mut published);
+        self.report_twin(outbox, &mut published);
         self.report_due.map_or(Turn::Idle, Turn::At)
     }
 
@@ -90,6 +95,24 @@ impl Reporting {
             Ok(()) => Outcome::Succeeded,
             Err(rejection) => Outcome::Rejected(rejection.0),
         })
+    }
+
+    /// Becomes what is desired; the next [`poll`](Self::poll) says what it became.
+    pub fn twin_desired(&mut self, desired: &Object<'_>) {
+        self.thermostat.become_desired(desired);
+        self.twin_due = desired.get("v").and_then(|version| version.as_u64());
+    }
+
+    fn report_twin(&mut self, outbox: &mut Outbox<'_>, published: &mut impl FnMut(Published<'_>)) {
+        let Some(version) = self.twin_due else { return };
+        let mut payload = [0; MAX_PAYLOAD];
+        let mut payload = Buffer::new(&mut payload);
+        if self.thermostat.write_twin(version, &mut payload).is_ok()
+            && let Ok(id) = outbox.twin_reported(payload.written())
+        {
+            self.twin_due = None;
+            published(Published { id, payload: payload.written() });
+        }
     }
 
     fn report_temperature(&mut self, now: Instant, outbox: &mut Outbox<'_>, published: &mut impl FnMut(Published<'_>)) {

@@ -120,6 +120,31 @@ impl Thermostat {
         Ok(())
     }
 
+    /// Becomes what is desired, as far as it can: `setpoint` in range, `mode`. The rest is passed over, and what it became says
+    /// what was.
+    pub fn become_desired(&mut self, desired: &Object<'_>) {
+        let setpoint = desired.get("setpoint").filter(|value| value.as_str().is_none());
+        if let Some(wanted) = setpoint.and_then(|value| Hundredths::parse(value.as_raw()))
+            && SETPOINT_CELSIUS.contains(&wanted.celsius())
+        {
+            self.room.set_setpoint(wanted.celsius());
+        }
+        match desired.get("mode").and_then(|value| value.as_str()) {
+            Some("heat") => self.room.set_mode(Mode::Heat),
+            Some("off") => self.room.set_mode(Mode::Off),
+            _ => {}
+        }
+    }
+
+    /// What it became: `dev/<id>/twin/reported`.
+    ///
+    /// # Errors
+    /// [`BufferFull`] in less than 96 bytes.
+    pub fn write_twin(&self, version: u64, out: &mut Buffer<'_>) -> Result<(), BufferFull> {
+        let State { setpoint, mode, .. } = self.state();
+        Ok(write!(out, r#"{{"v":{version},"setpoint":{setpoint},"mode":"{mode}"}}"#)?)
+    }
+
     /// What it measures.
     #[must_use]
     pub fn reading(&self) -> TemperatureReading {
@@ -224,6 +249,23 @@ mod tests {
         assert_eq!((thermostat.state().mode, thermostat.reading().heating), ("heat", true));
         let reason = rejection(&mut thermostat, "set-mode", r#"{"mode":"cool"}"#);
         assert!(reason.contains(r#"{"mode":"off"}"#), "{reason}");
+    }
+
+    #[test]
+    fn it_becomes_what_is_desired_as_far_as_it_can() {
+        let mut thermostat = Thermostat::seeded(1);
+        for (desired, became) in [
+            (r#"{"v":1,"setpoint":23.5,"mode":"off"}"#, r#"{"v":7,"setpoint":23.50,"mode":"off"}"#),
+            (r#"{"v":2,"mode":"heat"}"#, r#"{"v":7,"setpoint":23.50,"mode":"heat"}"#),
+            (r#"{"v":3,"setpoint":99,"mode":"cool"}"#, r#"{"v":7,"setpoint":23.50,"mode":"heat"}"#),
+            (r#"{"v":4,"setpoint":"18","mode":1,"colour":"red"}"#, r#"{"v":7,"setpoint":23.50,"mode":"heat"}"#),
+        ] {
+            thermostat.become_desired(&Object::parse(desired.as_bytes()).expect("an object"));
+            let mut text = [0; 96];
+            let mut out = Buffer::new(&mut text);
+            thermostat.write_twin(7, &mut out).expect("fits");
+            assert_eq!(core::str::from_utf8(out.written()), Ok(became), "{desired}");
+        }
     }
 
     #[test]

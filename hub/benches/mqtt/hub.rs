@@ -82,6 +82,9 @@ pub(crate) async fn serve(fabric: FabricKind) {
     let (gate, writing_down) = HubGate::new(hub.clone());
     tokio::spawn(writing_down);
     let limits = Limits {
+        max_connections_per_principal: 100_000,
+        device_connects_per_minute: 100_000_000,
+        connects_per_minute: 100_000_000,
         publish_rate: 100_000_000,
         publish_burst: 100_000_000,
         max_connections: 6_000,

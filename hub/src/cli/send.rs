@@ -197,9 +197,14 @@ mod tests {
         let clock = Clock::standing(1_780_000_000);
         let (first, wait) = (record("sent", None), Duration::from_secs(10));
         let mut progress = Progress::start(&first, &command("sent", None), wait, &clock, &mut out).expect("told");
-        for (state, reason) in
-            [("sent", None), ("accepted", None), ("sent", None), ("accepted", None), ("executing", None), ("failed", Some("stuck\u{7}"))]
-        {
+        for (state, reason) in [
+            ("sent", None),
+            ("accepted", None),
+            ("sent", None),
+            ("accepted", None),
+            ("executing", None),
+            ("failed", Some("stuck\u{7}")),
+        ] {
             progress.tell(&record(state, reason), &command(state, reason), &mut out).expect("told");
         }
         printed.text()

@@ -16,7 +16,11 @@ pub(super) async fn run(args: &Twin, client: &Client, clock: &Clock, out: &mut O
         Twin::Set(TwinSet { name, desired, replace, if_version }) => {
             let path = ["devices", name.as_str(), "twin"];
             let body = object(desired)?;
-            if *replace { client.put_if(&path, &body, *if_version).await? } else { client.patch_if(&path, &body, *if_version).await? }
+            if *replace {
+                client.put_if(&path, &body, *if_version).await?
+            } else {
+                client.patch_if(&path, &body, *if_version).await?
+            }
         }
     };
     render(&answer, clock, out)?;

@@ -145,7 +145,9 @@ fn fit_together(limits: &Limits) -> Result<(), InvalidConfig> {
         return refused("limits.topics is less than limits.topics_per_principal: one client would use up what all share");
     }
     if limits.max_connections < limits.max_connections_per_principal {
-        return refused("limits.connections is less than limits.connections_per_principal: one client would use up what all share");
+        return refused(
+            "limits.connections is less than limits.connections_per_principal: one client would use up what all share",
+        );
     }
     Ok(())
 }
@@ -161,7 +163,8 @@ mod tests {
 
     #[test]
     fn what_is_configured_holds_and_the_rest_stays() {
-        let config = Config::from_toml("[limits]\nconnect_timeout_s = 5\nsubscriptions = 7\nsession_expiry_s = 60\n").expect("valid");
+        let config =
+            Config::from_toml("[limits]\nconnect_timeout_s = 5\nsubscriptions = 7\nsession_expiry_s = 60\n").expect("valid");
         let wanted = Limits {
             connect_timeout: Duration::from_secs(5),
             max_subscriptions: 7,
@@ -192,7 +195,11 @@ mod tests {
             page.lines().filter(|line| line.starts_with("| `")).map(|line| line.split('|').map(plain).collect()).collect();
         for ((name, default), (_, min, max)) in Limits::default().values().zip(RANGES) {
             let row = rows.iter().find(|row| row[1] == name).unwrap_or_else(|| panic!("docs/limits.md has no row for {name}"));
-            assert_eq!((row[2].as_str(), row[3].as_str()), (default.to_string().as_str(), format!("{min}to{max}").as_str()), "{name}");
+            assert_eq!(
+                (row[2].as_str(), row[3].as_str()),
+                (default.to_string().as_str(), format!("{min}to{max}").as_str()),
+                "{name}"
+            );
         }
     }
 }

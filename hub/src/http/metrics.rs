@@ -98,7 +98,12 @@ fn mqtt(page: &mut Page, now: &Stats, limits: &crate::mqtt::Limits) {
     page.bounded("mqtt_connections", "Admitted MQTT connections", now.connections, limits.max_connections);
     page.bounded("mqtt_half_open", "MQTT connections without a finished CONNECT", now.half_open, limits.max_half_open);
     page.gauge("mqtt_sessions", "MQTT sessions, connected or kept", now.sessions);
-    page.bounded("mqtt_kept_sessions", "MQTT sessions that outlive their connection", now.kept_sessions, limits.max_kept_sessions);
+    page.bounded(
+        "mqtt_kept_sessions",
+        "MQTT sessions that outlive their connection",
+        now.kept_sessions,
+        limits.max_kept_sessions,
+    );
     page.gauge("mqtt_subscriptions", "Subscriptions of all sessions", now.subscriptions);
     page.gauge("mqtt_queued_messages", "Messages that wait for a client or for its acknowledgement", now.queued_messages);
     page.bounded("mqtt_retained_messages", "Retained messages", now.retained_messages, limits.max_retained_messages);

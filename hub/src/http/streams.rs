@@ -23,12 +23,7 @@ use hearthkey_core::{
     session::{Principal, Standing},
 };
 use serde::Serialize;
-use std::{
-    convert::Infallible,
-    marker::PhantomData,
-    sync::Arc,
-    time::Duration,
-};
+use std::{convert::Infallible, marker::PhantomData, sync::Arc, time::Duration};
 use tokio::{
     sync::{mpsc, watch},
     time::{Instant, sleep_until, timeout},

@@ -192,7 +192,8 @@ struct Greeting {
 
 impl<'a, G: Gate, F: Fabric, S: AsyncRead + AsyncWrite + Send> Connection<'a, G, F, S> {
     fn new(front: &'a Inner<G, F>, wire: Wire<S>, guest: &Guest, attachment: Attachment, peer: SocketAddr) -> Self {
-        let Attachment { slot, connection, control, session_present, session_expiry, subscriptions, stored, usage, .. } = attachment;
+        let Attachment { slot, connection, control, session_present, session_expiry, subscriptions, stored, usage, .. } =
+            attachment;
         let standing = &guest.admission.standing;
         let keep_alive = guest.connect.keep_alive;
         Self {

@@ -224,10 +224,13 @@ pub(super) fn seat<G: Gate, F: Fabric>(
     match front.attach(arrival) {
         Ok(attachment) => Ok((attachment, assigned)),
         Err(Busy::Full) => Err(refused(reason::SERVER_BUSY, 3, "the hub has as many connections as it takes".to_owned())),
-        Err(Busy::TooMany) => Err(refused(reason::QUOTA_EXCEEDED, 3, format!("{principal} has as many connections as one may have"))),
+        Err(Busy::TooMany) => {
+            Err(refused(reason::QUOTA_EXCEEDED, 3, format!("{principal} has as many connections as one may have")))
+        }
         Err(Busy::TooOften(wait)) => {
             let wait = wait.as_secs() + 1;
-            let reason = format!("{principal} connects too often; try again in {wait} s, and look for a second client of that name");
+            let reason =
+                format!("{principal} connects too often; try again in {wait} s, and look for a second client of that name");
             Err(refused(reason::CONNECTION_RATE_EXCEEDED, 3, reason))
         }
         Err(Busy::Stopping) => Err(refused(reason::SERVER_UNAVAILABLE, 3, "hub stopping; try again shortly".to_owned())),

@@ -131,7 +131,8 @@ async fn who_may_not_send_commands_desires_nothing_and_what_makes_no_sense_is_re
     let viewer = home.person("vera", "viewer").await;
     assert_eq!(patch(&home, &viewer, json!({"setpoint": 20})).await.refusal(), (403, "insufficient_scope"));
     assert_eq!(home.get(TWIN, &viewer).await.status, 200);
-    let elsewhere = home.token(&home.owner, json!({"name": "x", "scope": "commands:send devices:read", "devices": ["shy"]})).await;
+    let elsewhere =
+        home.token(&home.owner, json!({"name": "x", "scope": "commands:send devices:read", "devices": ["shy"]})).await;
     assert_eq!(patch(&home, &elsewhere.secret(), json!({"setpoint": 20})).await.refusal(), (403, "out_of_reach"));
     assert_eq!(patch(&home, &home.owner, json!({"v": 7})).await.refusal(), (422, "v"));
     assert_eq!(patch(&home, &home.owner, json!({"x": "x".repeat(1_100)})).await.status, 413);

@@ -50,7 +50,10 @@ async fn each_step_of_a_command_is_told_as_it_happens_and_once_more_to_who_comes
     for state in ["accepted", "executing", "failed"] {
         answers(&home, &id, state).await;
         let (told, command) = state_of(&mut live).await;
-        assert_eq!((told.as_str(), command["reason"].as_str().unwrap_or("")), (state, if state == "failed" { "stuck" } else { "" }));
+        assert_eq!(
+            (told.as_str(), command["reason"].as_str().unwrap_or("")),
+            (state, if state == "failed" { "stuck" } else { "" })
+        );
     }
     assert_eq!(live.next().await, None, "nothing follows the end");
     // A second end is none.
@@ -61,7 +64,8 @@ async fn each_step_of_a_command_is_told_as_it_happens_and_once_more_to_who_comes
     }
     assert_eq!(late.next().await, None);
     let kept: Value = home.get(&path).bearer_auth(&home.owner).send().await.expect("an answer").json().await.expect("JSON");
-    let history: Vec<&str> = kept["history"].as_array().expect("steps").iter().filter_map(|step| step["state"].as_str()).collect();
+    let history: Vec<&str> =
+        kept["history"].as_array().expect("steps").iter().filter_map(|step| step["state"].as_str()).collect();
     assert_eq!(history, ["sent", "accepted", "executing", "failed"]);
 }
 

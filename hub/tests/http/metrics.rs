@@ -23,7 +23,7 @@ async fn the_figures_follow_what_happens() {
     assert!(before.ends_with("# EOF\n"));
     let device = home.enrolled("lamp").await;
     assert_eq!(home.by_assertion(&device.assertion(&home)).await.status(), 200);
-    assert_eq!(home.by_assertion(&Device::new("lamp").assertion(&home)).await.status(), 401, "another key");
+    assert_eq!(home.by_assertion(&Device::new("lamp").assertion(&home)).await.status(), 400, "another key");
     let after = figures(&home).await;
     let grown = |name: &str| value(&after, name) - value(&before, name);
     assert_eq!(grown("hearthkey_registry_entries{kind=\"devices\"}"), 1.0);
@@ -45,7 +45,8 @@ async fn each_bound_stands_beside_its_figure() {
     for (name, bound) in home.front.limits().values() {
         assert_eq!(value(&text, &format!("hearthkey_mqtt_limit{{name=\"{name}\"}}")), bound as f64);
     }
-    let limits: Vec<&str> = text.lines().filter_map(|line| line.strip_prefix("# TYPE ")?.split_once("_limit ")).map(|(name, _)| name).collect();
+    let limits: Vec<&str> =
+        text.lines().filter_map(|line| line.strip_prefix("# TYPE ")?.split_once("_limit ")).map(|(name, _)| name).collect();
     assert!(limits.len() >= 12, "{limits:?}");
     for name in limits.into_iter().filter(|name| *name != "hearthkey_mqtt") {
         assert!(text.lines().any(|line| line.starts_with(&format!("# TYPE {name} gauge"))), "{name}");

@@ -14,7 +14,8 @@ pub(crate) struct Events {
 
 impl Events {
     pub(crate) async fn of(home: &Home, path: &str) -> Self {
-        let response = home.get(path).bearer_auth(&home.owner).header("accept", "text/event-stream").send().await.expect("an answer");
+        let response =
+            home.get(path).bearer_auth(&home.owner).header("accept", "text/event-stream").send().await.expect("an answer");
         assert_eq!(response.status(), 200);
         assert_eq!(crate::home::header(&response, "content-type"), "text/event-stream");
         Self { response, text: String::new() }

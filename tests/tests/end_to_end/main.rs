@@ -9,5 +9,7 @@ mod durability;
 mod mosquitto_clients;
 mod rights;
 mod rumqttc_clients;
+mod twin;
 mod up;
+mod websocket;
 mod whole_path;

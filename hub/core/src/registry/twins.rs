@@ -255,12 +255,7 @@ mod tests {
 
     #[test]
     fn the_version_stands_beside_what_is_wanted() {
-        let desired = DesiredTwin {
-            v: 7,
-            body: object(json!({"setpoint": 21.5})),
-            by: "user owner".to_owned(),
-            at: UnixTime(0),
-        };
+        let desired = DesiredTwin { v: 7, body: object(json!({"setpoint": 21.5})), by: "user owner".to_owned(), at: UnixTime(0) };
         assert_eq!(serde_json::from_slice::<Value>(&desired.payload()).expect("JSON"), json!({"v": 7, "setpoint": 21.5}));
     }
 }
