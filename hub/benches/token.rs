@@ -12,7 +12,6 @@ use hearthkey::{
     hub::{Hub, ShownOnce},
     server::{Server, Settings},
 };
-use hearthkey_certs::HubNames;
 use hearthkey_core::{
     DeviceId, jwt,
     oauth::JWT_BEARER,
