@@ -18,6 +18,7 @@ pub mod server;
 pub mod signing_key;
 mod simulate;
 pub mod store;
+pub mod sys_topics;
 pub mod throttle;
 pub mod tls;
 pub mod up;

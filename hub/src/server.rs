@@ -14,6 +14,7 @@ use crate::{
     hub::{Foundation, Hub, Outlet, StartError},
     mqtt::{FabricKind, front::Front, gate::Affected, limits::Limits, message::Message},
     store::{RestoredFromBackup, SledStore, StoreError},
+    sys_topics,
     tls::{self, CertificateInUse},
 };
 use hearthkey_certs::{HomeCa, HubCertificate, HubNames, SerialNumber};
@@ -194,6 +195,7 @@ impl Server {
         let acceptor = TlsAcceptor::from(tls::server_config(in_use, &[])?);
         let (secured, ended) = (front.clone(), told(stopping.clone()));
         listeners.spawn(async move { secured.serve_tls(mqtts, acceptor, ended).await });
+        listeners.spawn(sys_topics::publish(front.clone(), told(stopping.clone())));
         if let Some(mqtt) = mqtt {
             let (plain, ended) = (front.clone(), told(stopping));
             listeners.spawn(async move { plain.serve_tcp(mqtt, ended).await });

@@ -175,7 +175,11 @@ impl<G: Gate, F: Fabric> Inner<G, F> {
         let mut writes = Vec::new();
         let mut retained = message.retain.then(|| lock(&self.retained));
         if let Some(retained) = &mut retained {
-            writes.extend(retained.set(&routed)?);
+            let rows = retained.set(&routed)?;
+            // What the hub says of itself is said anew after a restart.
+            if !permit.topic().as_str().starts_with('$') {
+                writes.extend(rows);
+            }
         }
         let store = |writes: Vec<Write>| match writes.is_empty() {
             true => None,

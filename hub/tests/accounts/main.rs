@@ -7,6 +7,7 @@ mod home;
 mod keys;
 mod people;
 mod rules;
+mod sys;
 mod tokens;
 mod twins;
 
