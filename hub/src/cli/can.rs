@@ -2,13 +2,15 @@
 
 use super::{
     api,
-    args::{Action, Can},
+    args::{Action, Asked, Can},
     client::Client,
     failure::{Exit, Failure},
     output::{BAD, GOOD, Output, styled, understood},
 };
 use hearthkey_core::{
+    DeviceId,
     profile::CommandName,
+    scope::PermissionName,
     topic::{TopicFilter, TopicName},
 };
 use serde_json::Value;
@@ -18,14 +20,31 @@ pub(super) async fn run(args: &Can, client: &Client, out: &mut Output) -> Result
     let (action, legal) = match args.action {
         Action::Publish => ("publish", TopicName::parse(topic).map(drop).map_err(|error| error.to_string())),
         Action::Subscribe => ("subscribe", TopicFilter::parse(topic).map(drop).map_err(|error| error.to_string())),
-        Action::Command => ("command", CommandName::parse(topic).map(drop).map_err(|error| error.to_string())),
+        Action::Command => ("command", command(&args.subject, topic)),
+        Action::Api => ("api", PermissionName::parse(topic).map(drop).map_err(|error| error.to_string())),
     };
     legal.map_err(|why| {
         Failure::new(Exit::Usage, format!("`{topic}` is nothing to {action}: {why}")).next("hearthkey can --help")
     })?;
-    let path = ["devices", args.device.as_str(), "can"];
-    let answer = client.get(&path, &[("action", action), ("topic", topic)]).await?;
+    let asked = [("action", action), ("topic", topic)];
+    let answer = match &args.subject {
+        Asked::Device(device) => client.get(&["devices", device.as_str(), "can"], &asked).await?,
+        Asked::Other(subject) => client.get(&["can"], &[[("subject", subject.as_str())].as_slice(), &asked].concat()).await?,
+    };
     render(&answer, out)
+}
+
+/// A device takes a command, others send one to a device.
+fn command(subject: &Asked, text: &str) -> Result<(), String> {
+    let name = |name| CommandName::parse(name).map(drop).map_err(|error| error.to_string());
+    match subject {
+        Asked::Device(_) => name(text),
+        Asked::Other(_) => {
+            let (device, command) = text.split_once('/').ok_or("write to whom and which, as in lamp/on")?;
+            DeviceId::parse(device).map_err(|error| error.to_string())?;
+            name(command)
+        }
+    }
 }
 
 fn render(answer: &Value, out: &mut Output) -> Result<Exit, Failure> {

@@ -6,13 +6,17 @@ use super::{
     failure::{Exit, Failure},
     output::{Format, GOOD, Output, WAITING, styled, table},
 };
-use crate::config::{Config, Ports};
+use crate::{
+    config::{Config, Ports},
+    mqtt::Limits,
+};
 use hearthkey_core::{
     profile::{FilterTemplate, Grant, Profile},
     scope::PermissionName,
 };
 use serde_json::json;
 use std::{
+    collections::BTreeMap,
     fmt::Display,
     io::{self, Read},
     path::Path,
@@ -93,8 +97,12 @@ fn lines<T>(rules: &[T], text: impl Fn(&T) -> &str) -> String {
 fn show_config(file: &Path, config: &Config, out: &mut Output) -> Result<(), Failure> {
     let listeners = config.listeners(false, Ports::default());
     let warnings = config.warnings();
+    let limits = config.limits.limits().map_err(|error| not_valid(file, "configuration", &error))?;
     if out.format() == Format::Json {
-        return out.json(&json!({ "file": file, "kind": "config", "valid": true, "listeners": listeners, "warnings": warnings }));
+        let limits: BTreeMap<_, _> = limits.values().collect();
+        return out.json(&json!({
+            "file": file, "kind": "config", "valid": true, "listeners": listeners, "limits": limits, "warnings": warnings,
+        }));
     }
     out.line(format!("{} {} is a valid configuration", styled(GOOD, "ok"), named(file)))?;
     let mut addresses = table(["LISTENER", "ADDRESS"]);
@@ -102,6 +110,9 @@ fn show_config(file: &Path, config: &Config, out: &mut Output) -> Result<(), Fai
     addresses.add_row(["mqtts", &listeners.mqtts.to_string()]);
     addresses.add_row(["mqtt", &listeners.mqtt.map_or_else(|| "off".to_owned(), |address| address.to_string())]);
     out.table(addresses)?;
+    for ((name, value), (_, default)) in limits.values().zip(Limits::default().values()).filter(|(ours, theirs)| ours != theirs) {
+        out.line(format!("limits.{name} is {value} instead of {default}"))?;
+    }
     for warning in warnings {
         out.line(format!("{} {warning}", styled(WAITING, "note")))?;
     }
@@ -135,7 +146,7 @@ mod tests {
 
     #[test]
     fn a_configuration_is_shown_with_its_listeners_and_warnings() {
-        let config = Config::from_toml("[listeners]\nmqtt = \"0.0.0.0:1883\"\n").expect("valid");
+        let config = Config::from_toml("[listeners]\nmqtt = \"0.0.0.0:1883\"\n[limits]\nsubscriptions = 7\n").expect("valid");
         let (mut out, printed) = Output::captured(Format::Table);
         show_config(Path::new("c.toml"), &config, &mut out).expect("shown");
         assert!(
@@ -143,6 +154,7 @@ mod tests {
             "{}",
             printed.text()
         );
+        assert!(printed.text().contains("limits.subscriptions is 7 instead of 128"), "{}", printed.text());
         let (mut out, printed) = Output::captured(Format::Json);
         show_config(Path::new("c.toml"), &config, &mut out).expect("shown");
         let shown: serde_json::Value = serde_json::from_str(&printed.text()).expect("JSON");

@@ -133,6 +133,15 @@ fn operations() -> Vec<Operation> {
         api("get", "/api/v1/devices/{id}/can", "explain", "Whether a device may do something, and why", J("Decision"))
             .query(&["action", "topic"])
             .errors(&[422]),
+        api(
+            "get",
+            "/api/v1/can",
+            "explainAny",
+            "Whether a device, a person or a credential may do something, and why",
+            J("Decision"),
+        )
+        .query(&["whose", "action", "topic"])
+        .errors(&[404, 422]),
         api("get", "/api/v1/devices/{id}/commands", "listCommands", "The last commands to a device", J("Commands")).query(PAGE),
         api(
             "get",
@@ -435,7 +444,8 @@ fn parameters() -> Value {
         "cursor": query("cursor", json!({ "type": "string", "description": "`next` of the page before" })),
         "kind": query("kind", reference("CredentialKind")),
         "subject": query("subject", json!({ "type": "string", "description": "`ann`, or `user:ann`, `device:lamp`, `integration:ha`" })),
-        "action": needed("action", json!({ "enum": ["publish", "subscribe", "command"] })),
+        "whose": needed("subject", json!({ "type": "string", "description": "`device:lamp`, `user:ann`, `credential:` and its public id" })),
+        "action": needed("action", json!({ "enum": ["publish", "subscribe", "command", "api"] })),
         "topic": needed("topic", text()),
         "wait_s": query("wait_s", number()),
         "filter": query("filter", json!({ "type": "string", "default": "dev/#" })),

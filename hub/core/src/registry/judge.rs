@@ -90,18 +90,6 @@ pub struct Holding {
 #[error("this needs the permission {0}, which the credential or its user does not have now")]
 pub struct MissingPermission(pub &'static str);
 
-/// A decision explained (`hearthkey can`).
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Decision {
-    /// Whether it is allowed.
-    pub allowed: bool,
-    /// Why, in words.
-    pub reason: String,
-    /// The rule that allows it.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub rule: Option<Rule>,
-}
-
 /// The permissions of people, and the roles that hold them.
 const USER_PERMISSIONS: [(&str, Role); 12] = [
     (ReadDevices::NAME, Role::Viewer),
@@ -257,7 +245,7 @@ impl Registry {
     }
 
     /// The API permissions of an authority that was judged good, and the devices that it is limited to.
-    fn api_rights(&self, authority: &Authority) -> Option<(Scope, Option<Vec<DeviceId>>)> {
+    pub(super) fn api_rights(&self, authority: &Authority) -> Option<(Scope, Option<Vec<DeviceId>>)> {
         match (&authority.principal, &authority.proof) {
             (Principal::Device(id), Proof::AccessToken { scope, .. }) => {
                 let profile = self.profiles.get(&self.devices.get(id)?.profile)?;
@@ -277,49 +265,6 @@ impl Registry {
             // A legacy device's key opens MQTT for the device and nothing else.
             (Principal::Device(_), Proof::Credential(_))
             | (Principal::User(_) | Principal::Integration(_), Proof::AccessToken { .. }) => None,
-        }
-    }
-
-    /// Explains whether a device may publish to a topic or subscribe to a filter, or takes a command.
-    #[must_use]
-    pub fn explain(&self, id: &DeviceId, question: &Question) -> Decision {
-        let refused = |reason: String| Decision { allowed: false, reason, rule: None };
-        let Some(device) = self.devices.get(id) else { return refused(format!("there is no device {id}")) };
-        if let Err(end) = device_is_active(device) {
-            return refused(format!("device {id} is {}: it can do nothing", end.word()));
-        }
-        if device.status == DeviceStatus::Pending {
-            return refused(format!("device {id} has not enrolled yet"));
-        }
-        let Some(profile) = self.profiles.get(&device.profile) else {
-            return refused(format!("the profile {} of device {id} is gone", device.profile));
-        };
-        let rights = self.rights_by_profile(profile, &profile.scope(), device);
-        let (rule, what) = match question {
-            Question::Publish(topic) if crate::rights::is_reserved_for_hub(topic) => {
-                return refused(format!("only the hub publishes to {topic}"));
-            }
-            Question::Publish(topic) => (rights.publish_rule(topic), format!("publish to {topic}")),
-            Question::Subscribe(filter) => (rights.subscribe_rule(filter), format!("subscribe to {filter}")),
-            Question::Command(command) => {
-                let rule = profile.permission_for_command(command).map(|permission| Rule {
-                    source: format!("profile {}", profile.name),
-                    permission: permission.clone(),
-                    template: command.to_string(),
-                });
-                (rule, format!("take the command {command}"))
-            }
-        };
-        match rule {
-            Some(rule) => Decision {
-                allowed: true,
-                reason: format!(
-                    "device {id} may {what}: {}, permission {}, rule {}",
-                    rule.source, rule.permission, rule.template
-                ),
-                rule: Some(rule),
-            },
-            None => refused(format!("no permission of profile {} lets device {id} {what}", profile.name)),
         }
     }
 
@@ -350,23 +295,8 @@ impl Registry {
             Principal::User(name) => {
                 let user = self.users.get(name).ok_or(EndReason::Revoked)?;
                 let scope = self.user_scope(credential);
-                let everything = user.role == Role::Owner;
-                let mut rights = Rights::default();
-                for permission in scope.iter() {
-                    let text = |topics: &[&str]| topics.iter().map(|topic| (*topic).to_owned()).collect::<Vec<_>>();
-                    let (publish, subscribe) = match (permission.as_str(), &credential.devices) {
-                        (ReadTelemetry::NAME, Some(devices)) => {
-                            (Vec::new(), devices.iter().map(|device| format!("dev/{device}/#")).collect())
-                        }
-                        (ReadTelemetry::NAME, None) if everything => (Vec::new(), text(&["#", "$SYS/#"])),
-                        (ReadTelemetry::NAME, None) => (Vec::new(), text(&["dev/#"])),
-                        // A token that is limited to devices publishes nothing in their name.
-                        (PUBLISH_BY_MQTT, None) => (text(&["#"]), Vec::new()),
-                        _ => continue,
-                    };
-                    rights.extend(Rights::granting(&format!("user {name}"), permission, &publish, &subscribe));
-                }
-                Ok(rights)
+                let devices = credential.devices.as_deref();
+                Ok(rights_of_user(&format!("user {name}"), user.role, &scope, devices))
             }
         }
     }
@@ -382,15 +312,25 @@ impl Registry {
     }
 }
 
-/// What `hearthkey can` asks.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Question {
-    /// May the device publish here?
-    Publish(TopicName),
-    /// May the device subscribe to this?
-    Subscribe(TopicFilter),
-    /// Does the device take this command?
-    Command(CommandName),
+/// What a person's permissions amount to with topics, for all devices or some.
+pub(super) fn rights_of_user(source: &str, role: Role, scope: &Scope, devices: Option<&[DeviceId]>) -> Rights {
+    let everything = role == Role::Owner;
+    let mut rights = Rights::default();
+    for permission in scope.iter() {
+        let text = |topics: &[&str]| topics.iter().map(|topic| (*topic).to_owned()).collect::<Vec<_>>();
+        let (publish, subscribe) = match (permission.as_str(), devices) {
+            (ReadTelemetry::NAME, Some(devices)) => {
+                (Vec::new(), devices.iter().map(|device| format!("dev/{device}/#")).collect())
+            }
+            (ReadTelemetry::NAME, None) if everything => (Vec::new(), text(&["#", "$SYS/#"])),
+            (ReadTelemetry::NAME, None) => (Vec::new(), text(&["dev/#"])),
+            // A token that is limited to devices publishes nothing in their name.
+            (PUBLISH_BY_MQTT, None) => (text(&["#"]), Vec::new()),
+            _ => continue,
+        };
+        rights.extend(Rights::granting(source, permission, &publish, &subscribe));
+    }
+    rights
 }
 
 /// The part of a scope that a token can have which is limited to some devices.

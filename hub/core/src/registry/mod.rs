@@ -8,6 +8,7 @@ mod clients;
 mod commands;
 mod credentials;
 mod devices;
+mod explain;
 mod judge;
 mod rows;
 mod sweep;
@@ -26,9 +27,10 @@ pub use devices::{
     ClientKey, DeviceRecord, DeviceRefused, DeviceStatus, EnrolmentRecord, NewDevice, NewEnrolment, Registered,
     RegistrationRefused, RegistrationRequest,
 };
+pub use explain::{Decision, Question, Subject};
 pub use judge::{
-    Decision, Holding, IntrospectTokens, ManageCredentials, ManageDevices, ManageOwnCredentials, ManageProfiles, ManageUsers,
-    MissingPermission, Permission, Question, ReadAudit, ReadDevices, ReadMetrics, ReadTelemetry, SendCommands, UserPermit,
+    Holding, IntrospectTokens, ManageCredentials, ManageDevices, ManageOwnCredentials, ManageProfiles, ManageUsers,
+    MissingPermission, Permission, ReadAudit, ReadDevices, ReadMetrics, ReadTelemetry, SendCommands, UserPermit,
 };
 pub use rows::CorruptRow;
 pub use twins::{DesiredTwin, ReportedTwin, Twin, TwinBody, TwinChange, TwinRefused};

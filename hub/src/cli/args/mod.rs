@@ -10,7 +10,7 @@ pub(super) use account::{Context, Login, Logout, Role, User, UserAdd, UserPasswo
 pub(super) use admission::{Approve, Deny, Join};
 pub(super) use audit::{Audit, AuditExport, AuditList, AuditTail, AuditVerify};
 pub(super) use credential::{Key, KeyCreate, OutArg, Pat, PatCreate};
-pub(super) use value::{CaPin, Moment};
+pub(super) use value::{Asked, CaPin, Moment};
 
 use super::{context::ContextRef, output::Format};
 use crate::config::Ports;
@@ -305,7 +305,7 @@ pub(super) struct ProfileApply {
     pub(super) file: PathBuf,
 }
 
-/// Ask whether a device may do something, and why
+/// Ask whether somebody may do something, and why
 ///
 /// Prints the rule that decides. Exit code 0 for yes, 1 for no.
 #[derive(Debug, Args)]
@@ -313,15 +313,19 @@ pub(super) struct ProfileApply {
 Examples:
   hearthkey can living-room publish dev/living-room/tele/temperature
   hearthkey can living-room subscribe 'dev/#'
-  hearthkey can living-room command set-setpoint")]
+  hearthkey can living-room command set-setpoint
+  hearthkey can user:ann command living-room/set-setpoint
+  hearthkey can key:4Fz9QmT0aXbY subscribe 'dev/+/state'    a key or token, by its id in `key list` and `pat list`
+  hearthkey can pat:4Fz9QmT0aXbY api audit:read")]
 pub(super) struct Can {
-    /// The device
-    #[arg(value_parser = DeviceId::parse)]
-    pub(super) device: DeviceId,
+    /// A device, user:NAME, or key:ID, pat:ID
+    #[arg(value_parser = Asked::parse, value_name = "WHO")]
+    pub(super) subject: Asked,
     /// What it would do
     #[arg(value_enum)]
     pub(super) action: Action,
-    /// A topic to publish to, a topic filter to subscribe to, or the name of a command
+    /// A topic to publish to, a topic filter to subscribe to, the name of a command (of others: DEVICE/COMMAND), a
+    /// permission of the API
     pub(super) topic: String,
 }
 
@@ -331,8 +335,10 @@ pub(super) enum Action {
     Publish,
     /// Subscribe to a topic filter
     Subscribe,
-    /// Take a command
+    /// Take a command; of others: send one
     Command,
+    /// Use the HTTP API
+    Api,
 }
 
 /// Send a command to a device, and wait for its end
@@ -510,6 +516,8 @@ mod tests {
             "hearthkey can lamp publish dev/lamp/tele/x",
             "hearthkey can lamp subscribe dev/#",
             "hearthkey can lamp command on",
+            "hearthkey can user:ann command lamp/on",
+            "hearthkey can key:4Fz9QmT0aXbY api audit:read",
             "hearthkey twin show lamp",
             "hearthkey twin set lamp on=true level=3 --if-version 7",
             "hearthkey twin set lamp {} --replace",

@@ -32,6 +32,34 @@ impl CaPin {
     }
 }
 
+/// Of whom it is asked what they may do.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(in crate::cli) enum Asked {
+    /// A device.
+    Device(DeviceId),
+    /// Anybody else, in the words of the API: `user:ann`, `credential:` and an id.
+    Other(String),
+}
+
+impl Asked {
+    /// Parses `lamp`, `device:lamp`, `user:ann`, `key:ID`, `pat:ID`.
+    pub(in crate::cli) fn parse(text: &str) -> Result<Self, String> {
+        let name = |name: &str| DeviceId::parse(name).map_err(|error| error.to_string());
+        match text.split_once(':') {
+            None => name(text).map(Self::Device),
+            Some(("device", id)) => name(id).map(Self::Device),
+            Some(("user", id)) => name(id).map(|name| Self::Other(format!("user:{name}"))),
+            Some(("key" | "pat" | "credential", id)) if id.len() <= 16 && id.bytes().all(|byte| byte.is_ascii_alphanumeric()) => {
+                Ok(Self::Other(format!("credential:{id}")))
+            }
+            Some(_) => {
+                Err("write a device's name, user:NAME, or key:ID and pat:ID with the id that `key list` and `pat list` show"
+                    .to_owned())
+            }
+        }
+    }
+}
+
 /// A point in time: so long ago, or a date with or without a time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::cli) enum Moment {

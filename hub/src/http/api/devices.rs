@@ -3,6 +3,7 @@
 use super::{
     conflict, not_decided, not_found,
     paging::{Items, PageQuery},
+    unprocessable,
 };
 use crate::http::{
     Http,
@@ -18,13 +19,12 @@ use axum::{
 use hearthkey_core::{
     DeviceId, Seconds, UnixTime,
     limits::ENROLMENT_CODE_LIFETIME,
-    profile::{CommandName, ProfileName},
+    profile::ProfileName,
     registry::{
-        Change, Context, Decision, DeviceRecord, DeviceRefused, DeviceStatus, ManageDevices, NewDevice, NewEnrolment, Question,
-        ReadDevices, Registry, UserPermit,
+        Change, Context, DeviceRecord, DeviceRefused, DeviceStatus, ManageDevices, NewDevice, NewEnrolment, ReadDevices,
+        Registry, UserPermit,
     },
     session::Principal,
-    topic::{TopicFilter, TopicName},
 };
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
@@ -102,21 +102,6 @@ enum Authentication {
     Secret,
 }
 
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(super) struct CanQuery {
-    action: Action,
-    topic: String,
-}
-
-#[derive(Clone, Copy, Deserialize)]
-#[serde(rename_all = "snake_case")]
-enum Action {
-    Publish,
-    Subscribe,
-    Command,
-}
-
 type Answer<T> = Result<Json<T>, Problem>;
 
 /// `GET /devices`.
@@ -187,23 +172,6 @@ pub(super) async fn revoke(State(http): State<Arc<Http>>, caller: Caller, PathOf
     change(&http, &caller, |registry, permit, context| registry.revoke_device(permit, &id, context)).await
 }
 
-/// `GET /devices/{id}/can`.
-pub(super) async fn can(
-    State(http): State<Arc<Http>>,
-    caller: Caller,
-    PathOf(id): PathOf<DeviceId>,
-    QueryOf(CanQuery { action, topic }): QueryOf<CanQuery>,
-) -> Answer<Decision> {
-    caller.permit_for::<ReadDevices>(&http, &id)?;
-    let question = match action {
-        Action::Publish => Question::Publish(TopicName::parse(&topic).map_err(unprocessable)?),
-        Action::Subscribe => Question::Subscribe(TopicFilter::parse(&topic).map_err(unprocessable)?),
-        Action::Command => Question::Command(CommandName::parse(&topic).map_err(unprocessable)?),
-    };
-    let decision = http.hub.view(|registry| registry.device(&id).is_some().then(|| registry.explain(&id, &question)));
-    decision.map(Json).ok_or_else(|| refused(DeviceRefused::Unknown(id)))
-}
-
 async fn enrol(
     http: &Http,
     caller: &Caller,
@@ -272,10 +240,6 @@ impl Device {
 
 fn secrets_of(registry: &Registry, device: &DeviceRecord) -> usize {
     registry.client_secrets(&device.id).count()
-}
-
-fn unprocessable(error: impl ToString) -> Problem {
-    Problem::unprocessable(error.to_string())
 }
 
 /// What a refusal about devices is to the caller.

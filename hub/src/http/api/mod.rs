@@ -2,6 +2,7 @@
 
 mod approvals;
 mod audit;
+mod can;
 mod commands;
 mod credentials;
 mod devices;
@@ -44,11 +45,12 @@ pub(super) fn router(http: Arc<Http>) -> Router<Arc<Http>> {
         .route("/devices/{id}/enable", post(devices::enable))
         .route("/devices/{id}/revoke", post(devices::revoke))
         .route("/devices/{id}/rotate", post(devices::rotate))
-        .route("/devices/{id}/can", get(devices::can))
+        .route("/devices/{id}/can", get(can::device))
         .route("/devices/{id}/commands", get(commands::list))
         .route("/devices/{id}/twin", get(twin::show).put(twin::replace).patch(twin::merge))
         // One path: the name of a command to send it, the id of one to see it.
         .route("/devices/{id}/commands/{command}", get(commands::show).post(commands::send))
+        .route("/can", get(can::subject))
         .route("/profiles", get(profiles::list))
         .route("/profiles/{name}", get(profiles::show).put(profiles::apply))
         .route("/watch", get(watch::watch))
@@ -135,6 +137,10 @@ fn not_decided<E>(error: NotDecided<E>, refused: impl FnOnce(E) -> Problem) -> P
 
 fn conflict(detail: impl ToString, code: &'static str) -> Problem {
     Problem::new(StatusCode::CONFLICT, detail.to_string()).coded(code)
+}
+
+fn unprocessable(error: impl ToString) -> Problem {
+    Problem::unprocessable(error.to_string())
 }
 
 fn not_found(detail: impl ToString, code: &'static str) -> Problem {

@@ -5,6 +5,7 @@ mod commands;
 mod crashes;
 mod credentials;
 mod enrolment;
+mod explaining;
 mod forgeries;
 mod holdings;
 mod judging;
