@@ -11,6 +11,7 @@ fn client(hub: &Hub, client_identifier: &str, password: &str) -> (AsyncClient, E
     let url = hub.url("/mqtt").replace("https", "wss");
     let mut options = MqttOptions::new(client_identifier, url, hub.ports().https);
     options.set_credentials(client_identifier, password).set_keep_alive(Duration::from_secs(30));
+    options.set_max_packet_size(100_000, 100_000);
     options.set_transport(Transport::wss_with_config(TlsConfiguration::Rustls(hub.tls())));
     AsyncClient::new(options, 16)
 }

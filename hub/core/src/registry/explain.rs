@@ -7,7 +7,7 @@ use crate::{
     profile::CommandName,
     rights::{Rights, Rule, is_reserved_for_hub},
     scope::PermissionName,
-    session::{Authority, CredentialId, Principal, Proof, UserName},
+    session::{Authority, CredentialId, Proof, UserName},
     topic::{TopicFilter, TopicName},
 };
 use serde::Serialize;

@@ -3,13 +3,11 @@
 use super::{CredentialRecord, DeviceRecord, DeviceStatus, Registry, Role};
 use crate::{
     DeviceId, UnixTime,
-    profile::{CommandName, Profile},
-    rights::{Rights, Rule},
+    profile::Profile,
+    rights::Rights,
     scope::{PermissionName, Scope},
     session::{Authority, CredentialId, EndReason, Principal, Proof, Standing},
-    topic::{TopicFilter, TopicName},
 };
-use serde::Serialize;
 use std::{marker::PhantomData, sync::Arc};
 
 /// Proof that a user, or a service or integration to which the owner gave it, may do now what the permission `P` names.
