@@ -289,7 +289,9 @@ impl<G: Gate, F: Fabric> Inner<G, F> {
             return Err(Busy::Full);
         }
         let usage = self.use_of(&arrival.key.principal);
-        lock(&usage).connect(self.limits.max_connections_per_principal, Instant::now())?;
+        // Who comes for its own session takes the place of the connection that holds it.
+        let takes_over = sessions.get(&arrival.key).is_some_and(|slot| lock(&slot.state).attached.is_some());
+        lock(&usage).connect(self.limits.max_connections_per_principal + usize::from(takes_over), Instant::now())?;
         let mut wills = Vec::new();
         let mut discarded = None;
         let earlier = sessions.get(&arrival.key).cloned();

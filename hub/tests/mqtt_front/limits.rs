@@ -15,6 +15,9 @@ async fn one_principal_does_not_use_up_the_connections_of_all() {
     let (code, words) = home.refusal(second_connection("lamp")).await;
     assert!(code == 0x97 && words.contains("as many connections"), "{words}");
     home.v5("oven").await.nothing_came().await;
+    let mut replaced = lamp;
+    let lamp = home.v5("lamp").await;
+    assert_eq!(replaced.disconnected().await.0, 0x8E, "its own session it may take over");
     lamp.goodbye().await;
     within(async {
         while home.front.stats().connections > 1 {

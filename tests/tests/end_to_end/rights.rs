@@ -10,6 +10,11 @@ use hearthkey_tests::wire::{Connect, Wire, publish, subscribe};
 const OBSERVER: &str = "name = \"observer\"\n[permissions.observe]\nsubscribe = [\"dev/+/tele/+\"]\n";
 const BLIND_OBSERVER: &str = "name = \"observer\"\n[permissions.observe]\nsubscribe = [\"dev/${device}/tele/+\"]\n";
 
+/// What the hub says of itself.
+fn is_the_hubs(topic: &str, payload: &str) -> bool {
+    topic.starts_with("$SYS/") && (topic != "$SYS/broker/uptime" || payload.ends_with(" seconds"))
+}
+
 #[tokio::test]
 async fn a_device_keeps_to_its_own_topics_in_both_dialects() {
     let hub = Hub::start().await;
@@ -54,7 +59,8 @@ async fn a_device_keeps_to_its_own_topics_in_both_dialects() {
                 _ => assert_eq!(answer.expect("PUBACK").first, 0x40, "{topic}"),
             }
             if allowed {
-                let seen = all.line("the publish", shown).await;
+                let seen =
+                    all.line("the publish", |line| shown(line).filter(|seen| !is_the_hubs(&seen.topic, &seen.payload))).await;
                 assert_eq!((seen.topic.as_str(), seen.payload.as_str()), (topic, format!("{version}").as_str()), "and no other");
             }
         }
