@@ -135,6 +135,10 @@ impl Gate for HubGate {
 
     async fn admit_by_token_request(&self, client_identifier: &str, form: &[u8], peer: SocketAddr) -> Result<Admission, Refusal> {
         let request = TokenRequest::parse(form).map_err(refusal)?;
+        if request.get("resource").is_some_and(|resource| resource != self.hub.issuer()) {
+            let why = "a session is with the hub: ask for a token for another resource at the token endpoint";
+            return Err(refusal(OAuthError::new(ErrorCode::InvalidTarget, why)));
+        }
         let secret = request.get("client_secret").unwrap_or_default();
         let admit = async {
             let context = self.hub.context(Some(peer.ip()), "");

@@ -14,6 +14,10 @@ pub const MAX_PERMISSIONS_PER_PROFILE: usize = 16;
 pub const MAX_SCOPE_BYTES_PER_PROFILE: usize = 128;
 /// Most topic filters in a profile: each publish is compared with each of them.
 pub const MAX_FILTERS_PER_PROFILE: usize = 64;
+/// Most resource servers besides the hub for which one profile lets tokens be asked.
+pub const MAX_RESOURCES_PER_PROFILE: usize = 8;
+/// Longest name of a resource server, in bytes: a token response stays within the 1,024 bytes that a device has for it.
+pub const MAX_RESOURCE_BYTES: usize = 128;
 /// Most profiles that an owner can write.
 pub const MAX_PROFILES: usize = 128;
 /// Largest profile file, in bytes: it must fit into one stored row.

@@ -4,7 +4,7 @@ use crate::{
     DeviceId, Seconds,
     limits::{
         ACCESS_TOKEN_LIFETIME, ACCESS_TOKEN_LIFETIME_RANGE, MAX_FILTERS_PER_PROFILE, MAX_PERMISSIONS_PER_PROFILE,
-        MAX_PROFILE_BYTES, MAX_SCOPE_BYTES_PER_PROFILE,
+        MAX_PROFILE_BYTES, MAX_RESOURCE_BYTES, MAX_RESOURCES_PER_PROFILE, MAX_SCOPE_BYTES_PER_PROFILE,
     },
     scope::{PermissionName, Scope},
     topic::{InvalidTopic, TopicFilter},
@@ -31,6 +31,10 @@ pub struct Profile {
     /// Whether the rights also hold for the children that the owner named for a device (a gateway).
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub acts_for_children: bool,
+    /// Other servers for which tokens may be asked (RFC 8707 `resource`); at most [`MAX_RESOURCES_PER_PROFILE`]. The hub itself
+    /// does not take such tokens, and tells those servers what they amount to.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub resources: Vec<ResourceUri>,
     /// The permissions by name; a token's scope lists names.
     pub permissions: BTreeMap<PermissionName, Grant>,
 }
@@ -57,6 +61,11 @@ pub struct Grant {
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct FilterTemplate(Arc<str>);
+
+/// A resource server as RFC 8707 section 2 names it: an absolute URI of visible ASCII without a fragment.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct ResourceUri(Box<str>);
 
 /// The name of a command, `[a-z0-9_-]{1,32}`.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -109,6 +118,11 @@ pub enum InvalidTemplate {
     Reserved,
 }
 
+/// Why a text is no resource.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("a resource is an absolute URI without a fragment, at most {MAX_RESOURCE_BYTES} bytes, such as https://grafana.local")]
+pub struct InvalidResource;
+
 /// Why a text is no command name.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("a command name has 1 to 32 characters of a-z, 0-9, _ and -, such as `set-setpoint`")]
@@ -142,7 +156,10 @@ impl Profile {
     fn checked(self) -> Result<Self, InvalidProfile> {
         let filters: usize =
             self.permissions.values().map(|grant| grant.publish.len() + grant.subscribe.len() + grant.commands.len()).sum();
-        if self.permissions.len() > MAX_PERMISSIONS_PER_PROFILE || filters > MAX_FILTERS_PER_PROFILE {
+        if self.permissions.len() > MAX_PERMISSIONS_PER_PROFILE
+            || filters > MAX_FILTERS_PER_PROFILE
+            || self.resources.len() > MAX_RESOURCES_PER_PROFILE
+        {
             return Err(InvalidProfile::TooMany);
         }
         // JSON escapes what TOML does not.
@@ -204,6 +221,40 @@ const SHIPPED: [&str; 7] = [
     include_str!("../profiles/home-assistant.toml"),
     include_str!("../profiles/service.toml"),
 ];
+
+impl ResourceUri {
+    /// Parses a resource.
+    ///
+    /// # Errors
+    /// [`InvalidResource`].
+    pub fn parse(text: &str) -> Result<Self, InvalidResource> {
+        let (scheme, rest) = text.split_once(':').ok_or(InvalidResource)?;
+        let legal_scheme = scheme.starts_with(|first: char| first.is_ascii_alphabetic())
+            && scheme.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"+-.".contains(&byte));
+        let legal = legal_scheme && rest.bytes().all(|byte| byte.is_ascii_graphic() && !b"#\"\\<>".contains(&byte));
+        if legal && !rest.is_empty() && text.len() <= MAX_RESOURCE_BYTES { Ok(Self(text.into())) } else { Err(InvalidResource) }
+    }
+
+    /// The URI as text.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl TryFrom<String> for ResourceUri {
+    type Error = InvalidResource;
+
+    fn try_from(text: String) -> Result<Self, Self::Error> {
+        Self::parse(&text)
+    }
+}
+
+impl From<ResourceUri> for String {
+    fn from(resource: ResourceUri) -> Self {
+        resource.0.into()
+    }
+}
 
 impl FilterTemplate {
     /// Parses a template.

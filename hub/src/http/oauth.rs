@@ -210,6 +210,7 @@ async fn answer_registration(http: &Http, peer: &Peer, request: Request) -> Resu
         client_id_issued_at: registered.issued_at.0,
         grant_types: ["client_credentials"],
         token_endpoint_auth_method: "private_key_jwt",
+        jwks: json!({ "keys": [{ "kty": jwk.kty, "crv": jwk.crv, "x": jwk.x, "y": jwk.y }] }),
         scope: registered.scope.to_string(),
         issuer: http.hub.issuer().to_owned(),
     })
@@ -237,6 +238,7 @@ struct Registration {
     client_id_issued_at: u64,
     grant_types: [&'static str; 1],
     token_endpoint_auth_method: &'static str,
+    jwks: Value,
     scope: String,
     issuer: String,
 }

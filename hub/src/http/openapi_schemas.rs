@@ -222,6 +222,7 @@ fn devices() -> Vec<(&'static str, Value)> {
                 ("description?", text()),
                 ("token_lifetime_s", number()),
                 ("acts_for_children?", truth()),
+                ("resources?", several(text())),
                 (
                     "permissions",
                     json!({ "type": "object", "additionalProperties": shown(&[
@@ -444,6 +445,7 @@ fn oauth() -> Vec<(&'static str, Value)> {
                 ("client_id_issued_at", number()),
                 ("grant_types", several(text())),
                 ("token_endpoint_auth_method", text()),
+                ("jwks", json!({ "type": "object" })),
                 ("scope", a("Scope")),
                 ("issuer", text()),
             ]),

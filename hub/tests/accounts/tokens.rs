@@ -229,3 +229,23 @@ async fn tokens_of_a_signing_key_that_was_replaced_stay_good() {
     assert!(home.is_active(&before).await && home.is_active(&after).await);
     assert_eq!(home.kids().await, kids);
 }
+
+#[tokio::test]
+async fn a_token_for_another_server_is_introspected_and_ended_and_opens_nothing_here() {
+    let home = Home::open().await;
+    let profile = "name = \"dash\"\nresources = [\"https://grafana.local\"]\n[permissions.read]\napi = [\"devices:read\"]\n";
+    let put = home.api(Method::PUT, "/profiles/dash", &home.owner).header("content-type", "application/toml").body(profile);
+    assert_eq!(ask(put).await.status, 201);
+    let secret = home.with_secret("board", "dash").await;
+    let by_secret = [("client_id", "board"), ("client_secret", secret.as_str())];
+    let grant = [("grant_type", "client_credentials"), ("resource", "https://grafana.local")];
+    let token =
+        home.oauth("token", &[&by_secret[..], &grant].concat()).await.body["access_token"].as_str().expect("one").to_owned();
+    assert_eq!(home.get("/devices", &token).await.refusal(), (401, "invalid_token"));
+    assert!(home.connect("board", &token).await.is_err());
+    assert_eq!(home.introspect(&home.owner, &token).await.body["aud"], "https://grafana.local");
+    assert_eq!(home.oauth("revoke", &[&by_secret[..], &[("token", token.as_str())]].concat()).await.status, 200);
+    assert!(!home.is_active(&token).await);
+    let elsewhere = [("grant_type", "client_credentials"), ("resource", "https://elsewhere.local")];
+    assert_eq!(home.oauth("token", &[&by_secret[..], &elsewhere].concat()).await.refusal(), (400, "invalid_target"));
+}

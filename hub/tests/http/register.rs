@@ -20,6 +20,11 @@ async fn a_device_enrols_with_its_code_and_its_key() {
     assert_eq!(registration["issuer"], home.base);
     assert_eq!(registration["scope"], "commands telemetry twin");
     assert_eq!(registration["token_endpoint_auth_method"], "private_key_jwt");
+    assert_eq!(
+        registration["jwks"]["keys"][0]["x"],
+        lamp.metadata()["jwks"]["keys"][0]["x"],
+        "RFC 7591 3.2.1: what was registered"
+    );
     assert!(registration["client_id_issued_at"].is_u64());
     assert_eq!(home.by_assertion(&lamp.assertion(&home)).await.status(), 200);
 }

@@ -13,6 +13,7 @@ use crate::{
         MAX_USED_ASSERTIONS_PER_CLIENT,
     },
     oauth::{ClientAuthentication, ErrorCode, OAuthError, TokenRequest},
+    profile::Profile,
     scope::Scope,
     secret::{CredentialKind, Pepper, PresentedCredential, SecretHash},
     session::{Authority, CredentialId, Principal, Proof},
@@ -125,13 +126,11 @@ impl Registry {
             Some(_) => return Err(OAuthError::new(ErrorCode::UnsupportedGrantType, "only client_credentials is supported")),
             None => return Err(OAuthError::new(ErrorCode::InvalidRequest, "grant_type is missing")),
         }
-        if request.get("resource").is_some_and(|resource| resource != issuer) {
-            return Err(OAuthError::new(ErrorCode::InvalidTarget, format!("the only resource is {issuer}")));
-        }
         let mut device = self.client_in_good_standing(&client.id)?.clone();
         let profile = self.profiles.get(&device.profile).ok_or_else(|| {
             OAuthError::new(ErrorCode::UnauthorizedClient, format!("the profile {} of this client is gone", device.profile))
         })?;
+        let audience = requested_resource(request, profile, issuer)?;
         let scope = requested_scope(request, &profile.scope())?;
         let mut draft = self.draft(context);
         let cnf = self.use_up(client, &mut device, &mut draft)?;
@@ -140,7 +139,7 @@ impl Registry {
         let claims = AccessTokenClaims {
             iss: issuer.to_owned(),
             sub: client.id.clone(),
-            aud: issuer.to_owned(),
+            aud: audience.to_owned(),
             client_id: client.id.clone(),
             iat: now,
             exp: now.plus(lifetime),
@@ -398,6 +397,18 @@ impl Registry {
         };
         // The key was proved, so the client may be told what is wrong.
         Err(OAuthError::new(ErrorCode::InvalidClient, complaint))
+    }
+}
+
+/// For whom the token is to be (RFC 8707): the hub, or another server that the profile names.
+fn requested_resource<'a>(request: &'a TokenRequest, profile: &Profile, issuer: &'a str) -> Result<&'a str, OAuthError> {
+    match request.get("resource") {
+        None => Ok(issuer),
+        Some(resource) if resource == issuer || profile.resources.iter().any(|named| named.as_str() == resource) => Ok(resource),
+        Some(_) => {
+            let others = profile.resources.iter().map(|named| format!(" {}", named.as_str())).collect::<String>();
+            Err(OAuthError::new(ErrorCode::InvalidTarget, format!("this client may ask for tokens for {issuer}{others}")))
+        }
     }
 }
 

@@ -304,3 +304,25 @@ pub(super) fn refused(refused: CredentialRefused) -> Problem {
         CredentialRefused::TooMany(_) => conflict(refused, "too_many"),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use hearthkey_core::limits::{EXPIRES_SOON, UNUSED_AFTER};
+
+    #[test]
+    fn what_ends_soon_or_is_not_used_is_said_in_the_answer() {
+        let record: CredentialRecord = serde_json::from_value(serde_json::json!({
+            "id": "0aB3dE6gH9jK", "kind": "personal_access_token", "subject": {"user": "ann"}, "name": "backup",
+            "hash": "00".repeat(32), "scope": "devices:read", "created_at": 1_780_000_000,
+            "expires_at": 1_780_000_000 + 366 * 86_400,
+        }))
+        .expect("a stored credential");
+        let warnings =
+            |now: UnixTime| serde_json::to_value(Credential::of(record.clone(), now)).expect("JSON")["warnings"].take();
+        assert_eq!(warnings(record.created_at), serde_json::json!([]));
+        assert_eq!(warnings(record.created_at.plus(UNUSED_AFTER)), serde_json::json!(["unused"]));
+        let soon = record.expires_at.expect("set").minus(EXPIRES_SOON);
+        assert_eq!(warnings(soon), serde_json::json!(["expires_soon", "unused"]));
+    }
+}

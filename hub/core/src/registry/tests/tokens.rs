@@ -1,5 +1,6 @@
 use super::*;
 use crate::{
+    claims::InvalidAccessToken,
     limits::{CLOCK_SKEW, MAX_ASSERTION_LIFETIME, MAX_JTI_BYTES},
     oauth::ErrorCode,
 };
@@ -300,4 +301,30 @@ fn a_profile_chooses_the_life_of_its_tokens() {
     world.enrol("lamp", "short");
     let token = world.token("lamp").expect("the key is proved");
     assert_eq!((token.expires_in, token.claims.exp), (Seconds(10), world.now.plus(Seconds(10))));
+}
+
+#[test]
+fn a_token_for_another_server_is_given_to_who_may_ask_for_it_and_the_hub_does_not_take_it() {
+    let mut world = World::new();
+    let profile = |resources: &str| format!("name = \"dash\"\n{resources}[permissions.read]\napi = [\"devices:read\"]\n");
+    world.apply_profile(&profile("resources = [\"https://grafana.local\"]\n"));
+    world.enrol("board", "dash");
+    world.enrol("lamp", "thermostat");
+    let ask = |world: &mut World, device: &str, resource: &str| {
+        let assertion = world.assertion(device, &key(device)).sign(&key(device));
+        world.post(&format!("{GRANT}&resource={resource}"), &assertion)
+    };
+    let token = ask(&mut world, "board", "https%3A%2F%2Fgrafana.local").expect("its profile names it");
+    assert_eq!(token.claims.aud, "https://grafana.local");
+    let text = signed(&token);
+    assert_eq!(verifier().verify(&text, world.now), Err(InvalidAccessToken::Audience), "RFC 9700: not for us");
+    assert_eq!(verifier().verify_for_any(&text, world.now).expect("ours").jti, token.claims.jti);
+    for (device, resource) in [("board", "https%3A%2F%2Felsewhere.local"), ("lamp", "https%3A%2F%2Fgrafana.local")] {
+        assert_eq!(ask(&mut world, device, resource).expect_err("not on its list").code, ErrorCode::InvalidTarget, "{device}");
+    }
+    for bad in ["grafana", "https://a#b", "https:", "1:x", "https://a b", &format!("https://{}", "x".repeat(128))] {
+        assert!(Profile::from_toml(&profile(&format!("resources = [\"{bad}\"]\n"))).is_err(), "{bad}");
+    }
+    let many = (0..9).map(|number| format!("\"https://s{number}\"")).collect::<Vec<_>>().join(",");
+    assert!(Profile::from_toml(&profile(&format!("resources = [{many}]\n"))).is_err());
 }
