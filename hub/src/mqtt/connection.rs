@@ -18,7 +18,7 @@ use super::{
     publishing::Answer,
     rate::Bucket,
     rows,
-    session::Subscription,
+    session::{Stored, Subscription},
     slot::{Control, Slot, lock},
     wire::{Outbox, Wire},
 };
@@ -181,6 +181,10 @@ pub(super) struct Connection<'a, G: Gate, F: Fabric, S> {
     pub(super) throttled_until: Option<Instant>,
     /// Whether the session takes more from the fabric.
     pub(super) takes_forwards: bool,
+    /// What the head of the session's queue waits for.
+    pub(super) awaited: Option<Stored>,
+    /// Whether CONNACK 0x00 was sent.
+    is_greeted: bool,
 }
 
 /// What CONNACK says of the session.
@@ -222,6 +226,8 @@ impl<'a, G: Gate, F: Fabric, S: AsyncRead + AsyncWrite + Send> Connection<'a, G,
             denials: Bucket::new(DENIALS_PER_SECOND, DENIALS_PER_SECOND),
             throttled_until: None,
             takes_forwards: true,
+            awaited: None,
+            is_greeted: false,
         }
     }
 
@@ -253,6 +259,9 @@ impl<'a, G: Gate, F: Fabric, S: AsyncRead + AsyncWrite + Send> Connection<'a, G,
         if self.wire.outbound.push(|out| dialect.connack(&connack, out)).is_err() {
             return Err(fault(reason::PACKET_TOO_LARGE, "CONNACK exceeds the client's maximum packet size"));
         }
+        // Even if what came with CONNECT ends the connection at once.
+        self.wire.outbound.spare();
+        self.is_greeted = true;
         self.record(Happening::Connected { session_present: self.session.present });
         Ok(())
     }
@@ -300,6 +309,7 @@ impl<'a, G: Gate, F: Fabric, S: AsyncRead + AsyncWrite + Send> Connection<'a, G,
                 self.renewal = None;
                 self.renew(decision)
             }
+            Some(()) = OptionFuture::from(self.awaited.clone().map(|stored| self.front.persister.told(stored))) => Ok(()),
             () = self.front.persister.drained(), if self.front.persister.is_backlogged() => Ok(()),
             filled = self.wire.inbound.fill(), if reads => match filled {
                 Ok(true) => self.take_packets().await,
@@ -424,9 +434,19 @@ impl<'a, G: Gate, F: Fabric, S: AsyncRead + AsyncWrite + Send> Connection<'a, G,
         let forget_will = matches!(ending, Ending::ByClient { reason_code: reason::SUCCESS });
         let will = self.front.detach(&self.slot, self.number, forget_will);
         let dialect = self.dialect;
+        let is_greeted = self.is_greeted;
         let say = |outbox: &mut Outbox<S>, reason_code, words: &str| {
             outbox.cut();
-            outbox.push(|out| dialect.disconnect(reason_code, words, Some(self.front.gate.now()), out));
+            let date = Some(self.front.gate.now());
+            if is_greeted {
+                outbox.push(|out| dialect.disconnect(reason_code, words, date, out));
+                return;
+            }
+            // MQTT-3.14.0-1: no DISCONNECT before CONNACK 0x00.
+            let reason_string = Some(words.to_owned());
+            let refusal = ConnAck { reason_code, return_code: 3, reason_string, date, ..ConnAck::default() };
+            // Too large only if the client takes next to nothing; then it sees the close.
+            let _ = outbox.push(|out| dialect.connack(&refusal, out));
         };
         let outbox = &mut self.wire.outbound;
         match &ending {

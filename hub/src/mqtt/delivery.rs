@@ -58,7 +58,8 @@ impl<G: Gate, F: Fabric, S: AsyncRead + AsyncWrite + Send> Connection<'_, G, F, 
         let outbound = &mut state.session.outbound;
         if !outbound.may_bypass(qos) {
             let subscription_identifiers = identifiers.into();
-            let pending = Pending { routed, qos, retain, subscription_identifiers, row: None, reserved: None, share: None };
+            let pending =
+                Pending { routed, qos, retain, subscription_identifiers, row: None, reserved: None, share: None, stored: None };
             let dropped = outbound.offer(pending);
             self.front.counters.lost.fetch_add(dropped.len() as u64, Ordering::Relaxed);
             self.takes_forwards = !outbound.is_full();
@@ -150,6 +151,7 @@ impl<G: Gate, F: Fabric, S: AsyncRead + AsyncWrite + Send> Connection<'_, G, F, 
             }
         }
         self.takes_forwards = !outbound.is_full();
+        self.awaited = outbound.awaited();
         self.front.persister.store_some_time(writes);
         drop(state);
         denials.into_iter().for_each(|denied| self.denied(denied));

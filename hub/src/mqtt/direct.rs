@@ -10,7 +10,7 @@ use super::{
     persister::Ticket,
     retained::RetainedFull,
     rows,
-    session::{Pending, Subscription},
+    session::{Pending, Stored, Subscription},
     shared::Share,
     slot::{Slot, SlotState, lock},
     trie::Trie,
@@ -181,18 +181,18 @@ impl<G: Gate, F: Fabric> Inner<G, F> {
                 writes.extend(rows);
             }
         }
-        let store = |writes: Vec<Write>| match writes.is_empty() {
+        let store = |writes: Vec<Write>, stored| match writes.is_empty() {
             true => None,
-            false if promised => Some(self.persister.store(writes)),
+            false if promised => Some(self.persister.store_and_tell(writes, stored)),
             false => {
                 self.persister.store_some_time(writes);
                 None
             }
         };
         // The lock on what is retained is held meanwhile, so that the rows of two publishes keep their order.
-        let ticket = self.queue(&Arc::new(routed), matches, writes, |mut writes| {
+        let ticket = self.queue(&Arc::new(routed), matches, writes, |mut writes, stored| {
             writes.extend(taken);
-            store(writes)
+            store(writes, stored)
         });
         drop(retained);
         Ok(ticket)
@@ -204,20 +204,21 @@ impl<G: Gate, F: Fabric> Inner<G, F> {
         routed: &Arc<Routed>,
         mut matches: Vec<Match>,
         mut writes: Vec<Write>,
-        store: impl FnOnce(Vec<Write>) -> T,
+        store: impl FnOnce(Vec<Write>, Stored) -> T,
     ) -> T {
         // In one order of locks, so that two publishers never wait for each other.
         matches.sort_by_key(|matched| matched.slot.number);
         let mut queued = Vec::with_capacity(matches.len());
+        let rows_stored = Stored::default();
         let stored = {
             let by_slot = matches.chunk_by(|one, other| Arc::ptr_eq(&one.slot, &other.slot));
             let mut states: Vec<_> =
                 by_slot.filter_map(|same| same.first().map(|first| (same, lock(&first.slot.state)))).collect();
             for (same, state) in &mut states {
-                queued.extend(same.iter().map(|matched| matched.queue(state, routed, &mut writes)));
+                queued.extend(same.iter().map(|matched| matched.queue(state, routed, &mut writes, &rows_stored)));
             }
             // Under the locks, so that a row is stored before its deletion.
-            store(writes)
+            store(writes, rows_stored)
         };
         for (matched, queued) in matches.iter().zip(queued) {
             match (queued, &matched.share) {
@@ -239,7 +240,7 @@ impl<G: Gate, F: Fabric> Inner<G, F> {
     /// Gives a message of a group to another member.
     pub(super) fn share_again(&self, share: &Arc<Share>, routed: &Arc<Routed>) {
         if let Some(matched) = share.choose(&routed.topic, routed.message.qos) {
-            self.queue(routed, vec![matched], Vec::new(), |writes| self.persister.store_some_time(writes));
+            self.queue(routed, vec![matched], Vec::new(), |writes, stored| drop(self.persister.store_and_tell(writes, stored)));
         }
     }
 
@@ -255,7 +256,7 @@ impl<G: Gate, F: Fabric> Inner<G, F> {
 }
 
 impl Match {
-    fn queue(&self, state: &mut SlotState, routed: &Arc<Routed>, writes: &mut Vec<Write>) -> Queued {
+    fn queue(&self, state: &mut SlotState, routed: &Arc<Routed>, writes: &mut Vec<Write>, stored: &Stored) -> Queued {
         let slot = &self.slot;
         if state.is_discarded {
             return Queued::TooLate;
@@ -273,9 +274,10 @@ impl Match {
             subscription_identifiers: self.identifiers.as_slice().into(),
             row: None,
             reserved: None,
+            stored: None,
             share: self.share.clone(),
         };
-        let Some(pending) = slot.prepare(state, pending, writes) else {
+        let Some(pending) = slot.prepare(state, pending, writes, stored) else {
             return Queued::WithLoss(1, !std::mem::replace(&mut state.overflowed, true));
         };
         let dropped = state.session.outbound.offer(pending);
@@ -292,7 +294,14 @@ impl Match {
 impl Slot {
     /// Gives a message what it needs to outlive the hub, if the session does: a position, a packet identifier for QoS 2, rows.
     /// Nothing if no packet identifier is free.
-    pub(super) fn prepare(&self, state: &mut SlotState, pending: Pending, writes: &mut Vec<Write>) -> Option<Pending> {
+    /// `stored` is to be set when the rows are.
+    pub(super) fn prepare(
+        &self,
+        state: &mut SlotState,
+        pending: Pending,
+        writes: &mut Vec<Write>,
+        stored: &Stored,
+    ) -> Option<Pending> {
         if !self.is_durable || pending.qos == QoS::AtMostOnce {
             return Some(pending);
         }
@@ -302,7 +311,8 @@ impl Slot {
         };
         let position = state.next_position;
         state.next_position += 1;
-        let pending = Pending { row: Some(position), reserved, ..pending };
+        let stored = reserved.map(|_| stored.clone());
+        let pending = Pending { row: Some(position), reserved, stored, ..pending };
         writes.extend(rows::put_queued(self.number, position, &pending));
         Some(pending)
     }

@@ -4,6 +4,7 @@
 use super::{
     gate::{Gate, PersistError},
     limits::{PERSIST_BACKLOG_BYTES, PERSIST_BATCH_BYTES, PERSIST_BATCH_ROWS},
+    session::Stored,
 };
 use hearthkey_core::write::Write;
 use std::sync::{
@@ -31,6 +32,7 @@ struct Request {
     writes: Vec<Write>,
     bytes: usize,
     done: Option<oneshot::Sender<bool>>,
+    stored: Option<Stored>,
 }
 
 /// Becomes true when the rows are durable, false if they could not be stored.
@@ -56,14 +58,32 @@ impl Persister {
     /// Stores rows and says when that is done.
     pub(super) fn store(&self, writes: Vec<Write>) -> Ticket {
         let (done, ticket) = oneshot::channel();
-        self.send(writes, Some(done));
+        self.send(writes, Some(done), None);
         Ticket(ticket)
+    }
+
+    /// The same; `stored` is set too.
+    pub(super) fn store_and_tell(&self, writes: Vec<Write>, stored: Stored) -> Ticket {
+        let (done, ticket) = oneshot::channel();
+        self.send(writes, Some(done), Some(stored));
+        Ticket(ticket)
+    }
+
+    /// Waits until it is set.
+    pub(super) async fn told(&self, stored: Stored) {
+        loop {
+            let drained = self.backlog.drained.notified();
+            if stored.is_set() {
+                return;
+            }
+            drained.await;
+        }
     }
 
     /// Stores rows on whose durability nobody waits.
     pub(super) fn store_some_time(&self, writes: Vec<Write>) {
         if !writes.is_empty() {
-            self.send(writes, None);
+            self.send(writes, None, None);
         }
     }
 
@@ -84,11 +104,11 @@ impl Persister {
         }
     }
 
-    fn send(&self, writes: Vec<Write>, done: Option<oneshot::Sender<bool>>) {
+    fn send(&self, writes: Vec<Write>, done: Option<oneshot::Sender<bool>>, stored: Option<Stored>) {
         let bytes = writes.iter().map(weight).sum();
         self.backlog.bytes.fetch_add(bytes, Ordering::Relaxed);
         // If the task is gone, so is the runtime; the ticket says false.
-        let _ = self.requests.send(Request { writes, bytes, done });
+        let _ = self.requests.send(Request { writes, bytes, done, stored });
     }
 }
 
@@ -126,6 +146,7 @@ async fn write_batches<G: Gate>(gate: Arc<G>, mut requests: mpsc::UnboundedRecei
             },
         };
         let (mut writes, mut bytes, mut waiting) = (first.writes, first.bytes, Vec::from_iter(first.done));
+        let mut stored = Vec::from_iter(first.stored);
         while let Ok(request) = requests.try_recv() {
             if writes.len() + request.writes.len() > PERSIST_BATCH_ROWS || bytes + request.bytes > PERSIST_BATCH_BYTES {
                 next = Some(request);
@@ -134,11 +155,14 @@ async fn write_batches<G: Gate>(gate: Arc<G>, mut requests: mpsc::UnboundedRecei
             writes.extend(request.writes);
             bytes += request.bytes;
             waiting.extend(request.done);
+            stored.extend(request.stored);
         }
         let result = persist_all(&*gate, writes).await;
         if let Err(error) = &result {
             tracing::error!(%error, "MQTT rows are not durable");
         }
+        // Also if it failed: the publisher hears of it, and nothing else of the session should wait for it.
+        stored.iter().for_each(Stored::set);
         backlog.bytes.fetch_sub(bytes, Ordering::Relaxed);
         backlog.drained.notify_waiters();
         for done in waiting {

@@ -241,6 +241,7 @@ impl StoredMessage {
             row: Some(position),
             reserved: self.packet_identifier.map(|packet_identifier| Reserved { packet_identifier, may_be_known: true }),
             share: None,
+            stored: None,
         }
     }
 }
@@ -444,6 +445,7 @@ mod tests {
             subscription_identifiers: Box::new([4, 500]),
             row: Some(position),
             reserved: None,
+            stored: None,
             share: None,
         }
     }

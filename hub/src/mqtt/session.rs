@@ -9,7 +9,10 @@ use super::{
 use hearthkey_core::topic::{SubscriptionFilter, TopicFilter};
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 /// What a session keeps between connections.
@@ -125,7 +128,35 @@ pub struct Pending {
     pub reserved: Option<Reserved>,
     /// The group whose message it is, if it is shared: another member may get it if this session ends.
     pub share: Option<Arc<Share>>,
+    /// What it waits for before it is sent, with QoS 2: had the client seen it, and a power cut taken it back, its publisher's
+    /// repetition would be a second one.
+    pub stored: Option<Stored>,
 }
+
+/// Whether rows are durable: shared by the store and those who wait for it.
+#[derive(Debug, Clone, Default)]
+pub struct Stored(Arc<AtomicBool>);
+
+impl Stored {
+    /// They are, or never will be.
+    pub fn set(&self) {
+        self.0.store(true, Ordering::Release);
+    }
+
+    /// Whether they are.
+    #[must_use]
+    pub fn is_set(&self) -> bool {
+        self.0.load(Ordering::Acquire)
+    }
+}
+
+impl PartialEq for Stored {
+    fn eq(&self, other: &Self) -> bool {
+        self.is_set() == other.is_set()
+    }
+}
+
+impl Eq for Stored {}
 
 /// A packet identifier that is set apart for a message that waits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -268,6 +299,12 @@ impl Outbound {
         self.queue.push_back(pending);
     }
 
+    /// What the head of the queue waits for.
+    #[must_use]
+    pub fn awaited(&self) -> Option<Stored> {
+        self.queue.front()?.stored.clone().filter(|stored| !stored.is_set())
+    }
+
     /// What can be sent now.
     #[must_use]
     pub fn next(&self) -> Option<Next<'_>> {
@@ -282,7 +319,7 @@ impl Outbound {
                 Stage::Published { .. } => None,
             };
         }
-        let head = self.queue.front()?;
+        let head = self.queue.front().filter(|head| head.stored.as_ref().is_none_or(Stored::is_set))?;
         (head.qos == QoS::AtMostOnce || self.in_flight.len() < self.window).then_some(Next::First(head))
     }
 
@@ -477,7 +514,16 @@ mod tests {
         let topic = TopicName::parse("a").expect("legal");
         let message = Message { payload: text.into(), qos, ..Message::default() };
         let routed = Arc::new(Routed { topic, message, publisher: None });
-        Pending { routed, qos, retain: false, subscription_identifiers: Box::new([]), row: None, reserved: None, share: None }
+        Pending {
+            routed,
+            qos,
+            retain: false,
+            subscription_identifiers: Box::new([]),
+            row: None,
+            reserved: None,
+            share: None,
+            stored: None,
+        }
     }
 
     fn text(pending: &Pending) -> String {

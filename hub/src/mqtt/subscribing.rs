@@ -9,7 +9,7 @@ use super::{
     packet::{RetainHandling, Subscribe, SubscribeRequest, reason},
     persister::Ticket,
     publishing::Answer,
-    session::{Pending, Subscription},
+    session::{Pending, Stored, Subscription},
     slot::lock,
 };
 use hearthkey_core::{
@@ -133,7 +133,7 @@ impl<G: Gate, F: Fabric, S: AsyncRead + AsyncWrite + Send> Connection<'_, G, F, 
     }
 
     fn offer(&self, subscription: &Subscription, messages: Vec<Arc<Routed>>, retain: bool) {
-        let mut writes = Vec::new();
+        let (mut writes, stored) = (Vec::new(), Stored::default());
         let mut state = lock(&self.slot.state);
         // A client that subscribes again and again without reading gets them once.
         if state.session.outbound.len() > self.front.limits.max_retained_messages {
@@ -146,16 +146,17 @@ impl<G: Gate, F: Fabric, S: AsyncRead + AsyncWrite + Send> Connection<'_, G, F, 
                 subscription_identifiers: subscription.identifier.into_iter().collect(),
                 row: None,
                 reserved: None,
+                stored: None,
                 share: None,
                 routed,
             };
             // A command that waits is the hub's to send again; what was retained is the session's from now on.
-            let pending = if retain { self.slot.prepare(&mut state, pending, &mut writes) } else { Some(pending) };
+            let pending = if retain { self.slot.prepare(&mut state, pending, &mut writes, &stored) } else { Some(pending) };
             if let Some(pending) = pending {
                 state.session.outbound.offer_unbounded(pending);
             }
         }
-        self.front.persister.store_some_time(writes);
+        drop(self.front.persister.store_and_tell(writes, stored));
     }
 
     pub(super) async fn unsubscribe(

@@ -40,6 +40,8 @@ pub(super) struct Outbox<S> {
     /// What is left of each packet, the first possibly begun.
     packets: VecDeque<usize>,
     first_is_begun: bool,
+    /// How many of them, from the front, a cut spares.
+    spared: usize,
     needs_flush: bool,
 }
 
@@ -60,6 +62,7 @@ impl<S: AsyncRead + AsyncWrite> Wire<S> {
                 peak: 0,
                 packets: VecDeque::new(),
                 first_is_begun: false,
+                spared: 0,
                 needs_flush: false,
             },
         }
@@ -167,11 +170,16 @@ impl<S: AsyncWrite> Outbox<S> {
         Ok(())
     }
 
-    /// Drops the packets of which nothing is written yet.
+    /// What waits now is written whatever comes.
+    pub(super) fn spare(&mut self) {
+        self.spared = self.packets.len();
+    }
+
+    /// Drops the packets of which nothing is written yet, but not those that are [spared](Self::spare).
     pub(super) fn cut(&mut self) {
-        let keep = if self.first_is_begun { self.packets.front().copied().unwrap_or(0) } else { 0 };
-        self.bytes.truncate(keep);
-        self.packets.truncate(usize::from(keep > 0));
+        let spared = self.spared.max(usize::from(self.first_is_begun));
+        self.bytes.truncate(self.packets.iter().take(spared).sum());
+        self.packets.truncate(spared);
     }
 
     async fn write_all(&mut self) -> io::Result<()> {
@@ -192,6 +200,7 @@ impl<S: AsyncWrite> Outbox<S> {
             written -= *first;
             self.packets.pop_front();
             self.first_is_begun = false;
+            self.spared = self.spared.saturating_sub(1);
         }
         if self.bytes.is_empty() {
             if self.peak <= SMALL_WRITE || self.bytes.capacity() > LARGE_READ {
@@ -222,6 +231,21 @@ mod tests {
         let mut text = String::new();
         peer.read_to_string(&mut text).await.expect("text");
         assert_eq!(text, "abcdefgEND");
+    }
+
+    #[tokio::test]
+    async fn a_cut_spares_what_must_come_first() {
+        let (stream, mut peer) = tokio::io::duplex(100);
+        let mut wire = Wire::new(stream);
+        wire.outbound.push(|out| out.put_slice(b"abc"));
+        wire.outbound.spare();
+        wire.outbound.push(|out| out.put_slice(b"defg"));
+        wire.outbound.cut();
+        wire.outbound.push(|out| out.put_slice(b"END"));
+        tokio::spawn(wire.linger());
+        let mut text = String::new();
+        peer.read_to_string(&mut text).await.expect("text");
+        assert_eq!(text, "abcEND");
     }
 
     #[tokio::test]

@@ -32,7 +32,8 @@ async fn mqtt_3_12_4_1_pingreq_is_answered_by_pingresp() {
 }
 
 /// 5: 3.14.0-1
-/// A CONNECT that is refused or malformed is answered by CONNACK and never by DISCONNECT.
+/// A CONNECT that is refused or malformed is answered by CONNACK and never by DISCONNECT; so is one whose session cannot be
+/// stored, or whose CONNACK the client does not take. What comes with CONNECT and ends the connection ends it after CONNACK.
 #[tokio::test]
 async fn mqtt_3_14_0_1_no_disconnect_before_connack() {
     let home = Home::new().await;
@@ -42,6 +43,19 @@ async fn mqtt_3_14_0_1_no_disconnect_before_connack() {
         client.send(&bytes).await;
         assert_eq!(client.receive().await.first, 0x20);
         client.closed().await;
+    }
+    is_refused(&home, &with(owner(5, "a"), &[0x27, 0, 0, 0, 10]).packet(), Some(0x95)).await;
+    for version in BOTH {
+        let mut client = home.stranger().await;
+        client.version = version;
+        client.send(&[owner(version, "a").packet(), vec![0x00, 0x00]].concat()).await;
+        let connack = client.receive().await;
+        assert_eq!((connack.first, connack.body[1]), (0x20, 0));
+        ends(&mut client, 0x81).await;
+    }
+    home.gate.disk.set(DiskMode::Fails);
+    for (version, code) in [(5, 0x88), (4, 0x03)] {
+        is_refused(&home, &kept(version, "b").packet(), Some(code)).await;
     }
 }
 

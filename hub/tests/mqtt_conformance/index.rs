@@ -28,14 +28,7 @@ const EXCUSED_V5: &[(&str, &str)] = &[
         "3.3.4-7",
         "a client's duty; the hub's answer is tested in `mqtt_front`: `more_unacknowledged_publishes_than_announced_end_the_connection`",
     ),
-    (
-        "3.2.2-9 3.2.2-10 3.2.2-12 3.5.2-1 3.5.2-2 3.5.2-3 3.6.1-1 3.6.2-1 3.6.2-2 3.6.2-3 3.7.2-1 3.7.2-2 3.7.2-3 \
-         4.3.3-1 4.3.3-2 4.3.3-3 4.3.3-4 4.3.3-5 4.3.3-6 4.3.3-7 4.3.3-8 4.3.3-9 4.3.3-10 4.3.3-11 4.3.3-12 4.3.3-13 \
-         4.6.0-3 4.6.0-4",
-        "comes with QoS 2",
-    ),
-    ("3.3.2-7 3.3.2-8 3.3.2-9 3.3.2-12", "comes with topic aliases"),
-    ("4.8.2-1 4.8.2-2 4.8.2-3 4.8.2-4 4.8.2-5 4.8.2-6", "comes with shared subscriptions"),
+    ("3.2.2-9 3.2.2-10 3.2.2-12", "the hub takes QoS 2"),
     ("3.2.2-13", "the hub keeps retained messages"),
     ("3.11.2-1 3.11.2-2", "UNSUBACK never carries words"),
     ("4.2.0-1", "TCP, TLS and WebSocket; every test here goes over TCP"),
@@ -45,7 +38,6 @@ const EXCUSED_V5: &[(&str, &str)] = &[
 /// Statements of MQTT 3.1.1 without a test here, and why.
 const EXCUSED_V311: &[(&str, &str)] = &[
     ("2.3.1-2 2.3.1-3 3.1.2-23 3.1.3-7 3.14.4-1 3.14.4-2 4.5.0-2 6.0.0-3 7.1.2-1", CLIENT),
-    ("3.6.1-1 4.3.3-1 4.3.3-2 4.6.0-3 4.6.0-4", "comes with QoS 2"),
     ("3.8.3-2", "the hub takes wildcards"),
     ("6.0.0-1 6.0.0-2 6.0.0-4", "WebSocket has tests of its own beside the HTTPS listener"),
     ("7.0.0-1", "the hub connects to no other server"),
@@ -58,6 +50,8 @@ const SOURCES: &[(&str, &str)] = &[
     ("connecting", include_str!("connecting.rs")),
     ("wills", include_str!("wills.rs")),
     ("publishing", include_str!("publishing.rs")),
+    ("exactly_once", include_str!("exactly_once.rs")),
+    ("sharing", include_str!("sharing.rs")),
     ("subscribing", include_str!("subscribing.rs")),
     ("topics", include_str!("topics.rs")),
     ("session_state", include_str!("session_state.rs")),

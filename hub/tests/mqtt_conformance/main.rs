@@ -5,10 +5,12 @@
 
 mod connecting;
 mod ending;
+mod exactly_once;
 mod index;
 mod peer;
 mod publishing;
 mod session_state;
+mod sharing;
 mod strings;
 mod subscribing;
 #[path = "../mqtt_front/support.rs"]

@@ -84,7 +84,7 @@ async fn mqtt_3_1_2_12_without_a_will_nothing_is_published() {
 async fn mqtt_3_1_2_14_a_will_has_qos_0_1_or_2() {
     for version in BOTH {
         let home = Home::new().await;
-        for (qos, gets) in [(0, 0), (1, 1)] {
+        for (qos, gets) in [(0, 0), (1, 1), (2, 1)] {
             let (client, mut watcher) = testator(&home, version, qos, false, &[]).await;
             drop(client);
             assert_eq!(watcher.message().await.qos, gets, "the watcher asked for QoS 1");

@@ -156,8 +156,8 @@ async fn a_client_gets_no_packet_larger_than_it_takes() {
     tiny.properties = vec![0x27, 0, 0, 0, 10];
     let mut stranger = home.stranger().await;
     stranger.send(&tiny.packet()).await;
-    let goodbye = stranger.receive().await;
-    assert_eq!((goodbye.first, goodbye.body), (0xE0, vec![0x95, 0]), "CONNACK does not fit, this does");
+    let refusal = stranger.receive().await;
+    assert_eq!((refusal.first, refusal.body), (0x20, vec![0, 0x95, 0]), "a CONNACK that says so fits");
 }
 
 /// A small generator with a seed: a failure repeats.

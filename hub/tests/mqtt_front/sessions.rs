@@ -176,15 +176,7 @@ async fn what_could_not_be_stored_is_not_acknowledged() {
     let (code, words) = lamp.disconnected().await;
     assert_eq!(code, 0x83);
     assert!(words.contains("could not store"), "{words}");
-    assert_eq!(home.refusal_of_a_session().await, 0x88);
-}
-
-impl Home {
-    async fn refusal_of_a_session(&self) -> u8 {
-        let mut owner = self.stranger().await;
-        owner.send(&Connect::kept("owner").packet()).await;
-        owner.disconnected().await.0
-    }
+    assert_eq!(home.refusal(Connect::kept("owner")).await.0, 0x88);
 }
 
 #[tokio::test]
