@@ -1,0 +1,81 @@
+//! Many short lives, and what the checks see when something is broken on purpose.
+
+use crate::fabrics::{Ground, Lossy};
+use crate::world::{Sabotage, World};
+use hearthkey::mqtt::fabric_native::NativeFabric;
+use hearthkey::mqtt::fabric_router::RouterFabric;
+use std::sync::Arc;
+
+/// Steps of one life.
+const STEPS: usize = 200;
+/// Lives in CI on a fabric without a thread; a third as many on the router, which has to be waited for.
+const LIVES: u64 = 60;
+
+/// One life from a seed, in virtual time: what was wrong with it, and how many messages came.
+fn life<F: Ground>(seed: u64, sabotage: Sabotage) -> (Result<(), String>, usize, Vec<String>) {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
+    runtime.block_on(async {
+        let mut world = World::<F>::new(seed, sabotage);
+        let outcome = world.live(STEPS).await;
+        (outcome, world.received, std::mem::take(&mut world.log))
+    })
+}
+
+fn number(variable: &str) -> Option<u64> {
+    std::env::var(variable).ok().map(|text| text.parse().unwrap_or_else(|_| panic!("{variable} is a number")))
+}
+
+fn lives<F: Ground>() {
+    let (first, count) = match (number("HEARTHKEY_SEED"), number("HEARTHKEY_SEEDS")) {
+        (Some(seed), _) => (seed, 1),
+        (None, count) => (1, count.unwrap_or(if F::HAS_THREAD { LIVES / 3 } else { LIVES })),
+    };
+    let mut received = 0;
+    for seed in first..first + count {
+        let (outcome, came, log) = life::<F>(seed, Sabotage::None);
+        received += came;
+        if let Err(why) = outcome {
+            println!("{}", log.join("\n"));
+            panic!("seed {seed} on the fabric `{}`: {why}\nrepeat it with HEARTHKEY_SEED={seed}", F::NAME);
+        }
+    }
+    println!("{count} lives on the fabric `{}`: {received} messages received", F::NAME);
+    assert!(received > 20 * usize::try_from(count).unwrap(), "too quiet to prove anything: {received}");
+}
+
+/// The first seed at which the checks see it, and what they say.
+fn seen<F: Ground>(sabotage: Sabotage) -> String {
+    (1..=LIVES)
+        .find_map(|seed| {
+            let (outcome, _, log) = life::<F>(seed, sabotage);
+            outcome.err().inspect(|why| println!("{}\nseed {seed}: {why}", log.join("\n")))
+        })
+        .unwrap_or_else(|| panic!("{sabotage:?} on `{}` was not seen in {LIVES} lives", F::NAME))
+}
+
+#[test]
+fn every_promise_is_kept_over_the_router() {
+    lives::<Arc<RouterFabric>>();
+}
+
+#[test]
+fn every_promise_is_kept_over_the_native_fabric() {
+    lives::<NativeFabric>();
+}
+
+#[test]
+fn the_checks_see_a_fabric_that_loses_messages() {
+    let why = seen::<Lossy<NativeFabric>>(Sabotage::None);
+    assert!(why.contains("what is owed"), "{why}");
+}
+
+#[test]
+fn the_checks_see_a_hub_that_is_deaf_to_a_change_of_rights() {
+    let why = seen::<NativeFabric>(Sabotage::DeafToRights);
+    assert!(why.contains("right") || why.contains("subscribes") || why.contains("answered"), "{why}");
+}
+
+#[test]
+fn the_checks_see_a_restart_that_forgets_a_row() {
+    seen::<NativeFabric>(Sabotage::ForgetfulRestart);
+}

@@ -1,0 +1,109 @@
+//! What clients were promised: the reference that the front is held to. Knows nothing of packets.
+
+use std::collections::BTreeMap;
+
+/// How many topics and clients there are.
+pub(crate) const TOPICS: usize = 3;
+pub(crate) const CLIENTS: usize = 4;
+
+/// A message as its publisher sent it; its number is its place in the list.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Message {
+    pub(crate) publisher: usize,
+    pub(crate) topic: usize,
+    pub(crate) qos: u8,
+    pub(crate) step: usize,
+    pub(crate) is_denied: bool,
+    pub(crate) was_resent: bool,
+}
+
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Subscription {
+    pub(crate) qos: u8,
+    pub(crate) since: usize,
+    /// The right was lost for a while: messages of that time may be missing.
+    pub(crate) is_weak: bool,
+}
+
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Session {
+    pub(crate) is_kept: bool,
+    pub(crate) subscriptions: BTreeMap<usize, Subscription>,
+    /// Highest QoS ever granted, by topic.
+    granted: BTreeMap<usize, u8>,
+    /// Messages that must still come.
+    pub(crate) owed: BTreeMap<usize, Message>,
+    /// By message: copies, and the connection and QoS of the last.
+    got: BTreeMap<usize, (usize, usize, u8)>,
+    /// By publisher, topic and QoS.
+    last: BTreeMap<(usize, usize, u8), usize>,
+}
+
+impl Session {
+    pub(crate) fn new(is_kept: bool) -> Self {
+        Self { is_kept, ..Self::default() }
+    }
+
+    /// It asks for a subscription that it may have.
+    pub(crate) fn may_come(&mut self, topic: usize, qos: u8) {
+        let highest = self.granted.entry(topic).or_default();
+        *highest = qos.max(*highest);
+    }
+
+    pub(crate) fn subscribe(&mut self, topic: usize, qos: u8, step: usize) {
+        self.subscriptions.insert(topic, Subscription { qos, since: step, is_weak: false });
+    }
+
+    pub(crate) fn unsubscribe(&mut self, topic: usize) {
+        self.subscriptions.remove(&topic);
+        self.forgive(topic);
+    }
+
+    /// Messages of this topic need not come any more.
+    pub(crate) fn forgive(&mut self, topic: usize) {
+        self.owed.retain(|_, message| message.topic != topic);
+    }
+
+    /// A publish was acknowledged.
+    pub(crate) fn promise(&mut self, number: usize, message: Message, can_read: bool) {
+        let Some(subscription) = self.subscriptions.get(&message.topic) else { return };
+        let holds = subscription.since <= message.step && subscription.qos.min(message.qos) > 0 && can_read;
+        if holds && !self.got.contains_key(&number) && (self.is_kept || !subscription.is_weak) {
+            self.owed.insert(number, message);
+        }
+    }
+
+    /// A message came: whether that breaks a promise. `fabric_died` since it was published.
+    pub(crate) fn receive(
+        &mut self,
+        number: usize,
+        message: Message,
+        (qos, dup, connection): (u8, bool, usize),
+        fabric_died: bool,
+    ) -> Result<(), String> {
+        self.owed.remove(&number);
+        let highest = self.granted.get(&message.topic).copied();
+        if highest.is_none_or(|highest| qos > highest.min(message.qos)) {
+            return Err(format!("QoS {qos} although granted {highest:?} and published at {}", message.qos));
+        }
+        let earlier = self.got.get(&number).copied();
+        let copies = earlier.map_or(0, |(copies, ..)| copies) + 1;
+        self.got.insert(number, (copies, connection, qos));
+        if let Some((_, on, before)) = earlier {
+            // MQTT 5 section 3.8.4 permits a copy at QoS 0 of what was published at QoS 1: the subscription was replaced meanwhile.
+            let is_lowered = message.qos > 0 && qos.min(before) == 0;
+            let is_excused = is_lowered || message.was_resent && message.qos < 2 || fabric_died && qos.min(before) < 2;
+            return match qos.max(before) {
+                _ if is_excused => Ok(()),
+                1 if on != connection && dup => Ok(()),
+                _ => Err(format!("copy {copies}, at QoS {qos} with DUP {dup} on connection {connection}, before {earlier:?}")),
+            };
+        }
+        let last = self.last.entry((message.publisher, message.topic, qos)).or_default();
+        if *last > number {
+            return Err(format!("after message {last} of the same publisher, topic and QoS"));
+        }
+        *last = number;
+        Ok(())
+    }
+}

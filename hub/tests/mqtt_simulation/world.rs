@@ -1,0 +1,662 @@
+//! One life of a home: random steps, and the checks of what comes of them.
+
+use crate::client::{Connection, Memory};
+use crate::fabrics::Ground;
+use crate::model::{CLIENTS, Message, Session, TOPICS};
+use crate::support::{packet as encode, *};
+use hearthkey::mqtt::{Front, Limits};
+use hearthkey_core::{UnixTime, session::EndReason};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// Seconds for which a session is kept.
+const KEPT_S: u64 = 600;
+/// Seconds for which a credential is good.
+const GOOD_S: u64 = 1_000;
+
+/// What a life breaks on purpose, to show that the checks would see it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Sabotage {
+    None,
+    /// Rights change and sessions do not hear of it.
+    DeafToRights,
+    /// A restart forgets a queued message.
+    ForgetfulRestart,
+}
+
+pub(crate) struct World<F: Ground> {
+    random: fastrand::Rng,
+    seed: u64,
+    sabotage: Sabotage,
+    gate: Arc<FakeGate>,
+    fabric: F,
+    front: Front<FakeGate, F>,
+    clients: Vec<Client>,
+    messages: Vec<Message>,
+    step: usize,
+    highest_qos: u8,
+    fabric_died: usize,
+    connections: usize,
+    /// Seconds since the beginning.
+    now_s: u64,
+    pub(crate) log: Vec<String>,
+    pub(crate) received: usize,
+}
+
+#[derive(Default)]
+struct Client {
+    connection: Option<Connection>,
+    memory: Memory,
+    session: Option<Session>,
+    may_publish: [bool; TOPICS],
+    may_read: [bool; TOPICS],
+    is_revoked: bool,
+    good_until: u64,
+    left_at: u64,
+    answer: Option<Packet>,
+    pings: usize,
+}
+
+type Checked<T = ()> = Result<T, String>;
+
+fn name(client: usize) -> String {
+    format!("client-{client}")
+}
+
+fn topic(topic: usize) -> String {
+    format!("t/{topic}")
+}
+
+impl<F: Ground> World<F> {
+    pub(crate) fn new(seed: u64, sabotage: Sabotage) -> Self {
+        let gate = Arc::new(FakeGate::default());
+        let fabric = F::new();
+        let front = Front::with_fabric(gate.clone(), Limits::default(), [], fabric.clone());
+        let clients =
+            (0..CLIENTS).map(|_| Client { may_publish: [true; TOPICS], may_read: [true; TOPICS], ..Client::default() }).collect();
+        let mut world = Self {
+            random: fastrand::Rng::with_seed(seed),
+            seed,
+            sabotage,
+            gate,
+            fabric,
+            front,
+            clients,
+            messages: Vec::new(),
+            step: 0,
+            highest_qos: 1,
+            fabric_died: 0,
+            connections: 0,
+            now_s: 0,
+            log: Vec::new(),
+            received: 0,
+        };
+        (0..CLIENTS).for_each(|client| world.grant(client));
+        world
+    }
+
+    /// Lives so many steps, lets everybody come back, and waits for what is owed.
+    pub(crate) async fn live(&mut self, steps: usize) -> Checked {
+        for _ in 0..steps {
+            self.step += 1;
+            let client = self.random.usize(..CLIENTS);
+            self.act(client).await.map_err(|why| format!("step {}: {why}", self.step))?;
+        }
+        for client in 0..CLIENTS {
+            self.clients[client].is_revoked = false;
+            self.gate.state.lock().unwrap().ends.remove(&user(&name(client)));
+            let is_kept = self.clients[client].session.as_ref().is_some_and(|session| session.is_kept);
+            if is_kept && self.clients[client].connection.is_none() {
+                self.connect(client, true).await?;
+            }
+        }
+        self.wait("what is owed", |world| {
+            world.clients.iter().all(|client| client.session.as_ref().is_none_or(|session| session.owed.is_empty()))
+        })
+        .await
+    }
+
+    async fn act(&mut self, client: usize) -> Checked {
+        let choice = self.random.u32(..100);
+        let is_connected = self.clients[client].connection.is_some();
+        match choice {
+            0..65 if !is_connected => self.connect(client, choice < 50).await,
+            0..35 => self.publish(client, choice < 5).await,
+            35..53 if is_connected => self.subscribe(client).await,
+            53..56 if is_connected => self.unsubscribe(client).await,
+            56..66 if is_connected => self.leave(client, choice < 60).await,
+            66..74 => self.change_rights(client).await,
+            74..77 => self.revoke(client).await,
+            77..81 if is_connected => self.renew(client).await,
+            81..88 => self.pass_time().await,
+            88..91 => self.restart().await,
+            91..93 => self.kill_fabric().await,
+            _ => self.acknowledge(client).await,
+        }
+    }
+
+    fn note(&mut self, what: String) {
+        self.log.push(format!("{:>4} {:>6} s  {what}", self.step, self.now_s));
+    }
+
+    fn grant(&mut self, client: usize) {
+        let of = &mut self.clients[client];
+        of.good_until = self.now_s + GOOD_S;
+        let topics = |may: &[bool; TOPICS]| (0..TOPICS).filter(|&index| may[index]).map(topic).collect::<Vec<_>>();
+        let (publish, read) = (topics(&of.may_publish), topics(&of.may_read));
+        let words =
+            |topics: &[String]| topics.iter().map(|topic| Box::leak(topic.clone().into_boxed_str()) as &str).collect::<Vec<_>>();
+        let rights = rights(&words(&publish), &words(&read));
+        self.gate.grant(&name(client), user(&name(client)), rights, Some(UnixTime(NOW.0 + of.good_until)));
+    }
+
+    async fn connect(&mut self, client: usize, keep: bool) -> Checked {
+        let of = &mut self.clients[client];
+        if of.is_revoked {
+            return Ok(());
+        }
+        let number = self.connections;
+        self.connections += 1;
+        let (ours, theirs) = tokio::io::duplex(1 << 16);
+        let front = self.front.clone();
+        let peer = ([127, 0, 0, 1], 1).into();
+        let served = tokio::spawn(async move { front.serve_connection(theirs, peer).await });
+        of.connection = Some(Connection::new(number, ours, served));
+        of.answer = None;
+        self.grant(client);
+        let mut connect = Connect::by_method(&name(client), "client_credentials", name(client).as_bytes());
+        connect.clean_start = !keep;
+        if keep {
+            connect.properties.push(0x11);
+            connect.properties.extend(u32::try_from(KEPT_S).unwrap().to_be_bytes());
+        }
+        self.send(client, &connect.packet()).await;
+        let connack = self.answer(client, 0x20).await?;
+        if connack.body[1] != 0 {
+            return Err(format!("client {client} was refused: {connack:?}"));
+        }
+        // Maximum QoS: absent if it is 2.
+        self.highest_qos = if connack.body.windows(2).any(|two| two == [0x24, 1]) { 1 } else { 2 };
+        let of = &mut self.clients[client];
+        let expected = keep && of.session.as_ref().is_some_and(|session| session.is_kept);
+        let present = connack.body[0] == 1;
+        if present != expected {
+            return Err(format!("client {client}: session present {present}, should be {expected}"));
+        }
+        if present {
+            for (_, entry) in of.memory.unacknowledged.clone() {
+                self.messages[entry.message].was_resent = true;
+                let bytes = if entry.is_released {
+                    packet(0x62, &entry.identifier.to_be_bytes())
+                } else {
+                    self.publish_packet(entry.message, entry.identifier, true)
+                };
+                self.send(client, &bytes).await;
+            }
+        } else {
+            of.memory = Memory { next: of.memory.next, ..Memory::default() };
+            of.session = Some(Session::new(keep));
+        }
+        self.note(format!("client {client} connects, connection {number}, keep {keep}, session present {present}"));
+        self.settle().await
+    }
+
+    fn publish_packet(&self, number: usize, identifier: u16, dup: bool) -> Vec<u8> {
+        let message = self.messages[number];
+        let mut body = string(&topic(message.topic));
+        if message.qos > 0 {
+            body.extend(identifier.to_be_bytes());
+        }
+        body.push(0);
+        body.extend(number.to_string().bytes());
+        packet(0x30 | message.qos << 1 | u8::from(dup) << 3, &body)
+    }
+
+    async fn publish(&mut self, client: usize, and_vanish: bool) -> Checked {
+        if self.clients[client].connection.is_none() {
+            return Ok(());
+        }
+        for _ in 0..self.random.usize(1..6) {
+            let (topic, qos) = (self.random.usize(..TOPICS), self.random.u8(..=self.highest_qos));
+            let number = self.messages.len();
+            let is_denied = !self.clients[client].may_publish[topic];
+            self.messages.push(Message { publisher: client, topic, qos, step: self.step, is_denied, was_resent: false });
+            let identifier = if qos > 0 { self.clients[client].memory.remember(number) } else { 0 };
+            let bytes = self.publish_packet(number, identifier, false);
+            self.send(client, &bytes).await;
+            self.note(format!("client {client} publishes message {number} to {topic} at QoS {qos}, denied {is_denied}"));
+        }
+        if and_vanish {
+            for _ in 0..self.random.usize(..20) {
+                tokio::task::yield_now().await;
+            }
+            return self.leave(client, false).await;
+        }
+        self.wait("acknowledgements", |world| {
+            let of = &world.clients[client];
+            of.connection.is_none() || of.memory.unacknowledged.is_empty()
+        })
+        .await?;
+        self.wait("what is owed to the connected", |world| {
+            let sessions = world.clients.iter().filter_map(|of| of.session.as_ref());
+            sessions.filter(|session| !session.is_kept).all(|session| session.owed.is_empty())
+        })
+        .await
+    }
+
+    async fn subscribe(&mut self, client: usize) -> Checked {
+        let (index, qos) = (self.random.usize(..TOPICS), self.random.u8(..=self.highest_qos));
+        let may = self.clients[client].may_read[index];
+        let mut body = vec![0xFF, 0xFF, 0];
+        body.extend(string(&topic(index)));
+        body.push(qos);
+        if let Some(session) = self.clients[client].session.as_mut().filter(|_| may) {
+            // Messages may come before SUBACK.
+            session.may_come(index, qos);
+        }
+        self.send(client, &encode(0x82, &body)).await;
+        // Retained messages are not part of this life; the subscription counts from when it was asked for.
+        let suback = self.answer(client, 0x90).await?;
+        let code = *suback.body.last().unwrap();
+        self.note(format!("client {client} subscribes to {index} at QoS {qos}: {code:#04x}"));
+        match (code, may) {
+            (0x87, false) => Ok(()),
+            (granted, true) if granted == qos => {
+                let step = self.step;
+                if let Some(session) = &mut self.clients[client].session {
+                    session.forgive(index);
+                    session.subscribe(index, qos, step);
+                }
+                Ok(())
+            }
+            _ => Err(format!("client {client} subscribes to {index} at {qos}, may {may}: {code:#04x}")),
+        }
+    }
+
+    async fn unsubscribe(&mut self, client: usize) -> Checked {
+        let index = self.random.usize(..TOPICS);
+        let mut body = vec![0xFF, 0xFF, 0];
+        body.extend(string(&topic(index)));
+        self.send(client, &packet(0xA2, &body)).await;
+        self.answer(client, 0xB0).await?;
+        self.note(format!("client {client} unsubscribes from {index}"));
+        if let Some(session) = &mut self.clients[client].session {
+            session.unsubscribe(index);
+        }
+        Ok(())
+    }
+
+    async fn leave(&mut self, client: usize, politely: bool) -> Checked {
+        if politely {
+            self.send(client, &[0xE0, 0]).await;
+        }
+        self.note(format!("client {client} leaves, politely {politely}"));
+        self.clients[client].connection = None;
+        self.lost(client);
+        self.settle().await
+    }
+
+    /// The connection is gone, whoever ended it.
+    fn lost(&mut self, client: usize) {
+        let of = &mut self.clients[client];
+        of.connection = None;
+        of.pings = 0;
+        of.left_at = self.now_s;
+        if of.session.as_ref().is_some_and(|session| !session.is_kept) {
+            of.session = None;
+        }
+    }
+
+    async fn change_rights(&mut self, client: usize) -> Checked {
+        self.settle().await?;
+        let index = self.random.usize(..TOPICS);
+        let of = &mut self.clients[client];
+        // Rights come back more easily than they go.
+        let (is_of_publish, is_granted) = (self.random.bool(), self.random.u8(..3) > 0);
+        if is_of_publish {
+            of.may_publish[index] = is_granted;
+        } else {
+            of.may_read[index] = is_granted;
+            if let Some(session) = of.session.as_mut().filter(|_| !of.may_read[index]) {
+                session.forgive(index);
+                if let Some(subscription) = session.subscriptions.get_mut(&index) {
+                    subscription.is_weak = true;
+                }
+            }
+        }
+        let (may_publish, may_read) = (of.may_publish, of.may_read);
+        self.note(format!("client {client} may now publish {may_publish:?} and read {may_read:?}"));
+        if self.sabotage != Sabotage::DeafToRights {
+            let good_until = self.clients[client].good_until;
+            self.grant(client);
+            // The deadline of the session is that of its credential, which has not changed.
+            self.clients[client].good_until = good_until.max(self.clients[client].good_until);
+            self.front.reconsider(&hearthkey::mqtt::gate::Affected::Principal(user(&name(client))));
+        }
+        self.settle().await
+    }
+
+    async fn revoke(&mut self, client: usize) -> Checked {
+        self.settle().await?;
+        let of = &mut self.clients[client];
+        of.is_revoked = !of.is_revoked && self.random.bool();
+        let is_revoked = of.is_revoked;
+        self.note(format!("client {client} is revoked: {is_revoked}"));
+        if !is_revoked {
+            self.gate.state.lock().unwrap().ends.remove(&user(&name(client)));
+            return Ok(());
+        }
+        self.gate.end(user(&name(client)), EndReason::Revoked);
+        self.front.reconsider(&hearthkey::mqtt::gate::Affected::Principal(user(&name(client))));
+        // Until the end of its connection, `arrived` takes every message for a violation.
+        self.wait("the end of a revoked connection", |world| world.clients[client].connection.is_none()).await
+    }
+
+    async fn renew(&mut self, client: usize) -> Checked {
+        self.grant(client);
+        let data = [&[0x15][..], &string("client_credentials"), &[0x16], &string(&name(client))].concat();
+        self.send(client, &packet(0xF0, &[&[0x19][..], &properties(&data)].concat())).await;
+        self.answer(client, 0xF0).await?;
+        self.note(format!("client {client} renews"));
+        Ok(())
+    }
+
+    async fn pass_time(&mut self) -> Checked {
+        let mut seconds = if self.random.u8(..4) == 0 { 2_000 } else { self.random.u64(1..100) };
+        // Not close to the end of anybody's session or credential.
+        let is_close = |world: &Self, seconds: u64| {
+            world.clients.iter().any(|client| {
+                let ends = if client.connection.is_some() { client.good_until } else { client.left_at + KEPT_S };
+                (world.now_s + seconds).abs_diff(ends) < 5
+            })
+        };
+        while is_close(self, seconds) {
+            seconds += 7;
+        }
+        self.settle().await?;
+        self.now_s += seconds;
+        self.gate.state.lock().unwrap().later = self.now_s;
+        tokio::time::advance(Duration::from_secs(seconds)).await;
+        self.note(format!("{seconds} s pass"));
+        let now_s = self.now_s;
+        for of in self.clients.iter_mut().filter(|of| of.connection.is_none() && of.left_at + KEPT_S < now_s) {
+            of.session = None;
+        }
+        self.wait("the end of those whose credential is over", |world| {
+            world.clients.iter().all(|client| client.connection.is_none() || client.good_until > world.now_s)
+        })
+        .await?;
+        self.settle().await
+    }
+
+    /// Without a goodbye: what is not durable is lost. Sometimes the disk was too slow for a while before.
+    async fn restart(&mut self) -> Checked {
+        if self.random.bool() {
+            self.gate.disk.set(DiskMode::Hangs);
+            let client = self.random.usize(..CLIENTS);
+            self.publish_unanswered(client).await?;
+        }
+        let mut rows = self.gate.state.lock().unwrap().rows.clone();
+        if self.sabotage == Sabotage::ForgetfulRestart {
+            let longest = rows.iter().max_by_key(|(key, _)| key.len()).map(|(key, _)| key.clone());
+            longest.and_then(|key| rows.remove(&key));
+        }
+        for client in 0..CLIENTS {
+            // What reached the client before is its own.
+            self.drain().await?;
+            if let Some(connection) = self.clients[client].connection.take() {
+                connection.abort();
+                self.lost(client);
+            }
+            self.clients[client].left_at = self.now_s;
+        }
+        let before = std::mem::take(&mut *self.gate.state.lock().unwrap());
+        let gate = FakeGate::default();
+        *gate.state.lock().unwrap() = State { rows: rows.clone(), events: Vec::new(), ..before };
+        self.gate = Arc::new(gate);
+        self.fabric = F::new();
+        self.front = Front::with_fabric(self.gate.clone(), Limits::default(), rows, self.fabric.clone());
+        self.fabric_died = self.step;
+        self.note("the hub restarts".to_owned());
+        self.settle().await
+    }
+
+    async fn publish_unanswered(&mut self, client: usize) -> Checked {
+        if self.clients[client].connection.is_none() {
+            return Ok(());
+        }
+        for _ in 0..self.random.usize(1..4) {
+            let (topic, qos) = (self.random.usize(..TOPICS), self.random.u8(1..=self.highest_qos));
+            let number = self.messages.len();
+            let is_denied = !self.clients[client].may_publish[topic];
+            self.messages.push(Message { publisher: client, topic, qos, step: self.step, is_denied, was_resent: false });
+            let identifier = self.clients[client].memory.remember(number);
+            let bytes = self.publish_packet(number, identifier, false);
+            self.send(client, &bytes).await;
+            self.note(format!("client {client} publishes message {number} to {topic} at QoS {qos} while the disk hangs"));
+        }
+        self.settle().await
+    }
+
+    async fn kill_fabric(&mut self) -> Checked {
+        let mut dying = Some(tokio::spawn(self.fabric.die()));
+        self.wait("the death of the fabric", |_| dying.as_ref().is_none_or(tokio::task::JoinHandle::is_finished)).await?;
+        if dying.take().unwrap().await.unwrap() {
+            self.fabric_died = self.step;
+            for session in self.clients.iter_mut().filter_map(|of| of.session.as_mut()).filter(|session| !session.is_kept) {
+                // What only the fabric carried may be lost until all have found the new one.
+                session.owed.clear();
+                session.subscriptions.values_mut().for_each(|subscription| subscription.is_weak = true);
+            }
+            self.note("the fabric dies".to_owned());
+        }
+        Ok(())
+    }
+
+    /// Sends the acknowledgements that were held back.
+    async fn acknowledge(&mut self, client: usize) -> Checked {
+        let withheld = self.clients[client].connection.as_mut().map(|connection| std::mem::take(&mut connection.withheld));
+        for bytes in withheld.into_iter().flatten() {
+            self.send(client, &bytes).await;
+        }
+        self.settle().await
+    }
+
+    async fn send(&mut self, client: usize, bytes: &[u8]) {
+        if let Some(connection) = &mut self.clients[client].connection {
+            connection.send(bytes).await;
+        }
+    }
+
+    /// The answer of this packet type to what was just sent.
+    async fn answer(&mut self, client: usize, first: u8) -> Checked<Packet> {
+        self.clients[client].answer = None;
+        self.wait("an answer", |world| {
+            let of = &world.clients[client];
+            of.connection.is_none() || of.answer.as_ref().is_some_and(|packet| packet.first == first)
+        })
+        .await?;
+        self.clients[client].answer.take().ok_or_else(|| format!("client {client} was cut instead of answered ({first:#04x})"))
+    }
+
+    /// Lets all that can happen now happen.
+    async fn settle(&mut self) -> Checked {
+        // Whoever has something to notice notices it.
+        self.quiet().await?;
+        for client in 0..CLIENTS {
+            let is_connected = self.clients[client].connection.is_some();
+            self.clients[client].pings += usize::from(is_connected);
+            self.send(client, &[0xC0, 0]).await;
+        }
+        // Who answers a ping waits for nothing else.
+        self.wait("answers to pings", |world| world.clients.iter().all(|client| client.pings == 0)).await?;
+        self.quiet().await
+    }
+
+    /// Turns until nothing has come for a while.
+    async fn quiet(&mut self) -> Checked {
+        let mut quiet = 0;
+        while quiet < 25 {
+            quiet = if self.turn().await? { 0 } else { quiet + 1 };
+        }
+        Ok(())
+    }
+
+    async fn wait(&mut self, what: &str, mut done: impl FnMut(&Self) -> bool) -> Checked {
+        let begun = Instant::now();
+        let mut turns = 0_u32;
+        while !done(self) {
+            self.turn().await?;
+            turns += 1;
+            if turns.is_multiple_of(50) {
+                // Somebody may wait for a timer: a tenth of a second of virtual time, which no deadline of this life is close to.
+                tokio::time::advance(Duration::from_millis(if F::HAS_THREAD { 1 } else { 10 })).await;
+            }
+            let is_over = if F::HAS_THREAD { begun.elapsed() > F::PATIENCE } else { turns > 20_000 };
+            if is_over {
+                return Err(format!("waited in vain for {what}: {}", self.outstanding()));
+            }
+        }
+        Ok(())
+    }
+
+    fn outstanding(&self) -> String {
+        let of = |(index, client): (usize, &Client)| {
+            let owed = client.session.as_ref().map(|session| session.owed.keys().copied().collect::<Vec<_>>());
+            format!("client {index}: owed {owed:?}, unacknowledged {:?}", client.memory.unacknowledged)
+        };
+        self.clients.iter().enumerate().map(of).collect::<Vec<_>>().join("; ")
+    }
+
+    /// Gives everybody a turn; whether something came.
+    async fn turn(&mut self) -> Checked<bool> {
+        tokio::task::yield_now().await;
+        if F::HAS_THREAD {
+            std::thread::sleep(Duration::from_micros(20));
+        }
+        self.drain().await
+    }
+
+    async fn drain(&mut self) -> Checked<bool> {
+        let mut came = false;
+        for client in 0..CLIENTS {
+            // What follows an answer waits until the answer is understood.
+            while self.clients[client].answer.is_none()
+                && let Some(connection) = &mut self.clients[client].connection
+            {
+                match connection.packet() {
+                    Ok(Some(packet)) => self.arrived(client, packet).await?,
+                    Ok(None) => break,
+                    Err(()) => self.lost(client),
+                }
+                came = true;
+            }
+        }
+        Ok(came)
+    }
+
+    async fn arrived(&mut self, client: usize, packet: Packet) -> Checked {
+        match packet.first >> 4 {
+            3 => self.delivered(client, &packet.published(5)).await,
+            4..=7 => self.acknowledged(client, &packet).await,
+            13 => {
+                self.clients[client].pings -= 1;
+                Ok(())
+            }
+            14 => {
+                let expected = self.clients[client].is_revoked || self.clients[client].good_until <= self.now_s;
+                self.note(format!("client {client} is cut with {:#04x}", packet.body[0]));
+                if expected { Ok(()) } else { Err(format!("client {client} was cut: {packet:?}")) }
+            }
+            _ => {
+                self.clients[client].answer = Some(packet);
+                Ok(())
+            }
+        }
+    }
+
+    async fn delivered(&mut self, client: usize, published: &Published) -> Checked {
+        let number: usize = published.payload.parse().unwrap();
+        let message = self.messages[number];
+        let says = format!("client {client} gets message {number} ({message:?}) as {published:?}");
+        self.note(format!("client {client} gets message {number} at QoS {}, DUP {}", published.qos, published.dup));
+        self.received += 1;
+        let fabric_died = self.fabric_died >= message.step;
+        let of = &mut self.clients[client];
+        let identifier = published.packet_identifier;
+        let is_repetition = published.qos == 2 && !of.memory.taken.insert(identifier);
+        let connection = of.connection.as_mut().unwrap();
+        if published.qos > 0 {
+            let kind = if published.qos == 1 { 0x40 } else { 0x50 };
+            connection.withheld.push(encode(kind, &identifier.to_be_bytes()));
+        }
+        if topic(message.topic) != published.topic || message.is_denied || of.is_revoked || !of.may_read[message.topic] {
+            return Err(format!("without a right: {says}"));
+        }
+        if !is_repetition {
+            let how = (published.qos, published.dup, connection.number);
+            let session = of.session.as_mut().ok_or_else(|| format!("without a session: {says}"))?;
+            session.receive(number, message, how, fabric_died).map_err(|why| format!("{why}: {says}"))?;
+        }
+        self.maybe_acknowledge(client).await
+    }
+
+    async fn acknowledged(&mut self, client: usize, packet: &Packet) -> Checked {
+        let identifier = u16::from_be_bytes([packet.body[0], packet.body[1]]);
+        let is_refused = packet.body.get(2).is_some_and(|code| *code >= 0x80);
+        let kind = packet.first >> 4;
+        if kind == 6 {
+            let of = &mut self.clients[client];
+            of.memory.taken.remove(&identifier);
+            let connection = of.connection.as_mut().unwrap();
+            connection.withheld.push(encode(0x70, &identifier.to_be_bytes()));
+            return self.maybe_acknowledge(client).await;
+        }
+        let memory = &mut self.clients[client].memory;
+        let Some(key) = memory.find(identifier) else { return Ok(()) };
+        let number = memory.unacknowledged[&key].message;
+        let was_released = memory.unacknowledged[&key].is_released;
+        if kind == 5 && !is_refused {
+            memory.unacknowledged.get_mut(&key).unwrap().is_released = true;
+            self.send(client, &encode(0x62, &identifier.to_be_bytes())).await;
+        } else {
+            self.clients[client].memory.unacknowledged.remove(&key);
+        }
+        let message = self.messages[number];
+        let should_be_refused = message.is_denied && !message.was_resent;
+        if kind != 7 && !message.was_resent && is_refused != should_be_refused {
+            return Err(format!("message {number} {message:?} was answered by {packet:?}"));
+        }
+        if is_refused || was_released || message.is_denied {
+            return Ok(());
+        }
+        for of in &mut self.clients {
+            let can_read = of.may_read[message.topic];
+            if let Some(session) = &mut of.session {
+                // Of a publish that was sent twice, only kept sessions can be sure.
+                if session.is_kept || !message.was_resent && self.fabric_died < message.step {
+                    session.promise(number, message, can_read);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    async fn maybe_acknowledge(&mut self, client: usize) -> Checked {
+        if self.random.u8(..5) > 0 {
+            let withheld = std::mem::take(&mut self.clients[client].connection.as_mut().unwrap().withheld);
+            for bytes in withheld {
+                self.send(client, &bytes).await;
+            }
+        }
+        Ok(())
+    }
+}
+
+impl<F: Ground> Drop for World<F> {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            println!("seed {} on the fabric `{}`", self.seed, F::NAME);
+        }
+    }
+}
