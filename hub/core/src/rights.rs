@@ -23,12 +23,25 @@ pub struct Rights {
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Granted {
     filter: TopicFilter,
+    /// Bytes before the first wildcard and the slash in front of it: most topics differ here.
+    literal: usize,
     source: Arc<str>,
     permission: PermissionName,
     template: Arc<str>,
 }
 
 impl Granted {
+    fn new(filter: TopicFilter, source: &Arc<str>, permission: &PermissionName, template: Arc<str>) -> Self {
+        let before_wildcard = filter.as_str().find(['+', '#']).unwrap_or(filter.as_str().len());
+        let literal = filter.as_str()[..before_wildcard].trim_end_matches('/').len();
+        Self { filter, literal, source: source.clone(), permission: permission.clone(), template }
+    }
+
+    fn matches(&self, topic: &TopicName) -> bool {
+        let literal = self.filter.as_str().as_bytes().get(..self.literal);
+        literal.is_some_and(|literal| topic.as_str().as_bytes().starts_with(literal)) && self.filter.matches(topic)
+    }
+
     fn rule(&self) -> Rule {
         Rule { source: self.source.to_string(), permission: self.permission.clone(), template: self.template.to_string() }
     }
@@ -91,11 +104,8 @@ impl Rights {
         let source: Arc<str> = rule_source(&profile.name).into();
         for (permission, grant) in profile.permissions.iter().filter(|(name, _)| scope.contains(name.as_str())) {
             for id in std::iter::once(device).chain(children) {
-                let granted = |template: &crate::profile::FilterTemplate| Granted {
-                    filter: template.expand(id),
-                    source: source.clone(),
-                    permission: permission.clone(),
-                    template: template.shared(),
+                let granted = |template: &crate::profile::FilterTemplate| {
+                    Granted::new(template.expand(id), &source, permission, template.shared())
                 };
                 rights.publish.extend(grant.publish.iter().map(granted));
                 rights.subscribe.extend(grant.subscribe.iter().map(granted));
@@ -117,7 +127,7 @@ impl Rights {
         let source: Arc<str> = source.into();
         let granted = |text: &str| {
             let filter = TopicFilter::parse(text).ok()?;
-            Some(Granted { filter, source: source.clone(), permission: permission.clone(), template: text.into() })
+            Some(Granted::new(filter, &source, permission, text.into()))
         };
         Self {
             publish: publish.iter().filter_map(|text| granted(text.as_ref())).collect(),
@@ -139,7 +149,7 @@ impl Rights {
         if is_reserved_for_hub(&topic) {
             return Err(Denied::ReservedForHub { topic: topic.to_string() });
         }
-        if self.publish.iter().any(|granted| granted.filter.matches(&topic)) {
+        if self.publish.iter().any(|granted| granted.matches(&topic)) {
             Ok(PublishPermit { topic })
         } else {
             Err(Denied::NoRule { action: "publish to", topic: topic.to_string() })
@@ -163,7 +173,7 @@ impl Rights {
     /// # Errors
     /// [`Denied`].
     pub fn authorize_delivery<'a>(&self, topic: &'a TopicName) -> Result<DeliveryPermit<'a>, Denied> {
-        if self.subscribe.iter().any(|granted| granted.filter.matches(topic)) {
+        if self.subscribe.iter().any(|granted| granted.matches(topic)) {
             Ok(DeliveryPermit { topic })
         } else {
             Err(Denied::NoRule { action: "receive from", topic: topic.to_string() })
@@ -174,7 +184,7 @@ impl Rights {
     #[must_use]
     pub fn publish_rule(&self, topic: &TopicName) -> Option<Rule> {
         let allowed = !is_reserved_for_hub(topic);
-        self.publish.iter().find(|granted| allowed && granted.filter.matches(topic)).map(Granted::rule)
+        self.publish.iter().find(|granted| allowed && granted.matches(topic)).map(Granted::rule)
     }
 
     /// The rule that lets these rights subscribe to a filter, if one does.
@@ -201,12 +211,12 @@ fn rule_source(profile: &ProfileName) -> String {
 /// Whether only the hub publishes here: `dev/<id>/cmd/…`, `dev/<id>/twin/desired` and `$…`.
 #[must_use]
 pub fn is_reserved_for_hub(topic: &TopicName) -> bool {
-    let mut levels = topic.as_str().split('/');
-    match (levels.next(), levels.next(), levels.next(), levels.next()) {
-        (Some("dev"), Some(_), Some("cmd"), _) | (Some("dev"), Some(_), Some("twin"), Some("desired")) => true,
-        (Some(first), ..) => first.starts_with('$'),
-        _ => false,
-    }
+    let topic = topic.as_str();
+    let Some(below) = topic.strip_prefix("dev/") else { return topic.starts_with('$') };
+    let Some((_device, below)) = below.split_once('/') else { return false };
+    ["cmd", "twin/desired"]
+        .iter()
+        .any(|reserved| below.strip_prefix(reserved).is_some_and(|deeper| deeper.is_empty() || deeper.starts_with('/')))
 }
 
 impl PublishPermit {
@@ -248,6 +258,7 @@ impl<'a> DeliveryPermit<'a> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
 
     fn rights(profile: &str, device: &str, scope: &str) -> Rights {
         let profile = Profile::shipped().find(|shipped| shipped.name.as_str() == profile).expect("shipped");
@@ -299,6 +310,34 @@ mod tests {
         assert!(publishes(&greedy, "anything/else"));
         for reserved in ["dev/lamp/cmd/on", "dev/oven/cmd/a/b", "dev/lamp/cmd", "dev/lamp/twin/desired", "$SYS/x"] {
             assert!(!publishes(&greedy, reserved), "{reserved}");
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(2_000))]
+
+        #[test]
+        fn a_right_covers_what_its_filter_matches(
+            filter in "(\\+|a|ab|)(/(\\+|a|ab|)){0,3}(/#)?", topic in "(a|ab|b|)(/(a|ab|b|)){0,3}"
+        ) {
+            if let (Ok(parsed), Ok(topic)) = (TopicFilter::parse(&filter), TopicName::parse(&topic)) {
+                let rights = Rights::granting("test", &PermissionName::parse("all").expect("legal"), &[""; 0], &[&filter]);
+                prop_assert_eq!(rights.authorize_delivery(&topic).is_ok(), parsed.matches(&topic), "{} {}", filter, topic);
+            }
+        }
+    }
+
+    #[test]
+    fn what_only_looks_reserved_is_not() {
+        let reserved = |text| is_reserved_for_hub(&TopicName::parse(text).expect("legal"));
+        for text in ["dev/lamp/cmd", "dev/lamp/cmd/x/y", "dev//cmd/x", "dev/lamp/twin/desired", "dev/lamp/twin/desired/x", "$SYS"]
+        {
+            assert!(reserved(text), "{text}");
+        }
+        for text in
+            ["dev", "dev/cmd", "dev/lamp", "dev/lamp/cmds", "dev/lamp/twin", "dev/lamp/twin/desired-1", "xdev/lamp/cmd/x", "a/$b"]
+        {
+            assert!(!reserved(text), "{text}");
         }
     }
 
