@@ -113,6 +113,11 @@ impl Broker {
         if self.line.is_some() { self.ask(&format!("password {name}")) } else { name.to_owned() }
     }
 
+    /// The name of a further connection of the lamp: ours wants a slash behind the device's name, rumqttd refuses slashes.
+    pub(crate) fn client_identifier(&self, number: impl std::fmt::Display) -> String {
+        if self.line.is_some() { format!("lamp/{number}") } else { format!("lamp-{number}") }
+    }
+
     /// Asks a hub.
     pub(crate) fn ask(&self, question: &str) -> String {
         let mut line = self.line.as_ref().unwrap().lock().unwrap();

@@ -203,7 +203,7 @@ pub(crate) async fn throughput(broker: &Broker, row: Row) -> (f64, f64) {
     let lamp = broker.password("lamp");
     let mut wires = Vec::new();
     for number in 0..publishers {
-        wires.push(Wire::connect(broker, transport, &format!("lamp/{number}"), "lamp", &lamp).await);
+        wires.push(Wire::connect(broker, transport, &broker.client_identifier(number), "lamp", &lamp).await);
     }
     let (started, cpu) = (Instant::now(), broker.cpu());
     for (number, wire) in (0..).zip(wires) {
@@ -323,7 +323,7 @@ pub(crate) async fn idle_memory(broker: &Broker, transport: Transport, count: us
     let mut idle = vec![Wire::connect(broker, transport, "lamp", "lamp", &password).await];
     let before = broker.resident_kilobytes();
     for number in 0..count {
-        let mut wire = Wire::connect(broker, transport, &format!("lamp/{number}"), "lamp", &password).await;
+        let mut wire = Wire::connect(broker, transport, &broker.client_identifier(number), "lamp", &password).await;
         if let Some(filter) = filter {
             wire.subscribe(filter, 1).await;
         }

@@ -40,7 +40,7 @@ pub struct Limits {
     pub max_retained_messages: usize,
     /// Most bytes of retained messages; same consequence.
     pub max_retained_bytes: usize,
-    /// Most topics that one principal may use over time: the router never forgets a topic. A further one is refused with 0x97.
+    /// Most topics that one principal may use over time: the hub remembers each by some bytes. A further one is refused with 0x97.
     pub max_topics_per_principal: usize,
     /// Most topics of all principals over time; same consequence.
     pub max_topics: usize,
@@ -79,7 +79,7 @@ impl Default for Limits {
             max_retained_messages: 10_000,
             max_retained_bytes: 16 * 1024 * 1024,
             max_topics_per_principal: 1_024,
-            // Some hundred bytes each in the router.
+            // Some bytes each.
             max_topics: 100_000,
             // Telemetry of a home server's bridge; a device sends one a second.
             publish_rate: 5_000,
