@@ -63,6 +63,11 @@ impl<'a> Buffer<'a> {
         self.bytes.get_mut(start..start + by).ok_or(BufferFull)
     }
 
+    /// Whether `count` bytes fit behind the first `length`.
+    pub(crate) fn has_room_for(&self, length: usize, count: usize) -> bool {
+        length.checked_add(count).is_some_and(|end| end <= self.bytes.len())
+    }
+
     /// Forgets what was written after `length` bytes.
     pub(crate) fn truncate(&mut self, length: usize) {
         self.length = self.length.min(length);

@@ -4,6 +4,7 @@
 use crate::application::{Application, Event, Farewell, Outbox, Outcome, Reply, Turn};
 use crate::buffer::{Buffer, BufferFull};
 use crate::command::{CommandGate, CommandRefusal, MAX_COMMAND_ID};
+use crate::diagnostics::Diagnostics;
 use crate::enrolment::is_issuer;
 use crate::identity::{Identity, MAX_ISSUER};
 use crate::json::{self, Object};
@@ -115,6 +116,7 @@ pub(crate) struct Device {
     audience: String<MAX_ISSUER>,
     session: Session,
     lifecycle: Lifecycle,
+    diagnostics: Diagnostics,
     phase: Phase,
     /// The first connection after a restart drops what the hub queued for the former life.
     clean_start: bool,
@@ -135,6 +137,7 @@ impl Device {
             audience,
             session: Session::new(),
             lifecycle: Lifecycle::new(),
+            diagnostics: Diagnostics::new(),
             phase: Phase::Offline,
             clean_start: true,
             executing: None,
@@ -156,6 +159,7 @@ impl Device {
         }
         self.phase = Phase::Offline;
         self.session.disconnected();
+        self.diagnostics.ended(ending);
         if let Ending::Refused { reason_code: ReasonCode::NOT_AUTHORIZED, .. }
         | Ending::Disconnected { reason_code: ReasonCode::NOT_AUTHORIZED, .. }
         | Ending::Tls(TlsError::Refused(Refusal::OutsideValidity)) = ending
@@ -339,6 +343,7 @@ impl Device {
             let mut about = [0; MAX_PAYLOAD];
             let mut about = Buffer::new(&mut about);
             if application.about(&mut about).is_ok() && !about.is_empty() {
+                self.diagnostics.add_to(&mut about);
                 let place = topic(&self.identity, "about");
                 // There is room, and the topic and length are legal.
                 let _ = self.session.enqueue(&place, about.written(), Qos::AtLeastOnce, true, Class::Agent);
@@ -425,6 +430,7 @@ impl Device {
         }
         let grant = Grant::from_token_response(connack.authentication_data).map_err(|_| Ending::BadAuthentication)?;
         self.learn(connack.date, now, application);
+        self.diagnostics.connected();
         self.session.connected(connack, self.config.keep_alive, now);
         self.clean_start = false;
         self.phase = Phase::Online(Online {

@@ -55,6 +55,7 @@ mod application;
 mod buffer;
 mod command;
 mod device;
+mod diagnostics;
 mod enrolment;
 pub mod flash;
 pub mod http;

@@ -69,7 +69,10 @@ async fn a_device_that_knows_no_date_is_told_it_and_proves_its_key() {
             .collect();
         assert_eq!(
             said,
-            [("dev/lamp/status", b"online".as_slice(), true), ("dev/lamp/about", br#"{"model":"lamp"}"#.as_slice(), true)]
+            [
+                ("dev/lamp/status", b"online".as_slice(), true),
+                ("dev/lamp/about", br#"{"model":"lamp","agent":{"connections":1,"failures":0}}"#.as_slice(), true)
+            ]
         );
     };
     home.run(lamp, check).await;
