@@ -4,5 +4,14 @@
 
 mod emulated;
 mod figures;
+mod hostile;
 mod life;
 mod p256;
+
+// The servers that the agent's own tests break TLS with; not all of what they can do is needed here.
+#[allow(dead_code, unreachable_pub)]
+#[path = "../../../agent/tests/host/support/pki.rs"]
+mod pki;
+#[allow(dead_code, unreachable_pub)]
+#[path = "../../../agent/tests/host/support/tls13.rs"]
+mod tls13;
