@@ -3,7 +3,7 @@
 use crate::{
     hub::Hub,
     mqtt::{
-        gate::{Admission, Ending, Gate, Happening, PersistError, Refusal, RefusalKind, SessionEvent},
+        gate::{Admission, Ending, Gate, Happening, PersistError, Possession, Refusal, RefusalKind, SessionEvent},
         message::Message,
     },
     throttle::{Proof, SlowDown, Throttle},
@@ -41,10 +41,12 @@ pub struct HubGate {
 #[derive(Default)]
 struct Reports(Mutex<HashMap<DeviceId, Vec<u8>>>);
 
-struct Acknowledged {
-    device: DeviceId,
-    command_id: String,
-    payload: Vec<u8>,
+/// What became of a command.
+enum Acknowledged {
+    /// The device has the message.
+    Delivered { device: DeviceId, payload: Vec<u8> },
+    /// The device answered.
+    Answered { device: DeviceId, command_id: String, payload: Vec<u8> },
 }
 
 /// Most events, and most answers to commands, that wait to be written. Beyond that the newest are dropped, which is logged:
@@ -150,6 +152,21 @@ impl Gate for HubGate {
         self.counting_failures(client_identifier, peer, Proof::of(secret.as_bytes()), admit).await
     }
 
+    async fn admit_by_possession(
+        &self,
+        client_identifier: &str,
+        possession: Possession<'_>,
+        peer: SocketAddr,
+    ) -> Result<Admission, Refusal> {
+        let admit = async {
+            let no_text = || OAuthError::new(ErrorCode::InvalidToken, "the token is no text");
+            let token = std::str::from_utf8(possession.token).map_err(|_| no_text())?;
+            let (authority, standing) = self.hub.admit_possession(token, possession.challenge, possession.signature)?;
+            Ok(Admission { authority, standing, token_response: None })
+        };
+        self.counting_failures(client_identifier, peer, Proof::Other, admit).await
+    }
+
     fn judge(&self, authority: &Authority) -> Result<Standing, EndReason> {
         self.hub.judge(authority)
     }
@@ -159,7 +176,8 @@ impl Gate for HubGate {
     }
 
     fn acknowledged(&self, device: &DeviceId, command_id: &str, payload: &[u8]) {
-        let answer = Acknowledged { device: device.clone(), command_id: command_id.to_owned(), payload: payload.to_vec() };
+        let answer =
+            Acknowledged::Answered { device: device.clone(), command_id: command_id.to_owned(), payload: payload.to_vec() };
         if self.acknowledgements.try_send(answer).is_err() {
             tracing::warn!(%device, command_id, "an answer to a command is dropped: {MAX_WAITING} wait already");
         }
@@ -173,6 +191,13 @@ impl Gate for HubGate {
         self.reports.0.lock().unwrap_or_else(PoisonError::into_inner).insert(device.clone(), payload.to_vec());
         // Who is rung already will find it.
         let _ = self.report_bell.try_send(());
+    }
+
+    fn delivered(&self, device: &DeviceId, payload: &[u8]) {
+        let delivered = Acknowledged::Delivered { device: device.clone(), payload: payload.to_vec() };
+        if self.acknowledgements.try_send(delivered).is_err() {
+            tracing::warn!(%device, "a command is delivered but not noted as such: {MAX_WAITING} notes wait already");
+        }
     }
 
     fn record(&self, event: SessionEvent) {
@@ -236,8 +261,13 @@ async fn write_down(hub: Arc<Hub>, mut inbox: mpsc::Receiver<SessionEvent>) {
 }
 
 async fn relay_acknowledgements(hub: Arc<Hub>, mut inbox: mpsc::Receiver<Acknowledged>) {
-    while let Some(Acknowledged { device, command_id, payload }) = inbox.recv().await {
-        hub.acknowledge_command(&device, &command_id, &payload).await;
+    while let Some(acknowledged) = inbox.recv().await {
+        match acknowledged {
+            Acknowledged::Delivered { device, payload } => hub.note_delivered_command(&device, &payload).await,
+            Acknowledged::Answered { device, command_id, payload } => {
+                hub.acknowledge_command(&device, &command_id, &payload).await;
+            }
+        }
     }
 }
 

@@ -504,6 +504,20 @@ impl Hub {
         }
     }
 
+    /// Notes that a device has a command, so that no later session gets it again.
+    pub async fn note_delivered_command(&self, device: &DeviceId, payload: &[u8]) {
+        #[derive(serde::Deserialize)]
+        struct Command {
+            id: String,
+        }
+        let Ok(Command { id }) = serde_json::from_slice(payload) else { return };
+        let context = self.context(None, "");
+        let decision = |registry: &Registry| registry.note_delivered_command(device, &id, &context).ok_or(());
+        if let Err(NotDecided::Unavailable(why)) = self.decide(decision).await {
+            tracing::warn!(%device, command = id, why, "that a command was delivered could not be noted");
+        }
+    }
+
     /// Makes sure that a bearer credential acts for the home's owner: at the first start, and when the file of the local
     /// context was lost. Who can write the data directory is the owner.
     ///

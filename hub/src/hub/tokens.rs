@@ -196,6 +196,31 @@ impl Hub {
         Ok((authority, standing))
     }
 
+    /// Who holds an access token and the key that it is bound to, as a signature over `challenge` shows (RFC 9431). The token
+    /// alone is good for nothing here.
+    ///
+    /// # Errors
+    /// `invalid_token`; the evidence says why.
+    pub fn admit_possession(&self, token: &str, challenge: &[u8], signature: &[u8]) -> Result<(Authority, Standing), OAuthError> {
+        let now = clock::now();
+        let refused = |evidence: String| OAuthError {
+            code: ErrorCode::InvalidToken,
+            description: "the token is not good, or its key did not sign the challenge".to_owned(),
+            evidence,
+        };
+        let claims = self.verify_access_token(token, now).map_err(|why| refused(why.to_string()))?;
+        let bound = claims.cnf.as_ref().ok_or_else(|| refused("the token is bound to no key".to_owned()))?;
+        let key = self.view(|registry| {
+            let mut keys = registry.device(&claims.sub)?.usable_keys(now);
+            keys.find(|key| key.thumbprint == bound.jkt).map(|key| key.public_key.clone())
+        });
+        let key = key.ok_or_else(|| refused(format!("client {} has no key {} any more", claims.sub, bound.jkt)))?;
+        key.verify(challenge, signature).map_err(|why| refused(why.to_string()))?;
+        let authority = claims.authority();
+        let standing = self.judge_at(&authority, now).map_err(|end| refused(end.reason_string()))?;
+        Ok((authority, standing))
+    }
+
     fn admit_credential(
         self: &Arc<Self>,
         presented: &PresentedCredential<'_>,

@@ -2,15 +2,16 @@
 //! branches, so that none waits for another. Knows nothing of tokens and rows.
 
 use super::{
+    challenge::{Method, Nonce},
     fabric::{Fabric, Link},
     front::{Attachment, Front, Inner, Use},
     gate::{Admission, Ending, Gate, Happening, Refusal, SessionEvent},
     half_open::Place,
     handshake::{self, Guest, NoGuest, RefusedConnect},
-    limits::{DENIALS_PER_SECOND, MAX_TOPIC_ALIASES, OUTBOX_HIGH_WATER, OUTBOX_LIMIT, RATE_REFUSAL_DELAY},
+    limits::{DENIALS_PER_SECOND, Limits, MAX_TOPIC_ALIASES, OUTBOX_HIGH_WATER, OUTBOX_LIMIT, RATE_REFUSAL_DELAY},
     message::QoS,
     packet::{
-        ClientPacket, Version, decode,
+        ClientPacket, Secret, Version, decode,
         encode::{ConnAck, Dialect},
         reason,
     },
@@ -164,7 +165,9 @@ pub(super) struct Connection<'a, G: Gate, F: Fabric, S> {
     expires_at: Option<UnixTime>,
     deadline: Option<Instant>,
     /// The method of CONNECT; AUTH must name the same.
-    pub(super) has_method: bool,
+    pub(super) method: Option<Method>,
+    /// Method `ace`: the token of a renewal and the nonce that is to be signed.
+    pub(super) challenged: Option<(Secret, Nonce)>,
     pub(super) renewal: Option<BoxFuture<'a, Result<Admission, Refusal>>>,
     pub(super) link: Option<F::Link>,
     pub(super) subscriptions_by_number: HashMap<u32, Subscription>,
@@ -199,7 +202,7 @@ impl<'a, G: Gate, F: Fabric, S: AsyncRead + AsyncWrite + Send> Connection<'a, G,
         let Attachment { slot, connection, control, session_present, session_expiry, subscriptions, stored, usage, .. } =
             attachment;
         let standing = &guest.admission.standing;
-        let keep_alive = guest.connect.keep_alive;
+        let keep_alive = keep_alive(guest, &front.limits);
         Self {
             usage,
             front,
@@ -213,7 +216,8 @@ impl<'a, G: Gate, F: Fabric, S: AsyncRead + AsyncWrite + Send> Connection<'a, G,
             rights: standing.rights.clone(),
             expires_at: standing.expires_at,
             deadline: deadline(standing.expires_at, front.gate.now()),
-            has_method: guest.connect.authentication_method.is_some(),
+            method: guest.method,
+            challenged: None,
             renewal: None,
             link: None,
             subscriptions_by_number: subscriptions.into_iter().map(|subscription| (subscription.number, subscription)).collect(),
@@ -249,6 +253,7 @@ impl<'a, G: Gate, F: Fabric, S: AsyncRead + AsyncWrite + Send> Connection<'a, G,
             receive_maximum: Some(self.front.limits.receive_maximum),
             maximum_packet_size: u32::try_from(self.front.limits.max_packet_bytes).ok(),
             topic_alias_maximum: Some(MAX_TOPIC_ALIASES),
+            server_keep_alive: Some(keep_alive(guest, &self.front.limits)).filter(|&granted| granted != guest.connect.keep_alive),
             assigned_client_identifier: assigned,
             date: Some(self.front.gate.now()),
             authentication_method: guest.connect.authentication_method.clone(),
@@ -493,6 +498,15 @@ impl<'a, G: Gate, F: Fabric, S: AsyncRead + AsyncWrite + Send> Connection<'a, G,
 
 pub(super) fn has_too_many_levels(topic: &str, most: usize) -> bool {
     topic.split('/').count() > most
+}
+
+/// The keep alive that holds. MQTT 3.1.1 cannot be told another than it asked for.
+fn keep_alive(guest: &Guest, limits: &Limits) -> u16 {
+    let asked = guest.connect.keep_alive;
+    match limits.max_keep_alive.filter(|_| guest.dialect.version == Version::V5) {
+        Some(most) if asked == 0 || asked > most => most,
+        Some(_) | None => asked,
+    }
 }
 
 pub(super) fn fault(reason_code: u8, reason: &str) -> Ending {

@@ -4,9 +4,10 @@ use super::{
     connection::Connection,
     direct::goes_directly,
     fabric::{Fabric, Forward, Link},
+    front::Inner,
     gate::{Ending, Gate},
     limits::OUTBOX_HIGH_WATER,
-    message::{Message, QoS},
+    message::{Message, QoS, Routed},
     packet::{
         encode::{Ack, Delivery},
         reason,
@@ -14,9 +15,9 @@ use super::{
     publishing::Answer,
     rows,
     session::{Discarded, Keep, Next, Pending, Received},
-    slot::lock,
+    slot::{Slot, lock},
 };
-use hearthkey_core::UnixTime;
+use hearthkey_core::{DeviceId, UnixTime, session::Principal};
 use std::sync::atomic::Ordering;
 use tokio::io::{AsyncRead, AsyncWrite};
 
@@ -46,7 +47,7 @@ impl<G: Gate, F: Fabric, S: AsyncRead + AsyncWrite + Send> Connection<'_, G, F, 
         }
         let qos = routed.message.qos.min(options.qos);
         let is_own = options.no_local && routed.publisher == Some(self.slot.number);
-        if goes_directly(self.slot.is_durable, qos) || is_own || routed.message.is_expired_by(|| self.front.gate.now()) {
+        if goes_directly(&self.slot, qos, &routed.topic) || is_own || routed.message.is_expired_by(|| self.front.gate.now()) {
             return Ok(());
         }
         let retain = options.retain_as_published && routed.message.retain;
@@ -79,6 +80,9 @@ impl<G: Gate, F: Fabric, S: AsyncRead + AsyncWrite + Send> Connection<'_, G, F, 
         match self.wire.outbound.push(|out| dialect.publish(permit, &routed, &delivery, now, out)) {
             Ok(()) => {
                 self.front.counters.delivered.fetch_add(1, Ordering::Relaxed);
+                if qos == QoS::AtMostOnce {
+                    self.front.note_delivery(&self.slot, &routed);
+                }
             }
             // The client does not take packets of this size: as if it had acknowledged (MQTT-3.1.2-25).
             Err(_) => {
@@ -101,7 +105,7 @@ impl<G: Gate, F: Fabric, S: AsyncRead + AsyncWrite + Send> Connection<'_, G, F, 
             let reason = format!("too slow: {} messages were dropped; subscribe again", state.lost);
             return Err(Ending::Fault { reason_code: reason::QUOTA_EXCEEDED, reason });
         }
-        let keep = if slot.is_durable { Keep::ForRepetition } else { Keep::No };
+        let keep_all = if slot.is_durable { Keep::ForRepetition } else { Keep::No };
         let mut denials = Vec::new();
         let mut writes = Vec::new();
         let dialect = self.dialect;
@@ -114,7 +118,7 @@ impl<G: Gate, F: Fabric, S: AsyncRead + AsyncWrite + Send> Connection<'_, G, F, 
                 Next::First(pending) => (None, pending.clone()),
                 Next::Release(packet_identifier) => {
                     self.wire.outbound.push(|out| dialect.ack(Ack::PubRel, packet_identifier, reason::SUCCESS, None, out));
-                    outbound.sent(keep);
+                    outbound.sent(keep_all);
                     continue;
                 }
             };
@@ -133,7 +137,12 @@ impl<G: Gate, F: Fabric, S: AsyncRead + AsyncWrite + Send> Connection<'_, G, F, 
                     continue;
                 }
             };
+            // A command is remembered until it is acknowledged, so that the hub can be told.
+            let keep = if device_of_command(&slot, routed).is_some() { Keep::ForRepetition } else { keep_all };
             let first = outbound.sent(keep);
+            if pending.qos == QoS::AtMostOnce {
+                self.front.note_delivery(&slot, routed);
+            }
             let delivery = Delivery {
                 dup: again.is_some() || pending.reserved.is_some_and(|reserved| reserved.may_be_known),
                 qos: pending.qos,
@@ -165,6 +174,7 @@ impl<G: Gate, F: Fabric, S: AsyncRead + AsyncWrite + Send> Connection<'_, G, F, 
         let acknowledged = state.session.outbound.acknowledge(packet_identifier, qos);
         if let Some(Some(pending)) = acknowledged {
             self.front.persister.store_some_time(self.slot.forget_row(&pending));
+            self.front.note_delivery(&self.slot, &pending.routed);
         }
     }
 
@@ -180,6 +190,7 @@ impl<G: Gate, F: Fabric, S: AsyncRead + AsyncWrite + Send> Connection<'_, G, F, 
             let store = |writes| self.slot.is_durable.then(|| self.front.persister.store(writes));
             match state.session.outbound.received(packet_identifier) {
                 Received::First(kept) => {
+                    kept.iter().for_each(|kept| self.front.note_delivery(&self.slot, &kept.routed));
                     let writes = kept.map_or_else(Vec::new, |kept| self.slot.release_row(&kept, Some(packet_identifier)));
                     (store(writes), reason::SUCCESS)
                 }
@@ -197,6 +208,27 @@ impl<G: Gate, F: Fabric, S: AsyncRead + AsyncWrite + Send> Connection<'_, G, F, 
         if let Some(Some(row)) = state.session.outbound.completed(packet_identifier) {
             self.front.persister.store_some_time(vec![rows::delete_released(self.slot.number, row)]);
         }
+    }
+}
+
+impl<G: Gate, F: Fabric> Inner<G, F> {
+    /// Tells the hub that a device has a command.
+    fn note_delivery(&self, slot: &Slot, routed: &Routed) {
+        if let Some(device) = device_of_command(slot, routed) {
+            self.gate.delivered(&device, &routed.message.payload);
+        }
+    }
+}
+
+/// For whom a message is a command, if it is one and this is a device's session: its own, or a gateway's for its child.
+fn device_of_command(slot: &Slot, routed: &Routed) -> Option<DeviceId> {
+    if routed.publisher.is_some() || !matches!(slot.key.principal, Principal::Device(_)) {
+        return None;
+    }
+    let mut levels = routed.topic.as_str().split('/');
+    match (levels.next(), levels.next(), levels.next()) {
+        (Some("dev"), Some(device), Some("cmd")) => DeviceId::parse(device).ok(),
+        _ => None,
     }
 }
 

@@ -1,6 +1,6 @@
 //! The direct way of a message: from its publish into the queues of the sessions that it is promised to, with their rows
 //! stored before the publish is acknowledged. All that goes to a session which outlives its connections (QoS 1 and 2), QoS 2
-//! to any session, and what a group shares. Depends neither on the fabric nor on who is connected.
+//! to any session, commands to a device, and what a group shares. Depends neither on the fabric nor on who is connected.
 
 use super::{
     fabric::Fabric,
@@ -16,7 +16,12 @@ use super::{
     trie::Trie,
 };
 use bytes::Bytes;
-use hearthkey_core::{rights::PublishPermit, topic::TopicName, write::Write};
+use hearthkey_core::{
+    rights::{PublishPermit, is_reserved_for_hub},
+    session::Principal,
+    topic::TopicName,
+    write::Write,
+};
 use std::sync::{
     Arc, PoisonError, RwLock,
     atomic::{AtomicBool, Ordering},
@@ -49,11 +54,22 @@ pub(super) struct Match {
     share: Option<Arc<Share>>,
 }
 
-/// Whether what a session is sent with this QoS goes directly; else the fabric carries it.
-pub(super) const fn goes_directly(is_durable: bool, qos: QoS) -> bool {
+/// Whether a message goes directly to a session that gets it with this QoS; else the fabric carries it.
+pub(super) fn goes_directly(slot: &Slot, qos: QoS, topic: &TopicName) -> bool {
+    may_go_directly(slot, qos)
+        && match qos {
+            QoS::AtMostOnce => false,
+            // Commands, of which the hub wants to know whether they arrived.
+            QoS::AtLeastOnce => slot.is_durable || is_reserved_for_hub(topic),
+            QoS::ExactlyOnce => true,
+        }
+}
+
+/// Whether a subscription with this QoS can have such messages.
+fn may_go_directly(slot: &Slot, qos: QoS) -> bool {
     match qos {
         QoS::AtMostOnce => false,
-        QoS::AtLeastOnce => is_durable,
+        QoS::AtLeastOnce => slot.is_durable || matches!(slot.key.principal, Principal::Device(_)),
         // The fabric may carry a message twice when it is replaced.
         QoS::ExactlyOnce => true,
     }
@@ -91,7 +107,7 @@ impl Direct {
 impl DirectSubscriptions {
     /// Files a subscription that is not shared, in place of what it was before.
     pub(super) fn put(&self, slot: &Arc<Slot>, subscription: &Subscription) {
-        let is_direct = goes_directly(slot.is_durable, subscription.options.qos);
+        let is_direct = may_go_directly(slot, subscription.options.qos);
         if !is_direct && !self.is_used.load(Ordering::Acquire) {
             return;
         }
@@ -105,7 +121,7 @@ impl DirectSubscriptions {
 
     /// Removes a subscription.
     pub(super) fn remove(&self, slot: &Arc<Slot>, subscription: &Subscription) {
-        if !goes_directly(slot.is_durable, subscription.options.qos) {
+        if !may_go_directly(slot, subscription.options.qos) {
             return;
         }
         let mut by_filter = self.by_filter.write().unwrap_or_else(PoisonError::into_inner);
@@ -122,7 +138,7 @@ impl DirectSubscriptions {
         self.by_filter.read().unwrap_or_else(PoisonError::into_inner).each_match(topic, |direct| {
             let qos = direct.qos.min(qos);
             let is_own = direct.no_local && publisher == Some(direct.slot.number);
-            if is_own || !goes_directly(direct.slot.is_durable, qos) {
+            if is_own || !goes_directly(&direct.slot, qos, topic) {
                 return;
             }
             let known = found.iter().position(|matched| Arc::ptr_eq(&matched.slot, &direct.slot));

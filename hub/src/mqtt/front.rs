@@ -335,7 +335,8 @@ impl<G: Gate, F: Fabric> Inner<G, F> {
             slot.is_durable.then(|| self.persister.store(vec![rows::put_session(slot.number, &slot.row(session_expiry))]));
         state.expiry = session_expiry;
         state.detached_at = None;
-        state.armed = arrival.will.map(|will| Armed { will, rights: arrival.standing.rights.clone(), due: None });
+        let (authority, rights) = (&arrival.authority, &arrival.standing.rights);
+        state.armed = arrival.will.map(|will| Armed { will, authority: authority.clone(), rights: rights.clone(), due: None });
         state.session.outbound.resume(arrival.window);
         state.attached = Some(Attached {
             connection,
@@ -361,7 +362,7 @@ impl<G: Gate, F: Fabric> Inner<G, F> {
         let attached = state.attached.take()?;
         let mut armed = state.armed.take().filter(|_| !forget_will);
         if let Some(armed) = &mut armed {
-            armed.rights = attached.rights;
+            (armed.authority, armed.rights) = (attached.authority, attached.rights);
         }
         if state.expiry.0 == 0 {
             drop(state);
@@ -467,16 +468,32 @@ impl<G: Gate, F: Fabric> Inner<G, F> {
 
     /// Publishes wills, each as far as the rights of its session allow at this moment.
     pub(super) async fn publish_wills(&self, wills: Vec<Armed>) {
-        for Armed { will, rights, .. } in wills {
+        for armed in wills {
+            let rights = self.rights_of_a_will(&armed);
+            let will = armed.will;
             let mut message = will.message;
             message.expires_at = will.expiry.map(|seconds| self.gate.now().plus(Seconds(u64::from(seconds))));
-            let published = match rights.authorize_publish(will.topic) {
-                Ok(permit) => self.publish(&permit, &message).await.map_err(|error| error.to_string()),
-                Err(denied) => Err(denied.to_string()),
-            };
+            let published =
+                match rights.and_then(|rights| rights.authorize_publish(will.topic).map_err(|denied| denied.to_string())) {
+                    Ok(permit) => self.publish(&permit, &message).await.map_err(|error| error.to_string()),
+                    Err(denied) => Err(denied),
+                };
             if let Err(reason) = published {
                 tracing::warn!(%reason, "a will was not published");
             }
+        }
+    }
+
+    /// A will that fires with its session has the rights that this had; a delayed one those of the moment at which it fires.
+    /// That the token has run out meanwhile is what a delayed will is for.
+    fn rights_of_a_will(&self, armed: &Armed) -> Result<Arc<Rights>, String> {
+        if armed.due.is_none() {
+            return Ok(armed.rights.clone());
+        }
+        match self.gate.judge(&armed.authority) {
+            Ok(standing) => Ok(standing.rights),
+            Err(EndReason::Expired { .. }) => Ok(armed.rights.clone()),
+            Err(reason) => Err(reason.reason_string()),
         }
     }
 

@@ -42,6 +42,25 @@ pub trait Gate: Send + Sync + 'static {
         peer: SocketAddr,
     ) -> impl Future<Output = Result<Admission, Refusal>> + Send;
 
+    /// Decides on an access token whose holder has signed `challenge` with the key that the token is bound to: method `ace` of
+    /// CONNECT and AUTH 0x19. A gate that knows no keys refuses all.
+    ///
+    /// # Errors
+    /// [`Refusal`]: the token is not good, it is bound to no key, or the signature is not that key's.
+    fn admit_by_possession(
+        &self,
+        client_identifier: &str,
+        possession: Possession<'_>,
+        peer: SocketAddr,
+    ) -> impl Future<Output = Result<Admission, Refusal>> + Send {
+        let _ = (client_identifier, possession, peer);
+        std::future::ready(Err(Refusal {
+            error: "invalid_token".to_owned(),
+            description: "no keys are known here".to_owned(),
+            kind: RefusalKind::BadCredentials,
+        }))
+    }
+
     /// What an authority amounts to now. Level-triggered: the same question at the same moment has the same answer.
     ///
     /// # Errors
@@ -51,6 +70,11 @@ pub trait Gate: Send + Sync + 'static {
     /// The commands that a device has not answered and may still begin, in their order, with the topics under which they
     /// were sent: a session that begins to listen gets those that came before it.
     fn commands_waiting(&self, device: &DeviceId) -> Vec<(TopicName, Message)>;
+
+    /// A device has a command, as far as MQTT can tell: it acknowledged the message, or the message was sent with QoS 0.
+    fn delivered(&self, device: &DeviceId, payload: &[u8]) {
+        let _ = (device, payload);
+    }
 
     /// An authorized publish to `dev/<device>/ack/<command_id>` arrived; told after it was handed to subscribers.
     fn acknowledged(&self, device: &DeviceId, command_id: &str, payload: &[u8]);
@@ -71,6 +95,17 @@ pub trait Gate: Send + Sync + 'static {
     /// # Errors
     /// [`PersistError`]: nothing of the batch is kept.
     fn persist(&self, writes: Vec<Write>) -> impl Future<Output = Result<(), PersistError>> + Send;
+}
+
+/// An access token, and the proof that its key is held (RFC 9431 section 2.2.4.2).
+#[derive(Clone, Copy)]
+pub struct Possession<'a> {
+    /// The token as it came.
+    pub token: &'a [u8],
+    /// What was to be signed: the hub's nonce and the client's.
+    pub challenge: &'a [u8],
+    /// ES256: R then S.
+    pub signature: &'a [u8],
 }
 
 /// A client may come in.

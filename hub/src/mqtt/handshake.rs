@@ -1,12 +1,13 @@
 //! From the first byte of a connection to CONNACK: who is there, and may they come in. Knows nothing of what follows.
 
 use super::{
+    challenge::{Method, Nonce, token_in},
     fabric::Fabric,
     front::{Arrival, Attachment, Busy, Inner},
-    gate::{Admission, Gate, Refusal},
+    gate::{Admission, Gate, Possession, Refusal},
     limits::{MAX_CLIENT_IDENTIFIER_BYTES, MAX_CONNECT_BYTES},
     packet::{
-        ClientPacket, Connect, Fault, Version, decode,
+        ClientPacket, Connect, Fault, Secret, Version, decode,
         encode::{ConnAck, Dialect},
         reason,
     },
@@ -17,13 +18,11 @@ use hearthkey_core::{UnixTime, session::Principal};
 use std::{io, net::SocketAddr};
 use tokio::io::{AsyncRead, AsyncWrite};
 
-/// The one authentication method so far (docs/protocol.md).
-pub(super) const CLIENT_CREDENTIALS: &str = "client_credentials";
-
 /// A client whose CONNECT was legible and whose credential was accepted.
 pub(super) struct Guest {
     pub(super) connect: Connect,
     pub(super) dialect: Dialect,
+    pub(super) method: Option<Method>,
     pub(super) admission: Admission,
 }
 
@@ -98,17 +97,36 @@ pub(super) async fn welcome<G: Gate, S: AsyncRead + AsyncWrite>(
         return Err(refused(reason::CLIENT_IDENTIFIER_NOT_VALID, 2, reason));
     }
     let identifier = &*connect.client_identifier;
-    let decision = match (connect.authentication_method.as_deref(), &connect.password) {
-        (Some(CLIENT_CREDENTIALS), _) => {
-            let form = match &connect.authentication_data {
-                Some(form) if !form.expose().is_empty() => form.clone(),
-                _ => challenge(gate, wire, dialect).await?.map_err(|fault| refused(fault.code, 0, fault.reason.to_owned()))?,
+    let method = connect.authentication_method.as_deref().map(Method::named);
+    let refuse = |fault: Fault| refused(fault.code, 0, fault.reason.to_owned());
+    let data = connect.authentication_data.as_ref().filter(|data| !data.expose().is_empty());
+    let decision = match (method, &connect.password) {
+        (Some(Some(method @ Method::ClientCredentials)), _) => {
+            let form = match data {
+                Some(form) => form.clone(),
+                None => {
+                    let challenge = challenge_data(gate.issuer(), gate.now());
+                    ask(wire, dialect, method, &challenge).await?.map_err(refuse)?
+                }
             };
             gate.admit_by_token_request(identifier, form.expose(), peer).await
         }
-        (Some(_), _) => {
-            let reason =
-                format!("unknown authentication method; this hub knows `{CLIENT_CREDENTIALS}`, and credentials as password");
+        (Some(Some(method @ Method::Ace)), _) => {
+            let Some(data) = data else {
+                let reason = "invalid_request: method `ace` begins with an access token as authentication data".to_owned();
+                return Err(refused(reason::NOT_AUTHORIZED, 5, reason));
+            };
+            let no_entropy = Fault { code: reason::SERVER_UNAVAILABLE, reason: "no randomness for a challenge" };
+            let nonce = Nonce::fresh().ok_or(no_entropy).map_err(refuse)?;
+            let answer = ask(wire, dialect, method, nonce.as_bytes()).await?.map_err(refuse)?;
+            let signed = nonce.answered(answer.expose()).map_err(refuse)?;
+            let token = token_in(data.expose());
+            let possession = Possession { token, challenge: &signed.challenge, signature: signed.signature };
+            gate.admit_by_possession(identifier, possession, peer).await
+        }
+        (Some(None), _) => {
+            let [one, other] = Method::ALL.map(Method::as_str);
+            let reason = format!("unknown authentication method; this hub knows `{one}`, `{other}`, and credentials as password");
             return Err(refused(reason::BAD_AUTHENTICATION_METHOD, 5, reason));
         }
         (None, Some(password)) => gate.admit_by_password(identifier, connect.user_name.as_deref(), password.expose(), peer).await,
@@ -118,7 +136,7 @@ pub(super) async fn welcome<G: Gate, S: AsyncRead + AsyncWrite>(
         }
     };
     match decision {
-        Ok(admission) => Ok(Guest { dialect, admission, connect }),
+        Ok(admission) => Ok(Guest { dialect, method: method.flatten(), admission, connect }),
         Err(refusal) => Err(refused(refusal.kind.reason_code(), refusal.kind.return_code(), words_of(&refusal))),
     }
 }
@@ -128,14 +146,14 @@ pub(super) fn challenge_data(issuer: &str, now: UnixTime) -> Vec<u8> {
     serde_json::json!({ "issuer": issuer, "date": now.0 }).to_string().into_bytes()
 }
 
-async fn challenge<G: Gate, S: AsyncRead + AsyncWrite>(
-    gate: &G,
+/// Sends AUTH 0x18 and waits for the answer.
+async fn ask<S: AsyncRead + AsyncWrite>(
     wire: &mut Wire<S>,
     dialect: Dialect,
-) -> Result<Result<super::packet::Secret, Fault>, NoGuest> {
-    let data = challenge_data(gate.issuer(), gate.now());
-    let asked =
-        wire.outbound.push(|out| dialect.auth(reason::CONTINUE_AUTHENTICATION, CLIENT_CREDENTIALS, Some(&data), None, out));
+    method: Method,
+    data: &[u8],
+) -> Result<Result<Secret, Fault>, NoGuest> {
+    let asked = wire.outbound.push(|out| dialect.auth(reason::CONTINUE_AUTHENTICATION, method.as_str(), Some(data), None, out));
     if asked.is_err() {
         return Ok(Err(Fault {
             code: reason::PACKET_TOO_LARGE,
@@ -152,7 +170,7 @@ async fn challenge<G: Gate, S: AsyncRead + AsyncWrite>(
     };
     Ok(match decode::packet(frame, dialect.version) {
         Ok(ClientPacket::Auth(auth)) if auth.reason_code == reason::CONTINUE_AUTHENTICATION => match auth.data {
-            _ if &*auth.method != CLIENT_CREDENTIALS => {
+            _ if &*auth.method != method.as_str() => {
                 Err(Fault { code: reason::BAD_AUTHENTICATION_METHOD, reason: "another method than that of CONNECT" })
             }
             Some(form) => Ok(form),
@@ -173,7 +191,7 @@ pub(super) fn seat<G: Gate, F: Fabric>(
     front: &Inner<G, F>,
     guest: &Guest,
 ) -> Result<(Attachment, Option<Box<str>>), RefusedConnect> {
-    let Guest { connect, dialect, admission } = guest;
+    let Guest { connect, dialect, admission, .. } = guest;
     let principal = &admission.authority.principal;
     let refused = |reason_code: u8, return_code: u8, reason: String| RefusedConnect {
         dialect: Some(*dialect),

@@ -14,6 +14,7 @@
 //! publish is acknowledged, so it depends neither on the fabric nor on who is connected. QoS 2 to any session and shared
 //! subscriptions take the direct way too.
 
+mod challenge;
 mod channels;
 mod connection;
 mod delivery;

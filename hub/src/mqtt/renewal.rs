@@ -1,11 +1,12 @@
-//! AUTH within a session: a newer token for a session that goes on meanwhile.
+//! AUTH within a session: a newer token for a session that goes on meanwhile, by the method of CONNECT.
 
 use super::{
+    challenge::{Method, Nonce, token_in},
     connection::{Connection, fault},
     fabric::Fabric,
-    gate::{Admission, Ending, Gate, Happening, Refusal},
-    handshake::{self, CLIENT_CREDENTIALS, words_of},
-    packet::{Auth, reason},
+    gate::{Admission, Ending, Gate, Happening, Possession, Refusal},
+    handshake::{self, words_of},
+    packet::{Auth, Secret, reason},
     slot::lock,
 };
 use hearthkey_core::UnixTime;
@@ -14,22 +15,51 @@ use tokio::io::{AsyncRead, AsyncWrite};
 impl<'a, G: Gate, F: Fabric, S: AsyncRead + AsyncWrite + Send> Connection<'a, G, F, S> {
     /// AUTH 0x19: a newer token for the session that goes on meanwhile; AUTH 0x18: the answer to a challenge.
     pub(super) fn reauthenticate(&mut self, auth: Auth) -> Result<(), Ending> {
-        if !self.has_method {
+        let Some(method) = self.method else {
             return Err(fault(reason::PROTOCOL_ERROR, "AUTH, but CONNECT named no method"));
-        }
-        if &*auth.method != CLIENT_CREDENTIALS {
+        };
+        if &*auth.method != method.as_str() {
             return Err(fault(reason::BAD_AUTHENTICATION_METHOD, "another method than that of CONNECT"));
         }
         if self.renewal.is_some() {
             return Err(fault(reason::PROTOCOL_ERROR, "AUTH before the answer to the last one"));
         }
-        let Some(form) = auth.data.filter(|form| !form.expose().is_empty()) else {
+        let data = auth.data.filter(|data| !data.expose().is_empty());
+        match method {
+            Method::ClientCredentials => self.renew_by_token_request(data),
+            Method::Ace => self.renew_by_possession(auth.reason_code, data),
+        }
+    }
+
+    fn renew_by_token_request(&mut self, form: Option<Secret>) -> Result<(), Ending> {
+        let Some(form) = form else {
             let data = handshake::challenge_data(self.front.gate.issuer(), self.front.gate.now());
             return self.send_auth(reason::CONTINUE_AUTHENTICATION, Some(&data), None);
         };
         let (gate, slot, peer) = (self.front.gate.as_ref(), self.slot.clone(), self.peer);
         self.renewal =
             Some(Box::pin(async move { gate.admit_by_token_request(&slot.key.client_identifier, form.expose(), peer).await }));
+        Ok(())
+    }
+
+    /// AUTH 0x19 with a token is answered by a nonce, AUTH 0x18 with its signature by the decision.
+    fn renew_by_possession(&mut self, reason_code: u8, data: Option<Secret>) -> Result<(), Ending> {
+        let data = data.ok_or_else(|| fault(reason::PROTOCOL_ERROR, "AUTH without data"))?;
+        if reason_code == reason::REAUTHENTICATE {
+            let nonce = Nonce::fresh().ok_or_else(|| fault(reason::SERVER_UNAVAILABLE, "no randomness for a challenge"))?;
+            self.challenged = Some((data, nonce));
+            return self.send_auth(reason::CONTINUE_AUTHENTICATION, Some(nonce.as_bytes()), None);
+        }
+        let Some((token, nonce)) = self.challenged.take() else {
+            return Err(fault(reason::PROTOCOL_ERROR, "an answer without a challenge"));
+        };
+        let signed = nonce.answered(data.expose()).map_err(|found| fault(found.code, found.reason))?;
+        let (challenge, signature) = (signed.challenge, signed.signature.to_vec());
+        let (gate, slot, peer) = (self.front.gate.as_ref(), self.slot.clone(), self.peer);
+        self.renewal = Some(Box::pin(async move {
+            let possession = Possession { token: token_in(token.expose()), challenge: &challenge, signature: &signature };
+            gate.admit_by_possession(&slot.key.client_identifier, possession, peer).await
+        }));
         Ok(())
     }
 
@@ -64,7 +94,8 @@ impl<'a, G: Gate, F: Fabric, S: AsyncRead + AsyncWrite + Send> Connection<'a, G,
 
     fn send_auth(&mut self, reason_code: u8, data: Option<&[u8]>, date: Option<UnixTime>) -> Result<(), Ending> {
         let dialect = self.dialect;
-        let sent = self.wire.outbound.push(|out| dialect.auth(reason_code, CLIENT_CREDENTIALS, data, date, out));
+        let method = self.method.map_or("", Method::as_str);
+        let sent = self.wire.outbound.push(|out| dialect.auth(reason_code, method, data, date, out));
         sent.map_err(|_| fault(reason::PACKET_TOO_LARGE, "AUTH exceeds the client's maximum packet size"))
     }
 }

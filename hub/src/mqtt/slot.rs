@@ -65,6 +65,8 @@ pub(super) struct Attached {
 #[derive(Debug)]
 pub(super) struct Armed {
     pub(super) will: Will,
+    /// On what the session stood: a will that fires later is judged anew.
+    pub(super) authority: Authority,
     /// The rights of the session as they were last.
     pub(super) rights: Arc<Rights>,
     /// When a delayed will is due.

@@ -182,6 +182,30 @@ impl Home {
         if body[1] == 0 { Ok(session) } else { Err(body[1]) }
     }
 
+    /// A session by method `ace`: the token, and what `sign` makes of the hub's nonce. `Err` holds the reason code of a refusal.
+    pub(crate) async fn possess(
+        &self,
+        client_identifier: &str,
+        token: &str,
+        sign: impl FnOnce(&[u8]) -> Vec<u8>,
+    ) -> Result<Session, u8> {
+        let address = self.server.addresses().mqtt.expect("MQTT without TLS");
+        let mut session = Session(TcpStream::connect(address).await.expect("connected"));
+        let data = |data: &[u8]| [&u16::try_from(data.len()).expect("short").to_be_bytes(), data].concat();
+        let length =
+            |length: usize| vec![u8::try_from(length % 128 | 128).expect("low"), u8::try_from(length / 128).expect("high")];
+        let with_length = |properties: Vec<u8>| [length(properties.len()), properties].concat();
+        let method = |bytes: &[u8]| with_length([&[0x15][..], &data(b"ace"), &[0x16], &data(bytes)].concat());
+        let start = [data(b"MQTT"), vec![5, 0b10, 0, 60], method(token.as_bytes()), data(client_identifier.as_bytes())].concat();
+        session.send(0x10, &start).await;
+        let (first, body) = session.receive().await.expect("an answer");
+        assert_eq!((first, body[0]), (0xF0, 0x18), "a challenge");
+        session.send(0xF0, &[vec![0x18], method(&sign(&body[body.len() - 8..]))].concat()).await;
+        let (first, body) = session.receive().await.expect("an answer");
+        assert_eq!(first, 0x20);
+        if body[1] == 0 { Ok(session) } else { Err(body[1]) }
+    }
+
     /// The file of what is stored: to look that no secret is in it.
     pub(crate) fn root(&self) -> &PathBuf {
         &self.root

@@ -6,6 +6,7 @@ mod described;
 mod home;
 mod keys;
 mod people;
+mod possession;
 mod rules;
 mod sys;
 mod tokens;

@@ -228,3 +228,25 @@ async fn after_a_stop_nobody_comes_in() {
     home.front.stop().await;
     home.stranger().await.closed().await;
 }
+
+#[tokio::test]
+async fn a_delayed_will_is_judged_by_the_rights_of_the_moment_at_which_it_fires() {
+    let home = Home::new().await;
+    let mut owner = home.v5("owner").await;
+    owner.subscribe("dev/+/status", 1).await;
+    let with_delay = |name: &str| {
+        let mut connect = Connect::v5(name).will(&format!("dev/{name}/status"), "offline", false);
+        connect.properties = vec![0x11, 0, 0, 0x0E, 0x10];
+        connect.will.as_mut().unwrap().4 = vec![0x18, 0, 0, 0, 1];
+        connect
+    };
+    let lamp = home.connected(with_delay("lamp")).await;
+    // As if it were revoked between the loss of its connection and the will.
+    home.gate.end(device("lamp"), EndReason::Revoked);
+    drop(lamp);
+    home.gate.event(|event| event.what == Happening::Ended(Ending::ConnectionLost)).await;
+    drop(home.connected(with_delay("oven")).await);
+    let will = owner.message().await;
+    assert_eq!((will.topic.as_str(), will.payload.as_str()), ("dev/oven/status", "offline"));
+    owner.nothing_came().await;
+}

@@ -124,8 +124,8 @@ async fn mosquitto(tool: &str, home: &Home, arguments: &[&str]) -> Option<Comman
 async fn mosquitto_speaks_with_us_in_both_dialects() {
     let home = Home::new().await;
     home.v5("lamp").await.publish("dev/lamp/tele/x", "20", true, &[]).await;
-    for version in ["mqttv311", "mqttv5"] {
-        let subscription = ["-V", version, "-i", "owner", "-u", "owner", "-P", "owner", "-q", "1", "-t", "dev/+/tele/#", "-v"];
+    for (version, qos) in [("mqttv311", "1"), ("mqttv5", "1"), ("mqttv311", "2"), ("mqttv5", "2")] {
+        let subscription = ["-V", version, "-i", "owner", "-u", "owner", "-P", "owner", "-q", qos, "-t", "dev/+/tele/#", "-v"];
         let Some(mut subscribe) = mosquitto("mosquitto_sub", &home, &subscription).await else { return };
         let mut subscriber = subscribe.spawn().unwrap();
         let mut lines = BufReader::new(subscriber.stdout.take().unwrap()).lines();
@@ -134,7 +134,7 @@ async fn mosquitto_speaks_with_us_in_both_dialects() {
         let publish = |topic: &'static str, password: &'static str| {
             let home = &home;
             async move {
-                let arguments = ["-V", version, "-i", "lamp", "-u", "lamp", "-P", password, "-q", "1", "-t", topic, "-m", "21"];
+                let arguments = ["-V", version, "-i", "lamp", "-u", "lamp", "-P", password, "-q", qos, "-t", topic, "-m", "21"];
                 within(mosquitto("mosquitto_pub", home, &arguments).await.unwrap().output()).await.unwrap()
             }
         };

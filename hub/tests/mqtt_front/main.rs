@@ -8,6 +8,7 @@ mod exactly_once;
 mod foreign_clients;
 mod limits;
 mod messages;
+mod possession;
 mod router_death;
 mod sessions;
 mod shared;

@@ -371,3 +371,66 @@ async fn a_device_gets_the_commands_that_were_sent_before_it_listened_and_nobody
     assert_eq!(lamp.subscribe("dev/lamp/cmd/+", 1).await, 1);
     lamp.nothing_came().await;
 }
+
+#[tokio::test]
+async fn a_topic_alias_stands_for_its_topic_on_its_connection() {
+    let home = Home::new().await;
+    let mut owner = home.v5("owner").await;
+    owner.subscribe("dev/lamp/#", 0).await;
+    let mut lamp = home.v5("lamp").await;
+    assert!(lamp.connack.body.windows(3).any(|window| window == [0x22, 0, 32]), "{:?}", lamp.connack);
+    let alias = |number: u8| [0x23, 0, number];
+    assert_eq!(lamp.publish(TEMPERATURE, "a", false, &alias(1)).await, 0);
+    assert_eq!(lamp.publish("dev/lamp/tele/humidity", "b", false, &alias(32)).await, 0);
+    for (number, payload) in [(1, "c"), (32, "d")] {
+        assert_eq!(lamp.publish("", payload, false, &alias(number)).await, 0);
+    }
+    // It may be given another meaning, also one that is denied.
+    assert_eq!(lamp.publish("dev/oven/tele/x", "denied", false, &alias(1)).await, 0x87);
+    assert_eq!(lamp.publish("", "denied", false, &alias(1)).await, 0x87);
+    for (topic, payload) in
+        [(TEMPERATURE, "a"), ("dev/lamp/tele/humidity", "b"), (TEMPERATURE, "c"), ("dev/lamp/tele/humidity", "d")]
+    {
+        let message = owner.message().await;
+        assert_eq!((message.topic.as_str(), message.payload.as_str(), &message.properties[..]), (topic, payload, &[][..]));
+    }
+    drop(lamp);
+    let mut lamp = home.v5("lamp").await;
+    let aliased = lamp.publish_packet("", "x", 0, false, &alias(1));
+    lamp.send(&aliased).await;
+    assert_eq!(lamp.disconnected().await.0, 0x82, "another connection knows no aliases");
+}
+
+#[tokio::test]
+async fn the_hub_is_told_which_commands_a_device_has() {
+    for (connect, qos) in
+        [(Connect::v5("lamp"), 1), (Connect::kept("lamp"), 1), (Connect::v5("lamp"), 2), (Connect::v5("lamp"), 0)]
+    {
+        let home = Home::new().await;
+        home.gate.state.lock().unwrap().commands_waiting.insert("lamp".to_owned(), vec!["set-mode".to_owned()]);
+        let mut owner = home.v5("owner").await;
+        owner.subscribe("dev/lamp/cmd/+", 1).await;
+        let mut lamp = home.connected(connect).await;
+        lamp.subscribe("dev/lamp/cmd/+", qos).await;
+        let earlier = lamp.message_unacknowledged().await;
+        let permit = PublishPermit::for_hub(TopicName::parse("dev/lamp/cmd/identify").unwrap());
+        home.front.publish(permit, Message::at_least_once("identify")).await.unwrap();
+        let later = lamp.message_unacknowledged().await;
+        // That the owner looks on means nothing.
+        assert_eq!(owner.message().await.payload, "identify");
+        owner.nothing_came().await;
+        let told = |count: usize| {
+            let names = ["set-mode", "identify"].map(|name| ("lamp".to_owned(), name.as_bytes().to_vec()));
+            assert_eq!(home.gate.state.lock().unwrap().delivered, names[..count], "{qos}");
+        };
+        if qos > 0 {
+            told(0);
+            for (command, count) in [(earlier, 1), (later, 2)] {
+                lamp.puback(command.packet_identifier).await;
+                lamp.nothing_came().await;
+                told(count);
+            }
+        }
+        told(2);
+    }
+}

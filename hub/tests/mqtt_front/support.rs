@@ -3,11 +3,12 @@
 
 use hearthkey::mqtt::{
     FabricKind, Front, Gate, Limits,
-    gate::{Admission, Affected, PersistError, Refusal, RefusalKind, SessionEvent},
+    gate::{Admission, Affected, PersistError, Possession, Refusal, RefusalKind, SessionEvent},
     message::Message,
 };
 use hearthkey_core::{
     DeviceId, UnixTime,
+    jwt::PublicKey,
     profile::Profile,
     rights::Rights,
     scope::PermissionName,
@@ -53,6 +54,10 @@ pub struct State {
     pub ends: HashMap<Principal, EndReason>,
     pub events: Vec<SessionEvent>,
     pub acknowledged: Vec<(String, String, Vec<u8>)>,
+    /// The keys that tokens are bound to.
+    pub keys: HashMap<String, PublicKey>,
+    /// Commands that devices have got.
+    pub delivered: Vec<(String, Vec<u8>)>,
     /// Names of commands by device.
     pub commands_waiting: HashMap<String, Vec<String>>,
     pub rows: BTreeMap<Vec<u8>, Vec<u8>>,
@@ -197,6 +202,20 @@ impl Gate for FakeGate {
             (TopicName::parse(&format!("dev/{device}/cmd/{name}")).unwrap(), Message::at_least_once(name.clone().into_bytes()))
         };
         waiting.iter().map(ready).collect()
+    }
+
+    async fn admit_by_possession(&self, _: &str, possession: Possession<'_>, _: SocketAddr) -> Result<Admission, Refusal> {
+        let token = String::from_utf8_lossy(possession.token).into_owned();
+        let key = self.state.lock().unwrap().keys.get(&token).cloned();
+        match key.map(|key| key.verify(possession.challenge, possession.signature)) {
+            Some(Ok(())) => self.decide(&token),
+            Some(Err(_)) | None => self.decide("nobody's"),
+        }
+    }
+
+    fn delivered(&self, device: &DeviceId, payload: &[u8]) {
+        self.state.lock().unwrap().delivered.push((device.to_string(), payload.to_vec()));
+        self.changed.notify_waiters();
     }
 
     fn acknowledged(&self, device: &DeviceId, command_id: &str, payload: &[u8]) {

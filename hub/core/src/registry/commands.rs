@@ -45,6 +45,9 @@ pub struct CommandRecord {
     /// How it came to that: each state with its time, at most one of each.
     #[serde(default)]
     pub history: Vec<CommandStep>,
+    /// When the device got it, as far as its acknowledgement of the message tells: it is not sent again after that.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub delivered_at: Option<UnixTime>,
 }
 
 /// One step of a command.
@@ -248,9 +251,21 @@ impl Registry {
         self.commands.range((device.clone(), 0)..=(device.clone(), u64::MAX)).map(|(_, command)| command)
     }
 
-    /// The commands that a device has not answered and may still begin, in their order.
+    /// The commands that a device has neither got nor answered and may still begin, in their order.
     pub fn commands_waiting(&self, device: &DeviceId, now: UnixTime) -> impl Iterator<Item = &CommandRecord> {
-        self.commands_of(device).filter(move |command| command.state == CommandState::Sent && now < command.expires_at)
+        self.commands_of(device).filter(move |command| {
+            command.state == CommandState::Sent && command.delivered_at.is_none() && now < command.expires_at
+        })
+    }
+
+    /// Notes that a device has a command. `None` if it waits for nothing of the kind.
+    #[must_use]
+    pub fn note_delivered_command(&self, device: &DeviceId, id: &str, context: &Context) -> Option<Change<()>> {
+        let command = self.command(device, id).filter(|command| !command.state.is_final() && command.delivered_at.is_none())?;
+        let record = CommandRecord { delivered_at: Some(context.now), ..command.clone() };
+        let mut draft = self.draft(context);
+        draft.put(Table::Command, command_key(device, record.seq), &record);
+        Some(draft.finish(()))
     }
 
     /// Takes a command for sending: the record must be durable before the message leaves.
@@ -309,6 +324,7 @@ impl Registry {
             state: CommandState::Sent,
             reason: String::new(),
             history: vec![CommandStep { state: CommandState::Sent, at: context.now }],
+            delivered_at: None,
         };
         let payload = record.payload(context.now);
         if payload.len() > MAX_COMMAND_BYTES {

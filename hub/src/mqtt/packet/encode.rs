@@ -39,6 +39,8 @@ pub struct ConnAck {
     pub maximum_packet_size: Option<u32>,
     /// Largest topic alias that the hub takes.
     pub topic_alias_maximum: Option<u16>,
+    /// The keep alive that holds, if it is not the one that was asked for.
+    pub server_keep_alive: Option<u16>,
     /// The name that a nameless client got.
     pub assigned_client_identifier: Option<Box<str>>,
     /// What went wrong.
@@ -112,6 +114,10 @@ impl Dialect {
             if let Some(maximum) = connack.receive_maximum {
                 properties.put_u8(p::RECEIVE_MAXIMUM);
                 properties.put_u16(maximum);
+            }
+            if let Some(seconds) = connack.server_keep_alive {
+                properties.put_u8(p::SERVER_KEEP_ALIVE);
+                properties.put_u16(seconds);
             }
             if let Some(maximum) = connack.topic_alias_maximum {
                 properties.put_u8(p::TOPIC_ALIAS_MAXIMUM);

@@ -16,6 +16,8 @@ pub const SUBSCRIPTION_IDENTIFIER: u8 = 0x0B;
 pub const SESSION_EXPIRY_INTERVAL: u8 = 0x11;
 /// Assigned Client Identifier.
 pub const ASSIGNED_CLIENT_IDENTIFIER: u8 = 0x12;
+/// Server Keep Alive.
+pub const SERVER_KEEP_ALIVE: u8 = 0x13;
 /// Authentication Method.
 pub const AUTHENTICATION_METHOD: u8 = 0x15;
 /// Authentication Data.

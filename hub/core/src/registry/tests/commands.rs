@@ -86,6 +86,21 @@ fn a_command_waits_for_its_device_with_what_is_left_of_its_time() {
 }
 
 #[test]
+fn a_command_that_a_device_has_is_not_sent_again_and_still_ends_in_one_way() {
+    let mut world = World::with_devices(&["lamp"]);
+    let command = world.send("lamp", "identify", None, 30).expect("taken").record;
+    let context = world.context();
+    let change = world.registry.note_delivered_command(&name("lamp"), &command.id, &context).expect("noted");
+    world.commit(change);
+    assert_eq!(world.registry.commands_waiting(&name("lamp"), world.now).count(), 0);
+    assert!(world.registry.note_delivered_command(&name("lamp"), &command.id, &context).is_none(), "once");
+    assert!(world.registry.note_delivered_command(&name("lamp"), "c-0", &context).is_none(), "what is known");
+    assert_eq!(world.registry.command(&name("lamp"), &command.id).expect("known").state, CommandState::Sent);
+    world.answer("lamp", &command.id, CommandState::Succeeded);
+    assert_eq!(world.registry.command(&name("lamp"), &command.id).expect("known").state, CommandState::Succeeded);
+}
+
+#[test]
 fn a_device_gets_only_the_commands_of_its_profile() {
     let mut world = World::with_devices(&["lamp"]);
     let refused = world.send("lamp", "explode", None, 30).expect_err("not taken");

@@ -1,0 +1,101 @@
+//! The two authentication methods of MQTT 5 that the hub knows (docs/protocol.md), and the method `ace`: an access token is
+//! good only together with a signature over the hub's nonce by the key in its `cnf` (RFC 9431 section 2.2.4.2).
+
+use super::packet::Fault;
+
+/// An authentication method.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Method {
+    /// Authentication data is a token request.
+    ClientCredentials,
+    /// RFC 9431, proof of possession by the broker's challenge.
+    Ace,
+}
+
+impl Method {
+    pub(super) const ALL: [Self; 2] = [Self::ClientCredentials, Self::Ace];
+
+    /// Its name in packets.
+    pub(super) const fn as_str(self) -> &'static str {
+        match self {
+            Self::ClientCredentials => "client_credentials",
+            Self::Ace => "ace",
+        }
+    }
+
+    pub(super) fn named(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|method| method.as_str() == name)
+    }
+}
+
+/// Bytes of a nonce of either side.
+pub(super) const NONCE_BYTES: usize = 8;
+/// Bytes of an ES256 signature.
+const SIGNATURE_BYTES: usize = 64;
+
+/// A nonce that was sent and not yet signed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Nonce([u8; NONCE_BYTES]);
+
+/// What the client has sent in answer.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Signed<'a> {
+    /// The hub's nonce and the client's.
+    pub(super) challenge: [u8; 2 * NONCE_BYTES],
+    pub(super) signature: &'a [u8],
+}
+
+impl Nonce {
+    /// Nothing if the system has no entropy.
+    pub(super) fn fresh() -> Option<Self> {
+        getrandom::u64().ok().map(|random| Self(random.to_be_bytes()))
+    }
+
+    /// The bytes to send.
+    pub(super) const fn as_bytes(&self) -> &[u8] {
+        &self.0
+    }
+
+    /// The client's answer: its nonce and a signature over both nonces.
+    pub(super) fn answered(self, data: &[u8]) -> Result<Signed<'_>, Fault> {
+        let (nonce, signature) = data.split_first_chunk::<NONCE_BYTES>().unwrap_or((&[0; NONCE_BYTES], &[]));
+        if signature.len() != SIGNATURE_BYTES {
+            return Err(Fault::protocol("the answer to a challenge is a nonce of 8 bytes and a signature of 64"));
+        }
+        let mut challenge = [0; 2 * NONCE_BYTES];
+        let (ours, theirs) = challenge.split_at_mut(NONCE_BYTES);
+        ours.copy_from_slice(&self.0);
+        theirs.copy_from_slice(nonce);
+        Ok(Signed { challenge, signature })
+    }
+}
+
+/// The token in authentication data: alone, or after its length in two bytes as where a proof follows it.
+pub(super) fn token_in(data: &[u8]) -> &[u8] {
+    match data.split_first_chunk::<2>() {
+        Some((length, token)) if usize::from(u16::from_be_bytes(*length)) == token.len() => token,
+        Some(_) | None => data,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_token_is_found_with_and_without_its_length() {
+        assert_eq!(token_in(b"eyJ.x.y"), b"eyJ.x.y");
+        assert_eq!(token_in(b"\x00\x07eyJ.x.y"), b"eyJ.x.y");
+        assert_eq!((token_in(b""), token_in(b"e"), token_in(b"\x00\x00")), (&b""[..], &b"e"[..], &b""[..]));
+    }
+
+    #[test]
+    fn only_a_nonce_and_a_signature_are_an_answer() {
+        let nonce = Nonce(*b"hubs-one");
+        for length in (0..100).filter(|length| *length != 72) {
+            assert!(nonce.answered(&vec![7; length]).is_err(), "{length}");
+        }
+        let answer = [&b"theirs-1"[..], &[9; 64]].concat();
+        assert_eq!(nonce.answered(&answer), Ok(Signed { challenge: *b"hubs-onetheirs-1", signature: &[9; 64] }));
+    }
+}
