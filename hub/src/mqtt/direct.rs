@@ -308,7 +308,7 @@ impl Match {
 }
 
 impl Slot {
-    /// Gives a message what it needs to outlive the hub, if the session does: a position, a packet identifier for QoS 2, rows.
+    /// Gives a message what it needs to outlive the hub, if the session does: a position, a packet identifier, rows.
     /// Nothing if no packet identifier is free.
     /// `stored` is to be set when the rows are.
     pub(super) fn prepare(
@@ -321,10 +321,7 @@ impl Slot {
         if !self.is_durable || pending.qos == QoS::AtMostOnce {
             return Some(pending);
         }
-        let reserved = match pending.qos {
-            QoS::ExactlyOnce => Some(state.session.outbound.reserve()?),
-            QoS::AtMostOnce | QoS::AtLeastOnce => None,
-        };
+        let reserved = Some(state.session.outbound.reserve()?);
         let position = state.next_position;
         state.next_position += 1;
         let stored = reserved.map(|_| stored.clone());

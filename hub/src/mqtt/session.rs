@@ -123,8 +123,8 @@ pub struct Pending {
     pub subscription_identifiers: Box<[u32]>,
     /// The position of its stored row, if it has one.
     pub row: Option<u64>,
-    /// The packet identifier that it will have: stored with a QoS 2 message, so that after a power cut it is sent as what the
-    /// client may know already.
+    /// The packet identifier that it will have: stored with the message, so that after a power cut it is sent as what the
+    /// client may know already (MQTT-4.4.0-1).
     pub reserved: Option<Reserved>,
     /// The group whose message it is, if it is shared: another member may get it if this session ends.
     pub share: Option<Arc<Share>>,
@@ -355,7 +355,8 @@ impl Outbound {
             };
         }
         let pending = self.pop_queue()?;
-        Some(match pending.reserved.filter(|reserved| reserved.may_be_known) {
+        let known = pending.reserved.filter(|reserved| reserved.may_be_known && pending.qos == QoS::ExactlyOnce);
+        Some(match known {
             Some(Reserved { packet_identifier, .. }) => {
                 self.in_flight.push_back(InFlight { packet_identifier, stage: Stage::Released { row: pending.row } });
                 Discarded::Released(pending)

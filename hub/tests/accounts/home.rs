@@ -192,8 +192,10 @@ impl Home {
         let address = self.server.addresses().mqtt.expect("MQTT without TLS");
         let mut session = Session(TcpStream::connect(address).await.expect("connected"));
         let data = |data: &[u8]| [&u16::try_from(data.len()).expect("short").to_be_bytes(), data].concat();
-        let length =
-            |length: usize| vec![u8::try_from(length % 128 | 128).expect("low"), u8::try_from(length / 128).expect("high")];
+        let length = |length: usize| {
+            let (low, high) = (u8::try_from(length % 128).expect("low"), u8::try_from(length / 128).expect("high"));
+            if high == 0 { vec![low] } else { vec![low | 128, high] }
+        };
         let with_length = |properties: Vec<u8>| [length(properties.len()), properties].concat();
         let method = |bytes: &[u8]| with_length([&[0x15][..], &data(b"ace"), &[0x16], &data(bytes)].concat());
         let start = [data(b"MQTT"), vec![5, 0b10, 0, 60], method(token.as_bytes()), data(client_identifier.as_bytes())].concat();

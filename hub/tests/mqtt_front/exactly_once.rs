@@ -239,6 +239,27 @@ async fn a_power_cut_at_any_step_of_a_delivery_neither_repeats_nor_loses_it() {
 }
 
 #[tokio::test]
+async fn after_a_power_cut_what_was_not_acknowledged_comes_with_its_packet_identifier() {
+    let home = Home::new().await;
+    let mut owner = follower(&home, Connect::kept("owner")).await;
+    let mut lamp = home.v5("lamp").await;
+    lamp.publish1(TEMPERATURE, "a").await;
+    lamp.publish2(TEMPERATURE, "b").await;
+    lamp.publish1(TEMPERATURE, "c").await;
+    let (a, b, c) =
+        (owner.message_unacknowledged().await, owner.message_unacknowledged().await, owner.message_unacknowledged().await);
+    owner.puback(a.packet_identifier).await;
+    owner.nothing_came().await;
+    let home = home.restarted().await;
+    let mut owner = home.connected(Connect::kept("owner")).await;
+    for earlier in [b, c] {
+        let again = owner.message_unacknowledged().await;
+        assert_eq!(again, Published { dup: true, ..earlier });
+    }
+    owner.nothing_came().await;
+}
+
+#[tokio::test]
 async fn what_waits_for_pubrec_or_pubcomp_goes_on_with_the_next_connection() {
     let home = Home::new().await;
     let mut owner = follower(&home, Connect::kept("owner")).await;
