@@ -100,6 +100,8 @@ pub const MAX_CONNECT_BYTES: usize = 16 * 1024;
 pub const MAX_CLIENT_IDENTIFIER_BYTES: usize = 128;
 /// Most filters in one SUBSCRIBE or UNSUBSCRIBE: bounds the work of one packet.
 pub const MAX_FILTERS_PER_PACKET: usize = 256;
+/// How often the fabric may die while a connection subscribes anew; then the connection ends with 0x88.
+pub const MAX_FABRIC_DEATHS_IN_A_ROW: usize = 10;
 /// Most members of one shared subscription: bounds the work of one publish. A further one is refused with 0x97.
 pub const MAX_GROUP_MEMBERS: usize = 128;
 /// Topic aliases of one connection: announced as Topic Alias Maximum. A device publishes to a dozen topics.

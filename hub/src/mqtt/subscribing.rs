@@ -4,7 +4,7 @@ use super::{
     connection::{Connection, fault, fault_of, has_too_many_levels},
     fabric::{Fabric, Link},
     gate::{Ending, Gate},
-    limits::MAX_GROUP_MEMBERS,
+    limits::{MAX_FABRIC_DEATHS_IN_A_ROW, MAX_GROUP_MEMBERS},
     message::Routed,
     packet::{RetainHandling, Subscribe, SubscribeRequest, reason},
     persister::Ticket,
@@ -200,8 +200,7 @@ impl<G: Gate, F: Fabric, S: AsyncRead + AsyncWrite + Send> Connection<'_, G, F, 
     /// A new link in place of a dead one or of none, with all subscriptions that the rights still cover.
     pub(super) async fn relink(&mut self) -> Result<(), Ending> {
         let gone = |gone| fault_of(reason::SERVER_UNAVAILABLE, &gone);
-        // Twice: the fabric may die again.
-        for _ in 0..2 {
+        for _ in 0..MAX_FABRIC_DEATHS_IN_A_ROW {
             let mut link = match self.link.take() {
                 Some(dead) => self.front.fabric.replace(dead).await.map_err(gone)?,
                 None => self.front.fabric.link().await.map_err(gone)?,
