@@ -191,6 +191,7 @@ fn devices() -> Vec<(&'static str, Value)> {
                 ("state", a("CommandState")),
                 ("reason?", text()),
                 ("history", several(shown(&[("state", a("CommandState")), ("at", a("UnixTime"))]))),
+                ("delivered_at?", a("UnixTime")),
             ]),
         ),
         ("CommandState", one_of(&["sent", "accepted", "executing", "succeeded", "failed", "rejected", "expired"])),

@@ -503,10 +503,9 @@ pub(super) fn has_too_many_levels(topic: &str, most: usize) -> bool {
 /// The keep alive that holds. MQTT 3.1.1 cannot be told another than it asked for.
 fn keep_alive(guest: &Guest, limits: &Limits) -> u16 {
     let asked = guest.connect.keep_alive;
-    match limits.max_keep_alive.filter(|_| guest.dialect.version == Version::V5) {
-        Some(most) if asked == 0 || asked > most => most,
-        Some(_) | None => asked,
-    }
+    let most = limits.max_keep_alive;
+    let is_bounded = most < u16::MAX && guest.dialect.version == Version::V5;
+    if is_bounded && (asked == 0 || asked > most) { most } else { asked }
 }
 
 pub(super) fn fault(reason_code: u8, reason: &str) -> Ending {

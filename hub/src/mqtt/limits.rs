@@ -14,9 +14,9 @@ pub struct Limits {
     pub device_connects_per_minute: u32,
     /// The same for a user or an integration, over all their programs.
     pub connects_per_minute: u32,
-    /// Longest keep alive of an MQTT 5 client, in seconds: a longer one, or none, is replaced by this and told in CONNACK. None
+    /// Longest keep alive of an MQTT 5 client, in seconds: a longer one, or none, is replaced by this and told in CONNACK. 65,535
     /// lets clients choose.
-    pub max_keep_alive: Option<u16>,
+    pub max_keep_alive: u16,
     /// Most connections without a finished CONNECT; at the bound the oldest is closed, so that a newcomer gets its chance.
     pub max_half_open: usize,
     /// How long TLS handshake and CONNECT may take together; then the connection is closed.
@@ -64,7 +64,7 @@ impl Default for Limits {
             device_connects_per_minute: 60,
             // Scripts that connect for each message.
             connects_per_minute: 600,
-            max_keep_alive: None,
+            max_keep_alive: u16::MAX,
             // More than the thousand that a worm-ridden camera opens.
             max_half_open: 2_048,
             // A P-256 handshake on a Cortex-M4 takes about two seconds.

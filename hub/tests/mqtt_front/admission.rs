@@ -267,7 +267,7 @@ async fn a_full_hub_says_that_it_is_busy() {
 
 #[tokio::test]
 async fn a_keep_alive_beyond_the_bound_is_replaced_and_told() {
-    let limits = Limits { max_keep_alive: Some(120), ..Limits::default() };
+    let limits = Limits { max_keep_alive: 120, ..Limits::default() };
     let home = Home::with(FakeGate::of_a_home(), limits).await;
     let tells = |client: &Client| client.connack.body.windows(3).any(|window| window == [0x13, 0, 120]);
     for (asked, is_told) in [(0, true), (121, true), (120, false), (60, false)] {
