@@ -38,7 +38,7 @@ pub const MAX_ASSERTION_LIFETIME: Seconds = Seconds(300);
 pub const CLOCK_SKEW: Seconds = Seconds(60);
 /// Most remembered `jti`s of one client; at the bound its requests are refused with `slow_down` until the oldest ends.
 pub const MAX_USED_ASSERTIONS_PER_CLIENT: usize = 256;
-/// Most remembered `jti`s of all clients: some 16 MB, and ten times what the largest home needs.
+/// Most remembered `jti`s of all clients: some 3 MB, and ten times what the largest home needs.
 pub const MAX_USED_ASSERTIONS: usize = 65_536;
 /// Most keys of one client at a time: two for a rotation, two to spare.
 pub const MAX_KEYS_PER_CLIENT: usize = 4;

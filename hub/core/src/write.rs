@@ -21,7 +21,7 @@ pub enum Table {
     Credential = 4,
     /// Enrolment codes by hash.
     EnrolmentCode = 5,
-    /// Used client assertions by client and `jti`.
+    /// Used client assertions by client and hash of `jti`.
     UsedAssertion = 6,
     /// Access tokens revoked before their end, by `jti`.
     DeniedToken = 7,

@@ -20,7 +20,7 @@ use crate::{
     write::Table,
 };
 
-use super::rows::used_assertion_key;
+use super::used_assertions::{self, JtiHash};
 
 /// Most ended assertions that one request forgets: enough to make room, little enough to stay cheap.
 const MAX_FORGOTTEN_AT_ONCE: usize = 4;
@@ -34,7 +34,7 @@ pub struct AuthenticatedClient {
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Method {
-    Assertion { thumbprint: Box<str>, jti: Box<str>, remembered_until: UnixTime },
+    Assertion { thumbprint: Box<str>, jti: JtiHash, remembered_until: UnixTime },
     Secret { id: CredentialId },
     Joined { thumbprint: Box<str> },
 }
@@ -223,7 +223,7 @@ impl Registry {
                 if !device.usable_keys(now).any(|key| key.thumbprint == *thumbprint) {
                     return Err(OAuthError::client_authentication_failed("the key is gone"));
                 }
-                self.remember_assertion(&client.id, jti, *remembered_until, draft)?;
+                self.remember_assertion(&client.id, *jti, *remembered_until, draft)?;
                 if let Some(added_at) = note_first_use(device, thumbprint, now) {
                     self.retire_secrets_before(added_at, device, draft);
                     // The answer to the registration has arrived, as the key is in use: the code is spent.
@@ -255,29 +255,25 @@ impl Registry {
         }
     }
 
-    fn remember_assertion(&self, id: &DeviceId, jti: &str, until: UnixTime, draft: &mut Draft<'_>) -> Result<(), OAuthError> {
+    fn remember_assertion(&self, id: &DeviceId, jti: JtiHash, until: UnixTime, draft: &mut Draft<'_>) -> Result<(), OAuthError> {
         let now = draft.context.now;
-        if self.used_assertions.contains_key(&(id.clone(), jti.into())) {
+        if self.used_assertions.contains(id, jti) {
             return Err(OAuthError::client_authentication_failed("the assertion was used before (replay)"));
         }
-        let of_client = || {
-            let first = (id.clone(), Box::<str>::from(""));
-            self.used_assertions.range(first..).take_while(|((client, _), _)| client == id)
-        };
         let (mut remembered, mut ended) = (0, 0);
-        for ((_, jti), until) in of_client() {
-            if *until > now {
+        for (jti, until) in self.used_assertions.of_client(id) {
+            if until > now {
                 remembered += 1;
             } else if ended < MAX_FORGOTTEN_AT_ONCE {
                 // Each request makes more room than it takes, however seldom the sweep comes by.
-                draft.delete(Table::UsedAssertion, used_assertion_key(id, jti));
+                draft.delete(Table::UsedAssertion, used_assertions::row_key(id, jti));
                 ended += 1;
             }
         }
         if remembered >= MAX_USED_ASSERTIONS_PER_CLIENT || self.used_assertions.len() >= ended + MAX_USED_ASSERTIONS {
             return Err(OAuthError::new(ErrorCode::SlowDown, "too many token requests; use the token that you have"));
         }
-        draft.put(Table::UsedAssertion, used_assertion_key(id, jti), &until);
+        draft.put(Table::UsedAssertion, used_assertions::row_key(id, jti), &until);
         Ok(())
     }
 
@@ -392,7 +388,7 @@ impl Registry {
             let remembered_until = ends_at.plus(CLOCK_SKEW);
             return Ok(AuthenticatedClient {
                 id,
-                method: Method::Assertion { thumbprint, jti: claims.jti.into(), remembered_until },
+                method: Method::Assertion { thumbprint, jti: JtiHash::of(&claims.jti), remembered_until },
             });
         };
         // The key was proved, so the client may be told what is wrong.

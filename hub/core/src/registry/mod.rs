@@ -15,6 +15,7 @@ mod sweep;
 #[cfg(test)]
 mod tests;
 mod twins;
+mod used_assertions;
 mod users;
 
 pub use clients::{AuthenticatedClient, IssuedToken};
@@ -46,6 +47,7 @@ use crate::{
 };
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
+use used_assertions::UsedAssertions;
 
 /// The state of a home.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -55,7 +57,7 @@ pub struct Registry {
     users: BTreeMap<UserName, UserRecord>,
     credentials: BTreeMap<CredentialId, CredentialRecord>,
     enrolments_by_code_hash: BTreeMap<String, EnrolmentRecord>,
-    used_assertions: BTreeMap<(DeviceId, Box<str>), UnixTime>,
+    used_assertions: UsedAssertions,
     denied_tokens: BTreeMap<Box<str>, UnixTime>,
     commands: BTreeMap<(DeviceId, u64), CommandRecord>,
     desired_twins: BTreeMap<DeviceId, DesiredTwin>,

@@ -1,6 +1,9 @@
 //! The stored form of the registry: which row is where, and how it is read back.
 
-use super::{CommandRecord, CredentialRecord, DesiredTwin, DeviceRecord, EnrolmentRecord, Registry, ReportedTwin, UserRecord};
+use super::{
+    CommandRecord, CredentialRecord, DesiredTwin, DeviceRecord, EnrolmentRecord, Registry, ReportedTwin, UserRecord,
+    used_assertions,
+};
 use crate::{
     DeviceId, UnixTime,
     profile::Profile,
@@ -19,11 +22,6 @@ pub struct CorruptRow {
     pub table: Table,
     /// What is wrong.
     pub why: String,
-}
-
-/// The key of a row about one client's `jti`.
-pub(super) fn used_assertion_key(client: &DeviceId, jti: &str) -> Vec<u8> {
-    format!("{client}/{jti}").into_bytes()
 }
 
 /// The key of a command: device, then sequence in order.
@@ -70,9 +68,8 @@ pub(super) fn apply(registry: &mut Registry, write: &Write) -> Result<(), Corrup
             set(&mut registry.enrolments_by_code_hash, text()?.to_owned(), record);
         }
         Table::UsedAssertion => {
-            let (client, jti) = text()?.split_once('/').ok_or_else(|| corrupt("no client in the key".to_owned()))?;
-            let client = DeviceId::parse(client).map_err(|error| corrupt(error.to_string()))?;
-            set(&mut registry.used_assertions, (client, jti.into()), value.map(|row| read::<UnixTime>(table, row)).transpose()?);
+            let (client, jti) = used_assertions::read_row_key(text()?)?;
+            registry.used_assertions.set(client, jti, value.map(|row| read::<UnixTime>(table, row)).transpose()?);
         }
         Table::DeniedToken => {
             set(&mut registry.denied_tokens, text()?.into(), value.map(|row| read::<UnixTime>(table, row)).transpose()?);

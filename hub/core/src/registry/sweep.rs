@@ -1,6 +1,6 @@
 //! What ends by itself: used assertions, denied tokens, enrolment codes, retired keys, commands that nobody took.
 
-use super::{Change, CommandState, Context, Registry, rows};
+use super::{Change, CommandState, Context, Registry, rows, used_assertions};
 use crate::{
     audit::{AuditDraft, AuditRecord, ChainHead, Outcome},
     limits::MAX_AUDIT_RECORDS,
@@ -20,8 +20,8 @@ impl Registry {
     pub fn sweep(&self, context: &Context) -> Change<()> {
         let now = context.now;
         let mut draft = self.draft(context);
-        for ((client, jti), _) in self.used_assertions.iter().filter(|(_, until)| **until <= now).take(MAX_FORGOTTEN) {
-            draft.delete(Table::UsedAssertion, rows::used_assertion_key(client, jti));
+        for (client, jti) in self.used_assertions.ended(now).take(MAX_FORGOTTEN) {
+            draft.delete(Table::UsedAssertion, used_assertions::row_key(client, jti));
         }
         let mut room = MAX_SWEPT;
         for (jti, _) in self.denied_tokens.iter().filter(|(_, until)| **until <= now).take(room) {

@@ -1,6 +1,9 @@
 //! What happens at each bound of limits.rs that the registry keeps; the others are tested where they stand.
 
-use super::*;
+use super::{
+    used_assertions::{JtiHash, UsedAssertions},
+    *,
+};
 use crate::{
     audit::{AuditDraft, Outcome},
     limits::{
@@ -161,10 +164,10 @@ fn the_memory_of_assertions_is_bounded_whatever_the_number_of_clients() {
     let until = world.now.plus(Seconds(420));
     for number in 0..MAX_USED_ASSERTIONS {
         let client = name(&format!("d-{}", number / MAX_USED_ASSERTIONS_PER_CLIENT));
-        world.registry.used_assertions.insert((client, number.to_string().into()), until);
+        world.registry.used_assertions.set(client, JtiHash::of(&number.to_string()), Some(until));
     }
     assert_eq!(world.token("lamp").expect_err("full").code, ErrorCode::SlowDown);
-    world.registry.used_assertions.clear();
+    world.registry.used_assertions = UsedAssertions::default();
     assert!(world.token("lamp").is_ok());
 }
 
