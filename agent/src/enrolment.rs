@@ -3,16 +3,17 @@
 
 use crate::buffer::{Buffer, BufferFull};
 use crate::http::{self, Authority, HttpError};
-use crate::identity::{DeviceKey, HubAddress, Identity, IdentityError, Stored};
+use crate::identity::{DeviceKey, HubAddress, Identity, IdentityError, MAX_CLIENT_ID, MAX_ISSUER, Stored};
 use crate::json::{self, Object};
 use crate::keys::{Drbg, SecretKey};
 use crate::platform::{ConnectFailed, Platform, Record, Transport};
 use crate::time::Clock;
-use crate::tls::{self, HomeCa, TlsError, TrustAnchor};
+use crate::tls::{self, Connection, HomeCa, TlsError, TrustAnchor};
 use crate::workspace::Workspace;
 use base64ct::{Base64UrlUnpadded, Encoding as _};
 use core::time::Duration;
 use embassy_futures::select::{Either, select};
+use embedded_io_async::{Read, Write};
 use heapless::String;
 use serde::{Deserialize, Serialize};
 use zeroize::{Zeroize as _, Zeroizing};
@@ -214,6 +215,12 @@ impl From<EnrolmentStringError> for EnrolError {
     }
 }
 
+impl From<HttpError> for EnrolError {
+    fn from(error: HttpError) -> Self {
+        Self::Http(error)
+    }
+}
+
 impl From<TlsError> for EnrolError {
     fn from(error: TlsError) -> Self {
         Self::Tls(error)
@@ -234,19 +241,7 @@ pub async fn enrol<P: Platform>(
     let mut seed = Zeroizing::new([0; 32]);
     platform.entropy(&mut *seed);
     let mut random = Drbg::from_seed(&seed, "hearthkey enrolment");
-    let key = match Stored::load(platform)? {
-        Some(Stored::Enrolled(_)) => return Err(EnrolError::AlreadyEnrolled),
-        Some(Stored::Pending(key)) => key,
-        None => {
-            let (secret, public) = SecretKey::generate(&mut random);
-            let pending = Stored::Pending(DeviceKey { secret, public });
-            pending.store(platform)?;
-            match pending {
-                Stored::Pending(key) => key,
-                Stored::Enrolled(identity) => identity.key,
-            }
-        }
-    };
+    let key = pending_key(platform, &mut random)?.ok_or(EnrolError::AlreadyEnrolled)?;
     let patience = platform.sleep_until(platform.now().after(PATIENCE));
     let attempt = async {
         let connecting = platform.connect(&enrolment.hub.host, enrolment.hub.https_port);
@@ -269,16 +264,38 @@ pub async fn enrol<P: Platform>(
         return Err(EnrolError::Refused(refusal(response.status, response.body)));
     }
     let (client_id, issuer) = registration(response.body).ok_or(EnrolError::BadRegistration)?;
+    let identity = Identity { key, client_id, issuer, hub: enrolment.hub.clone(), home_ca };
+    let identity = keep(platform, identity)?;
+    workspace.incoming.zeroize();
+    Ok(Enrolled { identity, clock })
+}
+
+/// The key of an enrolment that has not been answered yet: the stored one, or one that is made and stored. `None` for a device
+/// that is enrolled.
+pub(crate) fn pending_key<P: Platform>(platform: &mut P, random: &mut Drbg) -> Result<Option<DeviceKey>, IdentityError> {
+    match Stored::load(platform)? {
+        Some(Stored::Enrolled(_)) => Ok(None),
+        Some(Stored::Pending(key)) => Ok(Some(key)),
+        None => {
+            let (secret, public) = SecretKey::generate(random);
+            let pending = Stored::Pending(DeviceKey { secret, public });
+            pending.store(platform)?;
+            Ok(Some(pending.into_key()))
+        }
+    }
+}
+
+/// Stores who the device is from now on.
+pub(crate) fn keep<P: Platform>(platform: &mut P, identity: Identity) -> Result<Identity, IdentityError> {
     if platform.load(Record::CommandSequence, &mut [0; 8]) != Ok(None) {
         // What another hub counted means nothing to this one.
         platform.store(Record::CommandSequence, &[0; 8]).map_err(IdentityError::Storage)?;
     }
-    let enrolled = Stored::Enrolled(Identity { key, client_id, issuer, hub: enrolment.hub.clone(), home_ca });
+    let enrolled = Stored::Enrolled(identity);
     enrolled.store(platform)?;
-    workspace.incoming.zeroize();
     match enrolled {
-        Stored::Enrolled(identity) => Ok(Enrolled { identity, clock }),
-        Stored::Pending(_) => Err(EnrolError::BadRegistration),
+        Stored::Enrolled(identity) => Ok(identity),
+        Stored::Pending(_) => Err(IdentityError::Corrupt),
     }
 }
 
@@ -306,23 +323,27 @@ async fn exchange<T: Transport>(
         .map_err(|BufferFull| EnrolError::Software)?;
     connection.write(request.written()).await?;
     outgoing.zeroize();
+    let length = answer::<_, _, EnrolError>(&mut connection, incoming).await?;
+    Ok((connection.home_ca().clone(), length))
+}
 
+/// Reads until a whole answer stands in `incoming`; its length.
+pub(crate) async fn answer<R: Read, W: Write, E: From<TlsError> + From<HttpError>>(
+    connection: &mut Connection<'_, R, W>,
+    incoming: &mut [u8],
+) -> Result<usize, E> {
     let mut length = 0;
     loop {
         let capacity = incoming.len();
-        if http::read_response(incoming.get(..length).unwrap_or_default(), capacity).map_err(EnrolError::Http)?.is_some() {
-            return Ok((connection.home_ca().clone(), length));
+        if http::read_response(incoming.get(..length).unwrap_or_default(), capacity)?.is_some() {
+            return Ok(length);
         }
         length += connection.read(incoming.get_mut(length..).unwrap_or_default()).await?;
     }
 }
 
 fn write_registration(out: &mut Buffer<'_>, key: &DeviceKey, software: Software<'_>) -> Result<(), BufferFull> {
-    let plain = |text: &str, longest| {
-        let fits = (1..=longest).contains(&text.len());
-        fits && text.bytes().all(|byte| (byte.is_ascii_graphic() || byte == b' ') && !matches!(byte, b'"' | b'\\'))
-    };
-    if !plain(software.id, 64) || !plain(software.version, 32) {
+    if !is_plain(software.id, 64) || !is_plain(software.version, 32) {
         return Err(BufferFull);
     }
     let [x, y] = key.public.jwk_coordinates();
@@ -335,6 +356,12 @@ fn write_registration(out: &mut Buffer<'_>, key: &DeviceKey, software: Software<
         software_version: software.version,
     };
     json::write(out, &request)
+}
+
+/// Printable ASCII without quotes, at most `longest` characters.
+pub(crate) fn is_plain(text: &str, longest: usize) -> bool {
+    let fits = (1..=longest).contains(&text.len());
+    fits && text.bytes().all(|byte| (byte.is_ascii_graphic() || byte == b' ') && !matches!(byte, b'"' | b'\\'))
 }
 
 /// RFC 7591 section 3.1.
@@ -368,7 +395,7 @@ struct Registration<'a> {
 }
 
 /// The client_id and issuer of a registration, if both are ones that we can live with.
-fn registration(body: &[u8]) -> Option<(String<{ crate::identity::MAX_CLIENT_ID }>, String<{ crate::identity::MAX_ISSUER }>)> {
+pub(crate) fn registration(body: &[u8]) -> Option<(String<MAX_CLIENT_ID>, String<MAX_ISSUER>)> {
     let Registration { client_id, issuer } = json::read(body).ok()?;
     let legal = client_id.bytes().all(|byte| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'-'));
     if client_id.is_empty() || !legal || !is_issuer(issuer) {
@@ -382,7 +409,7 @@ pub(crate) fn is_issuer(text: &str) -> bool {
     text.starts_with("https://") && text.bytes().all(|byte| byte.is_ascii_graphic() && !matches!(byte, b'"' | b'\\'))
 }
 
-fn refusal(status: u16, body: &[u8]) -> Refusal {
+pub(crate) fn refusal(status: u16, body: &[u8]) -> Refusal {
     let object = Object::parse(body).ok();
     let text = |name| object.as_ref().and_then(|object| object.get(name)?.as_str()).unwrap_or_default();
     Refusal { status, error: cut(text("error")), description: cut(text("error_description")) }

@@ -43,6 +43,16 @@ pub fn write_post(
     out.push(body)
 }
 
+/// Writes a POST of a form, asking to close the connection after the answer.
+///
+/// # Errors
+/// [`BufferFull`] if it does not fit `out`.
+pub fn write_form(out: &mut Buffer<'_>, path: &str, authority: Authority<'_>, form: &[u8]) -> Result<(), BufferFull> {
+    write!(out, "POST {path} HTTP/1.1\r\nHost: {authority}\r\nContent-Type: application/x-www-form-urlencoded\r\n")?;
+    write!(out, "Content-Length: {}\r\nConnection: close\r\n\r\n", form.len())?;
+    out.push(form)
+}
+
 /// Host and port as the `Host` header wants them: an IPv6 literal in brackets.
 #[derive(Debug, Clone, Copy)]
 pub struct Authority<'a> {

@@ -130,6 +130,13 @@ impl Identity {
 }
 
 impl Stored {
+    pub(crate) fn into_key(self) -> DeviceKey {
+        match self {
+            Self::Pending(key) => key,
+            Self::Enrolled(identity) => identity.key,
+        }
+    }
+
     pub(crate) fn load<P: Platform>(platform: &mut P) -> Result<Option<Self>, IdentityError> {
         let mut bytes = Zeroizing::new([0; Identity::MAX_BYTES]);
         match platform.load(Record::Identity, &mut *bytes)? {

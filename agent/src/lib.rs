@@ -60,6 +60,7 @@ mod enrolment;
 pub mod flash;
 pub mod http;
 mod identity;
+mod join;
 pub mod json;
 pub mod keys;
 mod lifecycle;
@@ -79,6 +80,7 @@ pub use command::{Command, CommandGate, CommandRefusal, MAX_COMMAND_ID, MAX_COMM
 pub use device::Config;
 pub use enrolment::{EnrolError, Enrolled, Enrolment, EnrolmentStringError, MAX_ENROLMENT_STRING, Refusal, Software, enrol};
 pub use identity::{DeviceKey, HubAddress, Identity, IdentityError, MAX_CLIENT_ID, MAX_HOST, MAX_ISSUER};
+pub use join::{HubLocation, JoinCode, JoinError, Joining, MAX_DEVICE_CODE, join};
 pub use lifecycle::{Awaited, Backoff, Ending, MAX_HUB_REASON};
 pub use mqtt::codec::Qos;
 pub use mqtt::reason::ReasonCode;

@@ -4,7 +4,8 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use hearthkey_agent::{
-    Agent, Config, Ended, EnrolError, Enrolled, Enrolment, Identity, Platform as _, Software, UnixTime, Workspace, enrol,
+    Agent, Config, Ended, EnrolError, Enrolled, Enrolment, HubLocation, Identity, Joining, Platform as _, Software, UnixTime,
+    Workspace, enrol, join,
 };
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
@@ -29,6 +30,8 @@ const LONGEST_RETRY: Duration = Duration::from_secs(15);
 pub struct DeviceOptions {
     /// Needed when the storage holds no identity; not used otherwise, unless `erase` is set.
     pub enrolment: Option<EnrolmentString>,
+    /// Where to ask to join, for a device that is given no string.
+    pub join: Option<HubLocation>,
     /// Forget a stored identity and enrol anew: after a revocation, or to move to another home.
     pub erase: bool,
     /// Where the identity is kept.
@@ -51,6 +54,7 @@ impl DeviceOptions {
     pub fn stored_in(storage: Storage) -> Self {
         Self {
             enrolment: None,
+            join: None,
             erase: false,
             storage,
             interval: Duration::from_secs(5),
@@ -72,12 +76,12 @@ impl DeviceOptions {
 /// Dropping the future is a power cut: what is left in `options` is what a device still has afterwards.
 pub(crate) async fn run(options: &mut DeviceOptions, orders: Orders, mut reporter: Reporter, starting: Arc<Semaphore>) {
     let stopping = orders.stopping();
-    let DeviceOptions { enrolment, erase, storage, interval, seed, time_scale, agent, clock_error } = options;
+    let DeviceOptions { enrolment, join, erase, storage, interval, seed, time_scale, agent, clock_error } = options;
     let mut host = Host::new(storage);
     let mut workspace = Box::new(Workspace::new());
 
     let started = tokio::select! {
-        started = start(&mut host, enrolment, erase, &mut workspace, &mut reporter, &starting) => started,
+        started = start(&mut host, enrolment, join.as_ref(), erase, &mut workspace, &mut reporter, &starting) => started,
         () = stopping => return reporter.report(SimEventKind::Stopped { failure: None }),
     };
     let (enrolled, permit) = match started {
@@ -104,6 +108,7 @@ pub(crate) async fn run(options: &mut DeviceOptions, orders: Orders, mut reporte
 async fn start(
     host: &mut Host<'_>,
     enrolment: &mut Option<EnrolmentString>,
+    hub_to_join: Option<&HubLocation>,
     erase: &mut bool,
     workspace: &mut Workspace,
     reporter: &mut Reporter,
@@ -111,22 +116,25 @@ async fn start(
 ) -> Result<(Enrolled, Option<OwnedSemaphorePermit>), String> {
     // Nobody closes the semaphore; without a permit the device would only start sooner.
     let permit = Arc::clone(starting).acquire_owned().await.ok();
-    if std::mem::take(erase) && enrolment.is_some() {
+    let is_admitted_anew = enrolment.is_some() || hub_to_join.is_some();
+    if std::mem::take(erase) && is_admitted_anew {
         Identity::erase(host).map_err(|error| EnrolError::Identity(error.into()).to_string())?;
     }
     let stored = Identity::load(host).map_err(|error| EnrolError::Identity(error).to_string())?;
-    let enrolled = match (stored, enrolment.as_ref()) {
-        (Some(identity), string) => {
-            if string.is_some() {
+    let enrolled = match (stored, enrolment.as_ref(), hub_to_join) {
+        (Some(identity), ..) => {
+            if is_admitted_anew {
                 let client_id = identity.client_id();
-                tracing::warn!("enrolled as {client_id} already: the enrolment string is not used; --erase enrols anew");
+                tracing::warn!("enrolled as {client_id} already: it does not enrol again; --erase enrols anew");
             }
             Enrolled { identity, clock: hearthkey_agent::Clock::unset() }
         }
-        (None, Some(enrolment)) => enrol_with_patience(host, enrolment, workspace, reporter).await?,
-        (None, None) => {
+        (None, Some(string), _) => enrol_with_patience(host, string, workspace, reporter).await?,
+        (None, None, Some(hub)) => ask_to_join(host, hub, workspace, reporter).await?,
+        (None, None, None) => {
             return Err(
-                "not enrolled: give it an enrolment string of `hearthkey device add NAME --profile thermostat`".to_owned()
+                "not enrolled: give it an enrolment string of `hearthkey device add NAME --profile thermostat`, or a hub to join"
+                    .to_owned(),
             );
         }
     };
@@ -168,4 +176,27 @@ async fn enrol_with_patience(
             Err(error) => return Err(error.to_string()),
         }
     }
+}
+
+/// Asks the hub's owner to be let in, and shows the code to compare meanwhile. The owner's word is final: no second attempt.
+async fn ask_to_join(
+    host: &mut Host<'_>,
+    hub: &HubLocation,
+    workspace: &mut Workspace,
+    reporter: &mut Reporter,
+) -> Result<Enrolled, String> {
+    let software = Software { id: SOFTWARE_ID, version: env!("CARGO_PKG_VERSION") };
+    let began = Instant::now();
+    let progress = |joining| match joining {
+        Joining::Compare { code, expires_in } => {
+            reporter.report(SimEventKind::Joining { code: code.to_string(), expires_in });
+        }
+        Joining::Interrupted => {
+            reporter.report(SimEventKind::Disconnected { reason: "the hub could not be asked; it is asked again".to_owned() });
+        }
+    };
+    let enrolled = join(host, hub, software, workspace, progress).await.map_err(|error| error.to_string())?;
+    reporter.identify(enrolled.identity.client_id());
+    reporter.report(SimEventKind::Enrolled { took: began.elapsed() });
+    Ok(enrolled)
 }

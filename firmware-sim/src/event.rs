@@ -26,6 +26,14 @@ pub struct SimEvent {
 #[serde(tag = "event", rename_all = "kebab-case")]
 #[non_exhaustive]
 pub enum SimEventKind {
+    /// The device asked to join, and the hub's owner is to compare the code.
+    Joining {
+        /// What the device shows; the owner finds the same at the hub, or somebody stands in between.
+        code: String,
+        /// How long the owner has.
+        #[serde(serialize_with = "milliseconds", rename = "expires_in_ms")]
+        expires_in: Duration,
+    },
     /// The hub registered the device's key.
     Enrolled {
         /// From the first connection attempt to the stored identity.

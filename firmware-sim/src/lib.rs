@@ -38,7 +38,7 @@ pub use device::DeviceOptions;
 pub use enrolment::EnrolmentString;
 pub use event::{EVENT_BACKLOG, Events, SimEvent, SimEventKind};
 pub use fleet::{DeviceHandle, Fleet, FleetOptions, NotOnline, PublishError};
-pub use hearthkey_agent::{Backoff, Config, EnrolmentStringError};
+pub use hearthkey_agent::{Backoff, Config, EnrolmentStringError, HubLocation};
 pub use ledger::Delivery;
 pub use local_hub::{HUB_BINARY, LocalHub, LocalHubError};
 pub use owner::{CommandEnd, Owner, OwnerError};

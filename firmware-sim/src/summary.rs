@@ -219,7 +219,7 @@ impl Tally {
                 summary.renewed += 1;
                 record(renew, *took);
             }
-            SimEventKind::Retrying { .. } => {}
+            SimEventKind::Joining { .. } | SimEventKind::Retrying { .. } => {}
             SimEventKind::Disconnected { reason } => {
                 (state.online, state.last_reason) = (false, Some(reason.as_str().into()));
                 count_reason(&mut summary.disconnected_by_reason, reason);

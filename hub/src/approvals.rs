@@ -8,7 +8,7 @@ use crate::{
 use base64ct::{Base64UrlUnpadded, Encoding};
 use hearthkey_core::{
     DeviceId, Seconds, UnixTime,
-    device_authorization::{CannotWait, DeviceAuthorizations, INTERVAL, Poll, UserCode, WAIT},
+    device_authorization::{CannotWait, DeviceAuthorizations, INTERVAL, JoinCommitment, Poll, UserCode, WAIT, base64url},
     jwt::PublicKey,
     oauth::{ErrorCode, OAuthError},
     profile::ProfileName,
@@ -54,6 +54,8 @@ pub enum Wanted {
         software: String,
         /// Where it asks from.
         source: String,
+        /// What it committed to, if it does not know the home's CA and is to find out by the code.
+        commitment: Option<JoinCommitment>,
     },
     /// To act for whoever approves.
     Login {
@@ -176,7 +178,7 @@ impl Hub {
             let how = "no device may join now; the owner opens a window with `hearthkey join --for 3m`";
             return Err(OAuthError::new(ErrorCode::AccessDenied, how));
         }
-        let from_there = state.waiting.waiting(now).filter(|(_, other, _)| other.source() == wanted.source()).count();
+        let from_there = state.waiting.unanswered(now).filter(|other| other.source() == wanted.source()).count();
         if from_there >= MAX_WAITING_PER_SOURCE {
             let how = format!("{from_there} requests from {} wait for approval already; let one be answered", wanted.source());
             return Err(OAuthError::new(ErrorCode::SlowDown, how));
@@ -184,7 +186,12 @@ impl Hub {
         let device_code = Base64UrlUnpadded::encode_string(&entropy::random::<32>());
         let hash = self.pepper().hash(device_code.as_bytes());
         let user_code = UserCode::from_random(entropy::random());
-        let started = state.waiting.start(&hash, user_code.clone(), wanted, now);
+        let started = match wanted {
+            Wanted::Join { commitment: Some(_), .. } => state.waiting.start_unsettled(&hash, user_code.clone(), wanted, now),
+            Wanted::Join { commitment: None, .. } | Wanted::Login { .. } => {
+                state.waiting.start(&hash, user_code.clone(), wanted, now)
+            }
+        };
         started.map_err(|why: CannotWait| OAuthError::new(ErrorCode::SlowDown, why.to_string()))?;
         Ok(Started { device_code: Secret::new(device_code), user_code, expires_in: WAIT, interval: INTERVAL })
     }
@@ -264,6 +271,7 @@ impl Hub {
         self: &Arc<Self>,
         client_id: &str,
         device_code: &str,
+        nonce: Option<&str>,
         context: &Context,
     ) -> Result<TokenResponse, OAuthError> {
         let hash = self.pepper().hash(device_code.as_bytes());
@@ -271,7 +279,19 @@ impl Hub {
             let mut state = self.approvals().lock();
             match state.waiting.wanted_by(&hash, context.now) {
                 // RFC 8628 3.4: a code is good for the client that it was given to.
-                Some(wanted) if wanted.client_id() == client_id => state.waiting.poll(&hash, context.now),
+                Some(wanted) if wanted.client_id() == client_id => {
+                    let code = |share: &UserCode, wanted: &Wanted| match wanted {
+                        Wanted::Join { public_key, commitment: Some(commitment), .. } => {
+                            commitment.code(&self.ca_sha256(), &public_key.point()[1..], &base64url(nonce?)?, share)
+                        }
+                        Wanted::Join { .. } | Wanted::Login { .. } => None,
+                    };
+                    if !state.waiting.settle(&hash, code, context.now) {
+                        let why = "nonce must be what the commitment was made of: 16 bytes, base64url without padding";
+                        return Err(OAuthError::new(ErrorCode::InvalidRequest, why));
+                    }
+                    state.waiting.poll(&hash, context.now)
+                }
                 _ => Poll::Expired,
             }
         };

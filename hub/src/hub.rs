@@ -237,6 +237,12 @@ impl Hub {
         &self.issuer
     }
 
+    /// The pin of the home CA: SHA-256 of its certificate.
+    #[must_use]
+    pub fn ca_sha256(&self) -> [u8; 32] {
+        self.ca_sha256
+    }
+
     /// Where devices reach the hub.
     #[must_use]
     pub fn address(&self) -> &Address {

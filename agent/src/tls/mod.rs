@@ -159,6 +159,12 @@ impl<R: Read, W: Write> Connection<'_, R, W> {
         &self.proof.home_ca
     }
 
+    /// SHA-256 of the CA certificate that the server showed: what a joining device pins.
+    #[must_use]
+    pub fn ca_sha256(&self) -> &[u8; 32] {
+        &self.proof.ca_sha256
+    }
+
     /// Whether `count` plaintext bytes can be written and flushed now without waiting for the socket.
     #[must_use]
     pub fn has_room_for(&self, count: usize) -> bool {

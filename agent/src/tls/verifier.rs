@@ -27,6 +27,9 @@ pub struct HomeCa {
 pub enum TrustAnchor<'a> {
     /// Before enrolment: the CA certificate in the handshake must have this SHA-256.
     Pinned(&'a [u8; 32]),
+    /// Before a join: whichever CA the server shows, as long as it vouches for the server. Proves nothing until a person has
+    /// compared the code that stands for it ([`join`](crate::join())).
+    FirstSeen,
     /// Afterwards: this CA.
     Known(&'a HomeCa),
 }
@@ -65,12 +68,15 @@ pub enum Refusal {
 #[derive(Debug)]
 pub(super) struct ServerAuthenticated {
     pub(super) home_ca: HomeCa,
+    /// SHA-256 of the CA certificate in the handshake; of nothing if none was sent.
+    pub(super) ca_sha256: [u8; 32],
 }
 
 /// Walks from the trust anchor to a proof, one handshake message at a time.
 pub(super) struct Verifier<'a> {
     anchor: TrustAnchor<'a>,
     now: Option<UnixTime>,
+    ca_sha256: [u8; 32],
     progress: Progress,
 }
 
@@ -82,10 +88,10 @@ enum Progress {
 }
 
 impl<'a> Verifier<'a> {
-    /// `now` is the best time known. `None` skips validity dates, which only a pinned or known home CA justifies;
-    /// there is no other kind of anchor.
+    /// `now` is the best time known. `None` skips validity dates, which only a pinned or known home CA justifies, and one that
+    /// a person is about to compare.
     pub(super) fn new(anchor: TrustAnchor<'a>, now: Option<UnixTime>) -> Self {
-        Self { anchor, now, progress: Progress::Nothing }
+        Self { anchor, now, ca_sha256: [0; 32], progress: Progress::Nothing }
     }
 
     /// Takes the Certificate message: its chain, leaf first, and the hash of the transcript up to and with it.
@@ -97,6 +103,7 @@ impl<'a> Verifier<'a> {
         };
         match judged {
             Ok((hub_key, home_ca)) => {
+                self.ca_sha256 = Sha256::digest(chain.get(1).copied().unwrap_or_default()).into();
                 self.progress = Progress::CertificateAccepted { hub_key, home_ca, transcript_hash };
                 Ok(())
             }
@@ -127,7 +134,7 @@ impl<'a> Verifier<'a> {
     /// or for the signature leaves no proof here.
     pub(super) fn finish(self) -> Result<ServerAuthenticated, Refusal> {
         match self.progress {
-            Progress::KeyProven(home_ca) => Ok(ServerAuthenticated { home_ca }),
+            Progress::KeyProven(home_ca) => Ok(ServerAuthenticated { home_ca, ca_sha256: self.ca_sha256 }),
             Progress::Refused(refusal) => Err(refusal),
             Progress::Nothing | Progress::CertificateAccepted { .. } => Err(Refusal::NotAuthenticated),
         }
@@ -149,9 +156,10 @@ impl<'a> Verifier<'a> {
 
 fn judge_chain(anchor: TrustAnchor<'_>, chain: &[&[u8]], now: Option<UnixTime>) -> Result<(PublicKey, HomeCa), Refusal> {
     let home_ca = match (anchor, chain) {
-        (TrustAnchor::Pinned(hash), [_, ca]) => pinned_ca(hash, ca)?,
+        (TrustAnchor::Pinned(hash), [_, ca]) if <[u8; 32]>::from(Sha256::digest(ca)) != *hash => return Err(Refusal::WrongCa),
+        (TrustAnchor::Pinned(_) | TrustAnchor::FirstSeen, [_, ca]) => shown_ca(ca)?,
         (TrustAnchor::Known(ca), [_] | [_, _]) => ca.clone(),
-        (TrustAnchor::Pinned(_) | TrustAnchor::Known(_), _) => return Err(Refusal::ChainShape),
+        (TrustAnchor::Pinned(_) | TrustAnchor::FirstSeen | TrustAnchor::Known(_), _) => return Err(Refusal::ChainShape),
     };
     let leaf = chain.first().ok_or(Refusal::ChainShape)?;
     let leaf = Certificate::parse(leaf).map_err(|_| Refusal::Malformed)?;
@@ -175,10 +183,7 @@ fn judge_chain(anchor: TrustAnchor<'_>, chain: &[&[u8]], now: Option<UnixTime>) 
     Ok((leaf.public_key, home_ca))
 }
 
-fn pinned_ca(hash: &[u8; 32], der: &[u8]) -> Result<HomeCa, Refusal> {
-    if <[u8; 32]>::from(Sha256::digest(der)) != *hash {
-        return Err(Refusal::WrongCa);
-    }
+fn shown_ca(der: &[u8]) -> Result<HomeCa, Refusal> {
     let ca = Certificate::parse(der).map_err(|_| Refusal::Malformed)?;
     if ca.extensions.has_unknown_critical {
         return Err(Refusal::UnknownCriticalExtension);
@@ -223,6 +228,17 @@ mod tests {
             changed[at] ^= 1 << (at % 8);
             assert!(!believed(&changed), "byte {at}");
         }
+    }
+
+    #[test]
+    fn the_ca_that_is_seen_first_must_vouch_for_the_server_all_the_same() {
+        let ((hub, ca), (_, another_ca)) = (home(), home());
+        let judged = |chain: &[&[u8]]| judge_chain(TrustAnchor::FirstSeen, chain, None).err();
+        assert_eq!(judged(&[&hub, &ca]), None);
+        assert!(matches!(judged(&[&hub, &another_ca]), Some(Refusal::NotIssuedByCa)));
+        assert_eq!(judged(&[&hub, &hub]), Some(Refusal::NotACa));
+        assert_eq!(judged(&[&hub]), Some(Refusal::ChainShape), "there is nothing to compare");
+        assert_eq!(judged(&[&hub, &ca, &ca]), Some(Refusal::ChainShape));
     }
 
     #[test]

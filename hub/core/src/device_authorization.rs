@@ -4,6 +4,8 @@
 //! asks anew. Knows no clock and no randomness, nor what is granted.
 
 use crate::{Seconds, UnixTime, secret::SecretHash};
+use base64ct::{Base64UrlUnpadded, Encoding};
+use ring::digest;
 use std::{collections::BTreeMap, fmt};
 
 /// How long somebody may wait for an approval.
@@ -33,6 +35,8 @@ pub struct DeviceAuthorizations<W, G> {
 #[derive(Debug)]
 struct Waiting<W, G> {
     user_code: UserCode,
+    /// Whether it is the code that a person compares; until then nobody is shown it.
+    is_comparable: bool,
     wanted: W,
     expires_at: UnixTime,
     interval: Seconds,
@@ -98,6 +102,44 @@ impl UserCode {
     }
 }
 
+/// What a device joins by without knowing the home's CA: it commits to a share of the code before it sees the hub's, so that
+/// nobody in the middle can choose keys until two codes are the same. All that a person compares is in [`Self::code`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct JoinCommitment([u8; 32]);
+
+/// The device's share of the code: 16 random bytes, told once the hub has told its own.
+pub type JoinNonce = [u8; 16];
+
+impl JoinCommitment {
+    /// A commitment as the device sent it: SHA-256 of its nonce, base64url without padding.
+    #[must_use]
+    pub fn parse(text: &str) -> Option<Self> {
+        Some(Self(base64url(text)?))
+    }
+
+    /// The code that a device and the hub both show if nobody stands between them: of the CA that the device saw, the key that
+    /// the hub was sent, and both shares. `None` for a nonce that was not committed to.
+    ///
+    /// `point` is the key as X and Y of P-256, 64 bytes; `hub_share` the code that the hub answered with.
+    #[must_use]
+    pub fn code(&self, ca_sha256: &[u8; 32], point: &[u8], nonce: &JoinNonce, hub_share: &UserCode) -> Option<UserCode> {
+        let sha256 = |parts: &[&[u8]]| digest::digest(&digest::SHA256, &parts.concat());
+        if sha256(&[nonce]).as_ref() != self.0 {
+            return None;
+        }
+        let digest = sha256(&[b"hearthkey join 1", ca_sha256, point, nonce, &hub_share.0]);
+        Some(UserCode::from_random(digest.as_ref()[..16].try_into().expect("half of 32 bytes")))
+    }
+}
+
+/// Exactly `N` bytes, base64url without padding.
+#[must_use]
+pub fn base64url<const N: usize>(text: &str) -> Option<[u8; N]> {
+    let mut bytes = [0; N];
+    let decoded = Base64UrlUnpadded::decode(text, &mut bytes).ok()?;
+    (decoded.len() == N).then_some(bytes)
+}
+
 impl<W, G> Default for DeviceAuthorizations<W, G> {
     fn default() -> Self {
         Self { waiting_by_device_code: BTreeMap::new() }
@@ -110,6 +152,32 @@ impl<W, G: Clone> DeviceAuthorizations<W, G> {
     /// # Errors
     /// [`CannotWait`].
     pub fn start(&mut self, device_code: &SecretHash, user_code: UserCode, wanted: W, now: UnixTime) -> Result<(), CannotWait> {
+        self.start_as(device_code, user_code, true, wanted, now)
+    }
+
+    /// As [`Self::start`], under a code that is only a share of the one to compare: nobody is shown it, and nobody can answer
+    /// it, until [`Self::settle`].
+    ///
+    /// # Errors
+    /// [`CannotWait`].
+    pub fn start_unsettled(
+        &mut self,
+        device_code: &SecretHash,
+        share: UserCode,
+        wanted: W,
+        now: UnixTime,
+    ) -> Result<(), CannotWait> {
+        self.start_as(device_code, share, false, wanted, now)
+    }
+
+    fn start_as(
+        &mut self,
+        device_code: &SecretHash,
+        user_code: UserCode,
+        is_comparable: bool,
+        wanted: W,
+        now: UnixTime,
+    ) -> Result<(), CannotWait> {
         self.waiting_by_device_code.retain(|_, waiting| now < waiting.expires_at);
         let answered = |waiting: &Waiting<W, G>| !matches!(waiting.answer, Answer::None);
         let ends = self.waiting_by_device_code.iter().filter(|(_, waiting)| answered(waiting));
@@ -125,6 +193,7 @@ impl<W, G: Clone> DeviceAuthorizations<W, G> {
         }
         let waiting = Waiting {
             user_code,
+            is_comparable,
             wanted,
             expires_at: now.plus(WAIT),
             interval: INTERVAL,
@@ -135,9 +204,40 @@ impl<W, G: Clone> DeviceAuthorizations<W, G> {
         Ok(())
     }
 
-    /// Those who wait for an answer, with their codes and how long they wait.
-    pub fn waiting(&self, now: UnixTime) -> impl Iterator<Item = (&UserCode, &W, UnixTime)> {
+    /// Tells the code to compare of one who waits under a share of it, as soon as it is known. True from then on: a code is
+    /// settled once. False if nobody waits so, or another under that code.
+    pub fn settle(
+        &mut self,
+        device_code: &SecretHash,
+        code: impl FnOnce(&UserCode, &W) -> Option<UserCode>,
+        now: UnixTime,
+    ) -> bool {
+        let key = device_code.to_hex();
+        let code = match self.waiting_by_device_code.get(&key) {
+            Some(waiting) if waiting.is_comparable => return true,
+            Some(waiting) if now < waiting.expires_at => code(&waiting.user_code, &waiting.wanted),
+            _ => None,
+        };
+        let Some(code) = code.filter(|code| self.waiting_by_device_code.values().all(|other| other.user_code != *code)) else {
+            return false;
+        };
+        if let Some(waiting) = self.waiting_by_device_code.get_mut(&key) {
+            (waiting.user_code, waiting.is_comparable) = (code, true);
+        }
+        true
+    }
+
+    /// What all want who wait for an answer, whether a person can compare their codes yet or not.
+    pub fn unanswered(&self, now: UnixTime) -> impl Iterator<Item = &W> {
         let open = move |waiting: &&Waiting<W, G>| now < waiting.expires_at && matches!(waiting.answer, Answer::None);
+        self.waiting_by_device_code.values().filter(open).map(|waiting| &waiting.wanted)
+    }
+
+    /// Those who wait for an answer under a code to compare, with their codes and how long they wait.
+    pub fn waiting(&self, now: UnixTime) -> impl Iterator<Item = (&UserCode, &W, UnixTime)> {
+        let open = move |waiting: &&Waiting<W, G>| {
+            now < waiting.expires_at && waiting.is_comparable && matches!(waiting.answer, Answer::None)
+        };
         self.waiting_by_device_code.values().filter(open).map(|waiting| (&waiting.user_code, &waiting.wanted, waiting.expires_at))
     }
 
@@ -157,7 +257,8 @@ impl<W, G: Clone> DeviceAuthorizations<W, G> {
     /// Answers the one who waits under a code: a grant, or `None` for a denial. False if nobody waits.
     pub fn answer(&mut self, user_code: &UserCode, grant: Option<G>, now: UnixTime) -> bool {
         let open = |waiting: &&mut Waiting<W, G>| {
-            waiting.user_code == *user_code && now < waiting.expires_at && matches!(waiting.answer, Answer::None)
+            let is_open = now < waiting.expires_at && waiting.is_comparable && matches!(waiting.answer, Answer::None);
+            is_open && waiting.user_code == *user_code
         };
         match self.waiting_by_device_code.values_mut().find(open) {
             Some(waiting) => {
@@ -234,6 +335,42 @@ mod tests {
             assert_eq!(list.poll(&hash("d"), later), Poll::Granted("granted"), "the answer before may have got lost");
         }
         assert_eq!(list.poll(&hash("d"), later), Poll::Expired);
+    }
+
+    #[test]
+    fn a_share_is_no_code_and_nobody_can_answer_it() {
+        let mut list = DeviceAuthorizations::<&str, &str>::default();
+        list.start_unsettled(&hash("a"), code(1), "join", NOW).expect("room");
+        list.start(&hash("b"), code(2), "login", NOW).expect("room");
+        assert_eq!(list.waiting(NOW).map(|(_, wanted, _)| *wanted).collect::<Vec<_>>(), ["login"]);
+        assert_eq!(list.unanswered(NOW).count(), 2);
+        assert!(!list.answer(&code(1), Some("granted"), NOW));
+        assert!(!list.settle(&hash("a"), |_, _| None, NOW), "no code");
+        assert!(!list.settle(&hash("a"), |_, _| Some(code(2)), NOW), "the code of another");
+        assert!(!list.settle(&hash("c"), |_, _| Some(code(3)), NOW), "nobody");
+        assert!(!list.settle(&hash("a"), |_, _| Some(code(3)), NOW.plus(WAIT)), "too late");
+        let told = |share: &UserCode, wanted: &&str| ((share, *wanted) == (&code(1), "join")).then(|| code(3));
+        assert!(list.settle(&hash("a"), told, NOW));
+        assert!(list.settle(&hash("a"), |_, _| Some(code(4)), NOW), "once");
+        assert_eq!((list.wanted(&code(3), NOW), list.wanted(&code(4), NOW)), (Some(&"join"), None));
+        assert!(list.answer(&code(3), Some("granted"), NOW));
+        assert_eq!(list.poll(&hash("a"), NOW), Poll::Granted("granted"));
+    }
+
+    #[test]
+    fn the_code_to_compare_is_another_whatever_a_stranger_in_the_middle_changes() {
+        let commitment = |nonce: &[u8]| JoinCommitment(digest::digest(&digest::SHA256, nonce).as_ref().try_into().expect("32"));
+        let (ca, point, nonce) = ([1; 32], [2; 64], [3; 16]);
+        let told = commitment(&nonce).code(&ca, &point, &nonce, &code(4));
+        assert!(told.is_some());
+        assert_ne!(commitment(&nonce).code(&[9; 32], &point, &nonce, &code(4)), told, "another CA");
+        assert_ne!(commitment(&nonce).code(&ca, &[9; 64], &nonce, &code(4)), told, "another key");
+        assert_ne!(commitment(&nonce).code(&ca, &point, &nonce, &code(5)), told, "another share of the hub");
+        assert_ne!(commitment(&[9; 16]).code(&ca, &point, &[9; 16], &code(4)), told, "another share of the device");
+        assert_eq!(commitment(&nonce).code(&ca, &point, &[9; 16], &code(4)), None, "not what was committed to");
+        for bad in ["", "AAAA", &"A".repeat(42), &"A".repeat(44), &"=".repeat(43)] {
+            assert_eq!(JoinCommitment::parse(bad), None, "{bad}");
+        }
     }
 
     #[test]

@@ -3,6 +3,8 @@
 use hearthkey_core::{
     DeviceId,
     claims::AssertionClaims,
+    device_authorization::{JoinCommitment, UserCode},
+    hex,
     jwt::{Jwk, UnverifiedJwt},
     oauth::TokenRequest,
     profile::Profile,
@@ -60,4 +62,20 @@ fn the_shipped_profiles_allow_what_is_written_down_and_nothing_else() {
         }
     }
     assert_eq!(written, BTreeSet::new(), "written down and not allowed");
+}
+
+#[test]
+fn the_code_of_a_joining_device_is_the_one_that_the_device_shows() {
+    let vectors = include_str!("../../../tests/vectors/join.txt").lines().filter(|line| !line.starts_with('#'));
+    let mut read = 0;
+    for line in vectors {
+        let [ca, point, nonce, commitment, share, code] = line.split(' ').collect::<Vec<_>>().try_into().expect("six words");
+        let commitment = JoinCommitment::parse(commitment).expect("a commitment");
+        let (ca, point, nonce) = (hex::decode(ca), hex::decode::<64>(point), hex::decode(nonce));
+        let (ca, point, nonce) = (ca.expect("32 bytes"), point.expect("64 bytes"), nonce.expect("16 bytes"));
+        let shown = commitment.code(&ca, &point, &nonce, &UserCode::parse(share).expect("a code")).expect("its nonce");
+        assert_eq!(shown.to_string(), code, "{line}");
+        read += 1;
+    }
+    assert!(read >= 5, "{read} vectors");
 }

@@ -79,7 +79,7 @@ fn show_newcomers(answer: &Value, seen: &mut BTreeSet<String>, clock: &Clock, ou
         match out.format() {
             Format::Json => out.json_line(&item)?,
             Format::Table => out.line(format!(
-                "{} {}  {}\n  {}",
+                "{} {}  {}\n  if the device shows the same code: {}",
                 styled(FAINT, clock.time_of_day(clock.now())),
                 styled(STRONG, printable(&approval.user_code)),
                 described(&approval.wanted),

@@ -13,6 +13,7 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use hearthkey_core::{
+    device_authorization::JoinCommitment,
     jwt::Jwk,
     limits::MAX_SOFTWARE_CHARACTERS,
     oauth::{ErrorCode, OAuthError, TokenRequest},
@@ -80,7 +81,14 @@ fn joining(form: &TokenRequest, source: String) -> Result<Wanted, OAuthError> {
         .map_err(|_| metadata("the key is no point of P-256"))?;
     let software = form.get("software").unwrap_or_default();
     let software = software.chars().filter(|c| !c.is_control()).take(MAX_SOFTWARE_CHARACTERS).collect();
-    Ok(Wanted::Join { public_key, software, source })
+    let commitment = match form.get("commitment") {
+        Some(text) => {
+            let why = "commitment must be the SHA-256 of the nonce, base64url without padding";
+            Some(JoinCommitment::parse(text).ok_or_else(|| metadata(why))?)
+        }
+        None => None,
+    };
+    Ok(Wanted::Join { public_key, software, source, commitment })
 }
 
 /// The token endpoint's answer to a poll.
@@ -89,7 +97,7 @@ pub(super) async fn poll(http: &Arc<Http>, peer: &Peer, form: &TokenRequest) -> 
     let client_id = form.get("client_id").ok_or_else(|| invalid_request("client_id is missing"))?;
     http.approval_requests.admit(peer.source, || None, Instant::now())?;
     let context = http.hub.context(Some(peer.source), &peer.request_id);
-    match http.hub.poll_approval(client_id, device_code, &context).await {
+    match http.hub.poll_approval(client_id, device_code, form.get("nonce"), &context).await {
         Ok(response) => Ok(response.json),
         Err(error) => {
             // RFC 8628 3.5: as RFC 6749 5.2 has it, so 400 here, unlike the hub's own slow_down.

@@ -397,7 +397,16 @@ fn oauth() -> Vec<(&'static str, Value)> {
     let form = |members: &[(&str, Value)]| shown(&[members, client.as_slice()].concat());
     vec![
         ("OAuthError", shown(&[("error", text()), ("error_description", text())])),
-        ("TokenForm", form(&[("grant_type", text()), ("scope?", text()), ("resource?", text()), ("device_code?", text())])),
+        (
+            "TokenForm",
+            form(&[
+                ("grant_type", text()),
+                ("scope?", text()),
+                ("resource?", text()),
+                ("device_code?", text()),
+                ("nonce?", text()),
+            ]),
+        ),
         (
             "TokenResponse",
             shown(&[
@@ -407,9 +416,10 @@ fn oauth() -> Vec<(&'static str, Value)> {
                 ("scope", a("Scope")),
                 ("client_id?", a("Name")),
                 ("issuer?", text()),
+                ("mqtts_port?", number()),
             ]),
         ),
-        ("AskForm", shown(&[("client_id", text()), ("jwk?", text()), ("software?", text())])),
+        ("AskForm", shown(&[("client_id", text()), ("jwk?", text()), ("software?", text()), ("commitment?", text())])),
         (
             "Waits",
             shown(&[

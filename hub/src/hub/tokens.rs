@@ -161,6 +161,7 @@ impl Hub {
         let mut json: serde_json::Value = serde_json::from_slice(&response.json).unwrap_or_default();
         json["client_id"] = serde_json::json!(id);
         json["issuer"] = serde_json::json!(self.issuer());
+        json["mqtts_port"] = serde_json::json!(self.address().mqtts_port);
         response.json = json.to_string().into_bytes();
         Ok(response)
     }

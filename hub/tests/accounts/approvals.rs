@@ -4,6 +4,11 @@ use crate::{
     device::Device,
     home::{Answer, Home, ask},
 };
+use base64ct::{Base64UrlUnpadded, Encoding as _};
+use hearthkey_core::{
+    device_authorization::{JoinCommitment, UserCode},
+    jwt::Jwk,
+};
 use reqwest::Method;
 use serde_json::{Value, json};
 
@@ -109,6 +114,54 @@ async fn a_device_without_a_string_joins_while_the_window_is_open() {
     assert_eq!(home.owns(Method::POST, "/join", json!({"for_s": 0})).await.status, 200);
     assert_eq!(home.ask_to_join(&Device::new("oven")).await.refusal(), (400, "access_denied"), "the window is closed");
     assert_eq!(home.owns(Method::POST, "/join", json!({"for_s": 901})).await.refusal(), (422, "for_s"));
+}
+
+#[tokio::test]
+async fn a_device_that_does_not_know_the_home_is_found_by_a_code_that_both_show() {
+    let home = Home::open().await;
+    home.owns(Method::POST, "/join", json!({"for_s": 180})).await;
+    let (lamp, nonce) = (Device::new("lamp"), [7; 16]);
+    let encoded = |bytes: &[u8]| Base64UrlUnpadded::encode_string(bytes);
+    let commitment = encoded(ring::digest::digest(&ring::digest::SHA256, &nonce).as_ref());
+    let jwk = lamp.jwk().to_string();
+    let ask = |commitment: String| {
+        let form =
+            [("client_id", "hearthkey-join"), ("jwk", jwk.as_str()), ("commitment", &commitment)].map(|(k, v)| (k, v.to_owned()));
+        let home = &home;
+        async move {
+            let form = form.each_ref().map(|(name, value)| (*name, value.as_str()));
+            home.oauth("device_authorization", &form).await
+        }
+    };
+    assert_eq!(ask("short".to_owned()).await.refusal(), (400, "invalid_client_metadata"));
+    let asked = ask(commitment.clone()).await;
+    assert_eq!(asked.status, 200, "{asked:?}");
+    assert_eq!(home.get("/approvals", &home.owner).await.items(), [Value::Null; 0], "there is no code to compare yet");
+
+    let device_code = asked.body["device_code"].as_str().expect("a device code");
+    let form = [("grant_type", GRANT), ("client_id", "hearthkey-join"), ("device_code", device_code)];
+    let poll = async |nonce: Option<&str>| {
+        let nonce = nonce.map(|nonce| ("nonce", nonce));
+        home.oauth("token", &form.into_iter().chain(nonce).collect::<Vec<_>>()).await
+    };
+    for nonce in [None, Some(""), Some("AAAA"), Some(encoded(&[8; 16]).as_str())] {
+        assert_eq!(poll(nonce).await.refusal(), (400, "invalid_request"), "{nonce:?} is not what was committed to");
+    }
+    let nonce_text = encoded(&nonce);
+    assert_eq!(poll(Some(&nonce_text)).await.refusal(), (400, "authorization_pending"));
+    let share = UserCode::parse(user_code(&asked)).expect("a code");
+    let key = serde_json::from_str::<Jwk>(&jwk).expect("a JWK").to_public_key().expect("a key");
+    let committed = JoinCommitment::parse(&commitment).expect("a commitment");
+    let code = committed.code(&home.server.hub().ca_sha256(), &key.point()[1..], &nonce, &share).expect("its nonce");
+    assert_eq!(home.get("/approvals", &home.owner).await.items()[0]["user_code"], code.to_string());
+
+    let word = json!({"name": "lamp", "profile": "thermostat"});
+    assert_eq!(home.approve(&home.owner, &asked, word.clone()).await.refusal(), (404, "unknown_code"), "the share is no code");
+    assert_eq!(home.post(&format!("/approvals/{code}"), &home.owner, word).await.status, 200);
+    assert_eq!(poll(None).await.status, 200, "the nonce has said what it had to");
+    let granted = poll(Some(&nonce_text)).await;
+    assert_eq!((&granted.body["client_id"], &granted.body["issuer"]), (&json!("lamp"), &json!(home.base)));
+    assert_eq!(granted.body["mqtts_port"], json!(home.server.addresses().mqtts.port()));
 }
 
 #[tokio::test]

@@ -6,6 +6,7 @@ mod bad_input;
 mod credentials;
 mod curl_client;
 mod durability;
+mod joining;
 mod mosquitto_clients;
 mod rights;
 mod rumqttc_clients;

@@ -3,6 +3,8 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use hearthkey_sim::HubLocation;
+
 use clap::builder::styling::{AnsiColor, Styles};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
@@ -27,6 +29,7 @@ const EXAMPLES: &str = "\
 Examples:
   hearthkey device add lamp --profile thermostat | hearthkey-sim device --enrol - --storage ./lamp
   hearthkey-sim device --storage ./lamp            runs the same device again
+  hearthkey-sim device --join hub.local            asks the hub's owner to be let in (hearthkey join)
   hearthkey-sim fleet --devices 100 --with-hub --for 1m --report fleet.html
   hearthkey-sim fleet --devices 100 --enrol strings.txt --for 1m -o json
   hearthkey-sim fleet --scenario hub-restart
@@ -71,15 +74,21 @@ pub(crate) struct DeviceArguments {
     ///
     /// Other users of this machine can see arguments: prefer - or the environment. Needed once; a device with
     /// --storage keeps its identity and starts without it from then on.
-    #[arg(long, value_name = "STRING", env = "HEARTHKEY_ENROL", hide_env_values = true)]
+    #[arg(long, value_name = "STRING", env = "HEARTHKEY_ENROL", hide_env_values = true, group = "admission")]
     pub(crate) enrol: Option<String>,
+
+    /// Without an enrolment string: ask this hub to be let in, such as hub.local or 192.168.1.2:8443
+    ///
+    /// Its owner opens a window with `hearthkey join` and lets in who shows the right code with `hearthkey approve CODE`.
+    #[arg(long, value_name = "HUB", value_parser = hub_location, group = "admission")]
+    pub(crate) join: Option<HubLocation>,
 
     /// Keep key and enrolment in this directory (made with mode 0700); without it they are gone with the process
     #[arg(long, value_name = "DIR")]
     pub(crate) storage: Option<PathBuf>,
 
     /// Forget the identity in --storage and enrol anew: after a revocation, or to move to another home
-    #[arg(long, requires = "enrol", requires = "storage")]
+    #[arg(long, requires = "admission", requires = "storage")]
     pub(crate) erase: bool,
 
     #[command(flatten)]
@@ -207,6 +216,23 @@ impl RunArguments {
     }
 }
 
+/// Host and HTTPS port, 8443 where none is named.
+fn hub_location(text: &str) -> Result<HubLocation, String> {
+    let authority = text.strip_prefix("https://").unwrap_or(text).trim_end_matches('/');
+    let (host, port) = match authority.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
+        Some((address, "")) => (address, None),
+        Some((address, port)) => (address, Some(port.strip_prefix(':').ok_or("after ] comes a colon and the port")?)),
+        None => authority.split_once(':').map_or((authority, None), |(host, port)| (host, Some(port))),
+    };
+    if host.is_empty() || !host.bytes().all(|byte| byte.is_ascii_alphanumeric() || b".-:".contains(&byte)) {
+        return Err("a hub is HOST, HOST:PORT or https://HOST:PORT, with an IPv6 address in brackets".to_owned());
+    }
+    Ok(HubLocation {
+        host: host.try_into().map_err(|_| "a host has at most 64 characters")?,
+        https_port: port.map_or(Ok(8443), |port| port.parse().map_err(|_| format!("{port} is no port")))?,
+    })
+}
+
 fn interval(text: &str) -> Result<Duration, String> {
     const SHORTEST: Duration = Duration::from_millis(10);
     let interval = humantime::parse_duration(text).map_err(|error| error.to_string())?;
@@ -241,6 +267,26 @@ mod tests {
         );
         Arguments::try_parse_from("hearthkey-sim fleet --enrol strings.txt".split(' ')).expect("all strings");
         Arguments::try_parse_from("hearthkey-sim fleet --storage dir".split(' ')).expect("kept devices");
+    }
+
+    #[test]
+    fn a_hub_is_named_by_host_and_port() {
+        for (text, host, port) in [
+            ("hub.local", "hub.local", 8443),
+            ("https://hub.local:9443/", "hub.local", 9443),
+            ("192.168.1.2:1", "192.168.1.2", 1),
+            ("[::1]", "::1", 8443),
+            ("[::1]:9443", "::1", 9443),
+        ] {
+            let hub = hub_location(text).expect(text);
+            assert_eq!((hub.host.as_str(), hub.https_port), (host, port), "{text}");
+        }
+        for bad in ["", "http://hub", "hub:", "hub:x", "hub:65536", "::1", "[::1", "[::1]9", "hub/path", "a b", &"a".repeat(65)] {
+            assert!(hub_location(bad).is_err(), "{bad}");
+        }
+        assert_eq!(refusal("hearthkey-sim device --join hub --enrol hk1.x"), ErrorKind::ArgumentConflict);
+        assert_eq!(refusal("hearthkey-sim device --erase --storage dir"), ErrorKind::MissingRequiredArgument);
+        Arguments::try_parse_from("hearthkey-sim device --join hub --erase --storage dir".split(' ')).expect("anew");
     }
 
     #[test]

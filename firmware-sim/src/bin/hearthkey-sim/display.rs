@@ -100,6 +100,10 @@ pub(crate) fn remark(text: &str) {
 fn in_words(event: &SimEventKind) -> String {
     let milliseconds = |took: &Duration| format!("{:.0} ms", took.as_secs_f64() * 1e3);
     match event {
+        SimEventKind::Joining { code, .. } => format!(
+            "asks to join with the code {GOOD}{code}{GOOD:#}; if the hub shows the same, its owner says:\n  \
+             hearthkey approve {code} --name NAME --profile thermostat"
+        ),
         SimEventKind::Enrolled { took } => format!("{GOOD}enrolled{GOOD:#} in {}", milliseconds(took)),
         SimEventKind::Connected { took } => format!("{GOOD}connected{GOOD:#} in {}", milliseconds(took)),
         SimEventKind::Acknowledged { topic, payload, took } => {

@@ -57,8 +57,8 @@ async fn run_device(arguments: DeviceArguments) -> Result<bool, Failure> {
     };
     let storage = match &arguments.storage {
         Some(dir) => Storage::directory(dir)?,
-        None if enrolment.is_none() => {
-            return Err("give the device its enrolment string with --enrol -, or its --storage: \
+        None if enrolment.is_none() && arguments.join.is_none() => {
+            return Err("give the device its enrolment string with --enrol -, the hub to --join, or its --storage: \
                         `hearthkey device add NAME --profile thermostat` prints a string"
                 .into());
         }
@@ -68,7 +68,11 @@ async fn run_device(arguments: DeviceArguments) -> Result<bool, Failure> {
         }
     };
     let run = &arguments.run;
-    let device = DeviceOptions { erase: arguments.erase, ..fleet::device_options(enrolment, storage, run, 0) };
+    let device = DeviceOptions {
+        join: arguments.join.clone(),
+        erase: arguments.erase,
+        ..fleet::device_options(enrolment, storage, run, 0)
+    };
     let (fleet, mut events) = Fleet::start(vec![device], FleetOptions::default())?;
     print_until_the_end(&mut events, run).await?;
     let summary = fleet.stop().await;

@@ -103,7 +103,7 @@ pub(super) async fn list(
     let seen = waiting.into_iter().filter(|(_, wanted, _)| sees_devices || matches!(wanted, Wanted::Login { .. }));
     let shown = seen.map(|(code, wanted, expires_at)| {
         let wanted = match wanted {
-            Wanted::Join { public_key, software, source } => {
+            Wanted::Join { public_key, software, source, .. } => {
                 Shown::Join { software, thumbprint: public_key.thumbprint(), source }
             }
             Wanted::Login { source } => Shown::Login { client: LOGIN_CLIENT, source },
