@@ -181,7 +181,7 @@ impl JoinError {
             Self::Connect(ConnectFailed::Refused | ConnectFailed::Unreachable | ConnectFailed::NoResources) | Self::TimedOut => {
                 true
             }
-            Self::Tls(error) => matches!(error, TlsError::Io(_) | TlsError::Closed),
+            Self::Tls(error) => error.is_broken_connection(),
             Self::Refused(refusal) => refusal.status == 429 || refusal.status >= 500,
             Self::Connect(ConnectFailed::HostNotFound)
             | Self::AlreadyEnrolled
