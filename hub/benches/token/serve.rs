@@ -11,7 +11,6 @@ use hearthkey::{
     hub::{Hub, ShownOnce},
     server::{Server, Settings},
 };
-use hearthkey_certs::HubNames;
 use hearthkey_core::{
     DeviceId,
     registry::{ManageDevices, NewDevice},
@@ -58,14 +57,7 @@ pub(crate) fn hub() {
 async fn serve_hub() {
     let data = tempfile::tempdir().expect("a directory");
     let free = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
-    let settings = Settings {
-        data: data.path().join("data"),
-        listeners: Listeners { https: free, mqtts: free, mqtt: None },
-        names: HubNames::default(),
-        host: "localhost".to_owned(),
-        issuer: None,
-        fabric: Default::default(),
-    };
+    let settings = Settings::new(data.path().join("data"), Listeners { https: free, mqtts: free, mqtt: None });
     let server = Server::start(settings).await.expect("a hub");
     let hub = server.hub().clone();
     let root = data.path().join("data");
