@@ -110,12 +110,13 @@ impl<P: Permission + Send + Sync + 'static> Events<P> {
     where
         F: Future<Output = ()> + Send + 'static,
     {
+        // Each change of credentials, users and devices is audited: so this tells when to look again. Taken first, so that no
+        // change falls between the look and the waiting.
+        let changes = http.hub.audit_changes();
         caller.permit::<P>(http)?;
         let standing = http.hub.judge(&caller.authority).map_err(|end| ended(&end))?;
         let lasting = http.streams.begin(&caller.authority.principal)?;
         let (sender, receiver) = mpsc::channel(MAX_WAITING_EVENTS);
-        // Each change of credentials, users and devices is audited: so this tells when to look again.
-        let changes = http.hub.audit_changes();
         tokio::spawn(send(Self {
             http: http.clone(),
             caller,
@@ -135,6 +136,11 @@ impl<P: Permission + Send + Sync + 'static> Events<P> {
     /// What the stream runs on.
     pub(super) fn http(&self) -> &Arc<Http> {
         &self.http
+    }
+
+    /// The audit entry that the hub has shown last. What it changed is looked at before the next event is sent.
+    pub(super) fn shown(&self) -> u64 {
+        *self.changes.borrow()
     }
 
     /// Waits for `next`, as long as the stream may go on; `Ok(None)` when something changed in the hub meanwhile.

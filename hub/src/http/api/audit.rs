@@ -143,8 +143,13 @@ async fn follow(mut events: Events<ReadAudit>, mut after: u64) {
 /// Hands out all that has been written since.
 async fn hand_out(events: &mut Events<ReadAudit>, after: &mut u64) -> Result<(), StreamEnd> {
     loop {
-        let from = *after;
-        let rows = off_thread(events.http(), move |hub| Ok(hub.audit_rows(from, TAIL_PAGE)?)).await;
+        // An entry is stored a moment before what it says is in force: one that ends this stream must not be sent on it.
+        let (from, shown) = (*after, events.shown());
+        let count = usize::try_from(shown.saturating_sub(from)).unwrap_or(usize::MAX).min(TAIL_PAGE);
+        if count == 0 {
+            return Ok(());
+        }
+        let rows = off_thread(events.http(), move |hub| Ok(hub.audit_rows(from, count)?)).await;
         let page = rows.and_then(texts).map_err(|_| StreamEnd::Broken("the audit log cannot be read"))?;
         if page.is_empty() {
             return Ok(());
