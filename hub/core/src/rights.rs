@@ -64,6 +64,29 @@ pub struct PublishPermit {
     topic: TopicName,
 }
 
+/// The last permit of a publisher, with the rights that gave it: most publish to the same topic again and again.
+#[derive(Debug, Default)]
+pub struct LastPermit(Option<(Arc<Rights>, PublishPermit)>);
+
+impl LastPermit {
+    /// Like [`Rights::authorize_publish`], without looking at the rules for the topic of the permit that is kept, as long as
+    /// the rights are the very same.
+    ///
+    /// # Errors
+    /// [`Denied`].
+    pub fn authorize_publish(&mut self, rights: &Arc<Rights>, topic: TopicName) -> Result<PublishPermit, Denied> {
+        match self.0.take() {
+            Some((earlier, permit)) if Arc::ptr_eq(&earlier, rights) && permit.topic == topic => Ok(permit),
+            _ => rights.authorize_publish(topic),
+        }
+    }
+
+    /// Keeps a permit that was used.
+    pub fn keep(&mut self, rights: &Arc<Rights>, permit: PublishPermit) {
+        self.0 = Some((rights.clone(), permit));
+    }
+}
+
 /// Proof that a principal may subscribe.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SubscribePermit {
@@ -292,6 +315,22 @@ mod tests {
             assert!(!subscribes(&lamp, wide), "{wide}");
         }
         assert!(receives(&lamp, "dev/lamp/cmd/identify") && !receives(&lamp, "dev/oven/cmd/identify"));
+    }
+
+    #[test]
+    fn a_kept_permit_is_good_for_its_topic_under_its_rights_alone() {
+        let (lamp, oven) =
+            (Arc::new(rights("thermostat", "lamp", "telemetry")), Arc::new(rights("thermostat", "oven", "telemetry")));
+        let topic = |text| TopicName::parse(text).expect("legal");
+        let mut last = LastPermit::default();
+        for _ in 0..2 {
+            let permit = last.authorize_publish(&lamp, topic("dev/lamp/tele/x")).expect("its own");
+            last.keep(&lamp, permit);
+        }
+        assert!(last.authorize_publish(&oven, topic("dev/lamp/tele/x")).is_err(), "other rights");
+        let permit = last.authorize_publish(&lamp, topic("dev/lamp/tele/x")).expect("its own");
+        last.keep(&lamp, permit);
+        assert!(last.authorize_publish(&lamp, topic("dev/oven/tele/x")).is_err(), "another topic");
     }
 
     #[test]

@@ -30,7 +30,7 @@ use futures_util::{
 };
 use hearthkey_core::{
     Seconds, UnixTime,
-    rights::{Denied, Rights},
+    rights::{Denied, LastPermit, Rights},
     session::{EndReason, Standing},
     topic::TopicName,
 };
@@ -162,6 +162,7 @@ pub(super) struct Connection<'a, G: Gate, F: Fabric, S> {
     pub(super) control: Arc<Control>,
     session: Greeting,
     pub(super) rights: Arc<Rights>,
+    pub(super) last_permit: LastPermit,
     expires_at: Option<UnixTime>,
     deadline: Option<Instant>,
     /// The method of CONNECT; AUTH must name the same.
@@ -214,6 +215,7 @@ impl<'a, G: Gate, F: Fabric, S: AsyncRead + AsyncWrite + Send> Connection<'a, G,
             control,
             session: Greeting { present: session_present, expiry: session_expiry, stored },
             rights: standing.rights.clone(),
+            last_permit: LastPermit::default(),
             expires_at: standing.expires_at,
             deadline: deadline(standing.expires_at, front.gate.now()),
             method: guest.method,
