@@ -10,7 +10,7 @@ mod hub;
 mod truth;
 mod wire;
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::hash::Hasher as _;
 use std::time::Duration;
 
@@ -467,8 +467,9 @@ impl World {
         let (rows, connections) = self.hub.size();
         self.chronicle.most_rows = self.chronicle.most_rows.max(rows);
         self.truth.nothing_grows(rows, connections, self.due.len(), self.links.len())?;
+        let present: BTreeSet<_> = self.hub.sessions().map(|(id, ..)| id).collect();
         for (index, device) in self.devices.iter().enumerate() {
-            self.truth.is_reachable(index, device, &self.hub, self.now_ms)?;
+            self.truth.is_reachable(index, device, present.contains(&device.id), self.now_ms)?;
         }
         Ok(())
     }

@@ -174,9 +174,14 @@ impl Truth {
     }
 
     /// No device is locked out: who is powered and may have a session gets one in time.
-    pub(super) fn is_reachable(&mut self, index: usize, device: &VirtualDevice, hub: &Hub, now_ms: u64) -> Result<(), String> {
+    pub(super) fn is_reachable(
+        &mut self,
+        index: usize,
+        device: &VirtualDevice,
+        has_session: bool,
+        now_ms: u64,
+    ) -> Result<(), String> {
         let account = &mut self.devices[index];
-        let has_session = hub.sessions().any(|(id, ..)| *id == device.id);
         if account.status != Status::Active || !device.powered || has_session {
             account.absent_since = None;
             return Ok(());
