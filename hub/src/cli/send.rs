@@ -32,7 +32,9 @@ pub(super) async fn run(args: Send, client: &Client, clock: &Clock, out: &mut Ou
     let id = command.id.clone();
     let mut states = States { client, path: ["devices", device, "commands", &id], events: None };
     while !is_final(&command.state) {
-        let left = args.wait.saturating_sub(progress.since.elapsed());
+        // A time-out of nothing would still ask once.
+        let left = args.wait.checked_sub(progress.since.elapsed()).filter(|left| !left.is_zero());
+        let Some(left) = left else { break };
         let Ok(next) = tokio::time::timeout(left, states.next()).await else { break };
         let answer = next?;
         command = understood(&answer)?;
