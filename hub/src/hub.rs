@@ -4,6 +4,7 @@
 //! applied to the *view*, sessions concerned are judged anew, and the answer leaves. All reads are of the view. When the
 //! store fails, nothing more is decided until it was reopened and both were rebuilt from it.
 
+mod commands;
 mod tallies;
 mod tokens;
 mod twins;
@@ -25,17 +26,13 @@ use crate::{
 use arc_swap::ArcSwap;
 use base64ct::{Base64UrlUnpadded, Encoding};
 use hearthkey_core::{
-    DeviceId, Seconds, UnixTime,
+    DeviceId, UnixTime,
     audit::ChainHead,
     audit_flood::Entry,
     claims::AccessTokenVerifier,
     jwt::Jwk,
     oauth::{ErrorCode, OAuthError},
-    profile::CommandName,
-    registry::{
-        Acknowledgement, Change, CommandRecord, CommandRefused, Context, NewEnrolment, Registered, RegistrationRefused,
-        RegistrationRequest, Registry, SendCommands, UserPermit,
-    },
+    registry::{Change, Context, NewEnrolment, Registered, RegistrationRefused, RegistrationRequest, Registry},
     rights::PublishPermit,
     secret::{CredentialKind, Pepper, Secret, SecretHash},
     session::{Authority, CredentialId, EndReason, Principal, Standing},
@@ -433,97 +430,6 @@ impl Hub {
         (NewEnrolment::Secret(id, hash), ShownOnce::ClientSecret(secret))
     }
 
-    /// Sends a command: kept first, published then.
-    ///
-    /// # Errors
-    /// [`CommandRefused`].
-    ///
-    /// # Panics
-    /// Never: ids and command names are legal topic levels.
-    pub async fn send_command(
-        &self,
-        permit: &UserPermit<SendCommands>,
-        device: &DeviceId,
-        name: CommandName,
-        args: Option<&str>,
-        ttl: Seconds,
-        context: &Context,
-    ) -> Result<CommandRecord, NotDecided<CommandRefused>> {
-        let topic = command_topic(device, &name);
-        let randomness = entropy::random();
-        let decision = |registry: &Registry| registry.send_command(permit, device, name, args, ttl, randomness, context);
-        let command = self.decide(decision).await?;
-        if let Some(outlet) = self.seen.outlet() {
-            let message = Message::at_least_once(command.payload).expiring_at(command.record.expires_at);
-            let published = outlet.publish(PublishPermit::for_hub(topic), message).await;
-            published.map_err(|why| NotDecided::Unavailable(format!("the command could not be published: {why}")))?;
-        }
-        Ok(command.record)
-    }
-
-    /// The commands that a device has not answered and may still begin, ready to be delivered.
-    #[must_use]
-    pub fn commands_waiting(&self, device: &DeviceId) -> Vec<(TopicName, Message)> {
-        let now = self.now();
-        let ready = |command: &CommandRecord| {
-            let message = Message::at_least_once(command.payload(now)).expiring_at(command.expires_at);
-            (command_topic(device, &command.name), message)
-        };
-        self.view(|registry| registry.commands_waiting(device, now).map(ready).collect())
-    }
-
-    /// Tells whenever some command changed.
-    #[must_use]
-    pub fn command_changes(&self) -> watch::Receiver<u64> {
-        self.seen.commands.subscribe()
-    }
-
-    /// A command once it has ended, or as it is after `patience`. `None` if there is no such command.
-    pub async fn command_after(&self, device: &DeviceId, id: &str, patience: Duration) -> Option<CommandRecord> {
-        let mut changes = self.seen.commands.subscribe();
-        let look = || self.view(|registry| registry.command(device, id).cloned());
-        let ended = async {
-            loop {
-                changes.borrow_and_update();
-                match look() {
-                    Some(command) if !command.state.is_final() => {}
-                    other => return other,
-                }
-                if changes.changed().await.is_err() {
-                    return look();
-                }
-            }
-        };
-        tokio::time::timeout(patience, ended).await.unwrap_or_else(|_| look())
-    }
-
-    /// Takes a device's answer to a command; one that does not parse or does not fit is dropped.
-    pub async fn acknowledge_command(&self, device: &DeviceId, id: &str, payload: &[u8]) {
-        let Ok(answer) = serde_json::from_slice::<Acknowledgement>(payload) else {
-            tracing::debug!(%device, command = id, "an answer to a command is not of the expected shape");
-            return;
-        };
-        let context = self.context(None, "");
-        let decision = |registry: &Registry| registry.acknowledge_command(device, id, answer, &context).ok_or(());
-        if let Err(NotDecided::Unavailable(why)) = self.decide(decision).await {
-            tracing::error!(%device, command = id, why, "an answer to a command is lost");
-        }
-    }
-
-    /// Notes that a device has a command, so that no later session gets it again.
-    pub async fn note_delivered_command(&self, device: &DeviceId, payload: &[u8]) {
-        #[derive(serde::Deserialize)]
-        struct Command {
-            id: String,
-        }
-        let Ok(Command { id }) = serde_json::from_slice(payload) else { return };
-        let context = self.context(None, "");
-        let decision = |registry: &Registry| registry.note_delivered_command(device, &id, &context).ok_or(());
-        if let Err(NotDecided::Unavailable(why)) = self.decide(decision).await {
-            tracing::warn!(%device, command = id, why, "that a command was delivered could not be noted");
-        }
-    }
-
     /// Makes sure that a bearer credential acts for the home's owner: at the first start, and when the file of the local
     /// context was lost. Who can write the data directory is the owner.
     ///
@@ -726,10 +632,6 @@ impl Seen {
         }
         Ok(())
     }
-}
-
-fn command_topic(device: &DeviceId, name: &CommandName) -> TopicName {
-    TopicName::parse(&format!("dev/{device}/cmd/{name}")).expect("ids and command names are legal levels")
 }
 
 /// Whose sessions a batch concerns, as far as `registry` (before or after it) tells.

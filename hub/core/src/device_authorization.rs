@@ -395,15 +395,17 @@ mod tests {
         assert_eq!(list.poll(&hash("a"), NOW.plus(Seconds(24))), Poll::Pending);
     }
 
+    /// Another code for each number below 400.
+    fn user_code(number: usize) -> UserCode {
+        let mut randomness = [0; 16];
+        randomness[1] = u8::try_from(number % 20).expect("small");
+        randomness[3] = u8::try_from(number / 20).expect("small");
+        UserCode::from_random(randomness)
+    }
+
     #[test]
     fn the_list_is_bounded_and_empties_itself() {
         let mut list = DeviceAuthorizations::<(), ()>::default();
-        let user_code = |number: usize| {
-            let mut randomness = [0; 16];
-            randomness[1] = u8::try_from(number % 20).expect("small");
-            randomness[3] = u8::try_from(number / 20).expect("small");
-            UserCode::from_random(randomness)
-        };
         for number in 0..MAX_WAITING {
             list.start(&hash(&number.to_string()), user_code(number), (), NOW).expect("room");
         }
@@ -415,12 +417,6 @@ mod tests {
     #[test]
     fn those_who_have_their_answer_leave_room_for_others() {
         let mut list = DeviceAuthorizations::<(), ()>::default();
-        let user_code = |number: usize| {
-            let mut randomness = [0; 16];
-            randomness[1] = u8::try_from(number % 20).expect("small");
-            randomness[3] = u8::try_from(number / 20).expect("small");
-            UserCode::from_random(randomness)
-        };
         for number in 0..3 * MAX_ANSWERED {
             let now = NOW.plus(Seconds(u64::try_from(number).expect("small")));
             assert_eq!(list.start(&hash(&number.to_string()), user_code(number), (), now), Ok(()));

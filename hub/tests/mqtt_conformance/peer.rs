@@ -1,6 +1,7 @@
 //! The words of the tests: a client of either protocol, and what it expects.
 
 use crate::support::*;
+use hearthkey::mqtt::Stats;
 
 /// The protocol levels of CONNECT: 5 is MQTT 5.0, 4 is MQTT 3.1.1.
 pub(crate) const BOTH: [u8; 2] = [5, 4];
@@ -143,8 +144,13 @@ pub(crate) async fn somebody_publishes(home: &Home, topic: &str, payload: &str) 
 
 /// Waits until no more than `most` connections are left, wills and all.
 pub(crate) async fn connections_left(home: &Home, most: usize) {
+    until(home, |stats| stats.connections <= most).await;
+}
+
+/// Waits until the front's figures, which tell nobody when they change, are as said.
+pub(crate) async fn until(home: &Home, is_so: impl Fn(&Stats) -> bool) {
     within(async {
-        while home.front.stats().connections > most {
+        while !is_so(&home.front.stats()) {
             tokio::time::sleep(std::time::Duration::from_millis(2)).await;
         }
     })

@@ -34,12 +34,7 @@ async fn mqtt_4_1_0_2_a_session_ends_when_its_interval_has_passed() {
     // A second of time is given, and passes.
     let second = || with(Connect { clean_start: false, ..owner(5, "c") }, &[0x11, 0, 0, 0, 1]);
     home.connected(second()).await.goodbye().await;
-    within(async {
-        while home.front.stats().kept_sessions > 1 {
-            tokio::time::sleep(std::time::Duration::from_millis(20)).await;
-        }
-    })
-    .await;
+    until(&home, |stats| stats.kept_sessions <= 1).await;
     assert!(!session_present(&home.connected(second()).await));
 }
 

@@ -532,6 +532,7 @@ impl<F: Ground> World<F> {
     async fn turn(&mut self) -> Checked<bool> {
         tokio::task::yield_now().await;
         if F::HAS_THREAD {
+            // Virtual time stands still for that thread; what comes is waited for by looking again.
             std::thread::sleep(Duration::from_micros(20));
         }
         self.drain().await

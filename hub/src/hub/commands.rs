@@ -1,0 +1,110 @@
+//! Commands at work: kept, then published; answers and deliveries noted. What a command may become is the registry's to say.
+
+use super::{Hub, NotDecided};
+use crate::{entropy, mqtt::message::Message};
+use hearthkey_core::{
+    DeviceId, Seconds,
+    profile::CommandName,
+    registry::{Acknowledgement, CommandRecord, CommandRefused, Context, Registry, SendCommands, UserPermit},
+    rights::PublishPermit,
+    topic::TopicName,
+};
+use std::time::Duration;
+use tokio::sync::watch;
+
+impl Hub {
+    /// Sends a command: kept first, published then.
+    ///
+    /// # Errors
+    /// [`CommandRefused`].
+    ///
+    /// # Panics
+    /// Never: ids and command names are legal topic levels.
+    pub async fn send_command(
+        &self,
+        permit: &UserPermit<SendCommands>,
+        device: &DeviceId,
+        name: CommandName,
+        args: Option<&str>,
+        ttl: Seconds,
+        context: &Context,
+    ) -> Result<CommandRecord, NotDecided<CommandRefused>> {
+        let topic = command_topic(device, &name);
+        let randomness = entropy::random();
+        let decision = |registry: &Registry| registry.send_command(permit, device, name, args, ttl, randomness, context);
+        let command = self.decide(decision).await?;
+        if let Some(outlet) = self.seen.outlet() {
+            let message = Message::at_least_once(command.payload).expiring_at(command.record.expires_at);
+            let published = outlet.publish(PublishPermit::for_hub(topic), message).await;
+            published.map_err(|why| NotDecided::Unavailable(format!("the command could not be published: {why}")))?;
+        }
+        Ok(command.record)
+    }
+
+    /// The commands that a device has not answered and may still begin, ready to be delivered.
+    #[must_use]
+    pub fn commands_waiting(&self, device: &DeviceId) -> Vec<(TopicName, Message)> {
+        let now = self.now();
+        let ready = |command: &CommandRecord| {
+            let message = Message::at_least_once(command.payload(now)).expiring_at(command.expires_at);
+            (command_topic(device, &command.name), message)
+        };
+        self.view(|registry| registry.commands_waiting(device, now).map(ready).collect())
+    }
+
+    /// Tells whenever some command changed.
+    #[must_use]
+    pub fn command_changes(&self) -> watch::Receiver<u64> {
+        self.seen.commands.subscribe()
+    }
+
+    /// A command once it has ended, or as it is after `patience`. `None` if there is no such command.
+    pub async fn command_after(&self, device: &DeviceId, id: &str, patience: Duration) -> Option<CommandRecord> {
+        let mut changes = self.seen.commands.subscribe();
+        let look = || self.view(|registry| registry.command(device, id).cloned());
+        let ended = async {
+            loop {
+                changes.borrow_and_update();
+                match look() {
+                    Some(command) if !command.state.is_final() => {}
+                    other => return other,
+                }
+                if changes.changed().await.is_err() {
+                    return look();
+                }
+            }
+        };
+        tokio::time::timeout(patience, ended).await.unwrap_or_else(|_| look())
+    }
+
+    /// Takes a device's answer to a command; one that does not parse or does not fit is dropped.
+    pub async fn acknowledge_command(&self, device: &DeviceId, id: &str, payload: &[u8]) {
+        let Ok(answer) = serde_json::from_slice::<Acknowledgement>(payload) else {
+            tracing::debug!(%device, command = id, "an answer to a command is not of the expected shape");
+            return;
+        };
+        let context = self.context(None, "");
+        let decision = |registry: &Registry| registry.acknowledge_command(device, id, answer, &context).ok_or(());
+        if let Err(NotDecided::Unavailable(why)) = self.decide(decision).await {
+            tracing::error!(%device, command = id, why, "an answer to a command is lost");
+        }
+    }
+
+    /// Notes that a device has a command, so that no later session gets it again.
+    pub async fn note_delivered_command(&self, device: &DeviceId, payload: &[u8]) {
+        #[derive(serde::Deserialize)]
+        struct Command {
+            id: String,
+        }
+        let Ok(Command { id }) = serde_json::from_slice(payload) else { return };
+        let context = self.context(None, "");
+        let decision = |registry: &Registry| registry.note_delivered_command(device, &id, &context).ok_or(());
+        if let Err(NotDecided::Unavailable(why)) = self.decide(decision).await {
+            tracing::warn!(%device, command = id, why, "that a command was delivered could not be noted");
+        }
+    }
+}
+
+fn command_topic(device: &DeviceId, name: &CommandName) -> TopicName {
+    TopicName::parse(&format!("dev/{device}/cmd/{name}")).expect("ids and command names are legal levels")
+}
