@@ -36,7 +36,7 @@ const MQTT_PORT: u16 = 1883;
 /// mqtt = "off"                              # MQTT without TLS; 127.0.0.1:1883 by default
 ///
 /// [mqtt]
-/// fabric = "router"                         # what carries messages: router (rumqttd's), native (Hearthkey's own)
+/// fabric = "native"                         # what carries messages: native (Hearthkey's own), router (rumqttd's)
 ///
 /// [websocket]
 /// origins = ["https://panel.home"]          # whose pages may open MQTT over WebSocket, besides the hub's own
@@ -478,8 +478,8 @@ mod tests {
 
     #[test]
     fn the_fabric_is_one_of_two() {
-        assert_eq!(config("").mqtt.fabric, FabricKind::Router);
-        assert_eq!(config("[mqtt]\nfabric = \"native\"").mqtt.fabric, FabricKind::Native);
+        assert_eq!(config("").mqtt.fabric, FabricKind::Native);
+        assert_eq!(config("[mqtt]\nfabric = \"router\"").mqtt.fabric, FabricKind::Router);
         let unknown = refusal("[mqtt]\nfabric = \"kafka\"");
         assert!(unknown.contains("line 2") && unknown.contains("`native`"), "{unknown}");
     }

@@ -28,6 +28,7 @@ pub struct Hub {
     wrapper: Vec<String>,
     arguments: Vec<String>,
     process: Option<Running>,
+    started: Value,
     /// What it logged in earlier lives.
     earlier_log: String,
     secrets: Mutex<Vec<String>>,
@@ -53,12 +54,26 @@ impl Hub {
         Self::start_under(&[], &[]).await
     }
 
+    /// Starts a hub in a new directory with a configuration file of this text.
+    ///
+    /// # Panics
+    /// When it does not start.
+    pub async fn start_with(configuration: &str) -> Self {
+        let home = tempfile::tempdir().expect("a temporary directory");
+        let file = home.path().join("hub.toml");
+        std::fs::write(&file, configuration).expect("a configuration file");
+        Self::start_in(home, &[], &["--config", file.to_str().expect("UTF-8")]).await
+    }
+
     /// Starts a hub in a new directory, by another program, and with further arguments of `hearthkey up`.
     ///
     /// # Panics
     /// When it does not start.
     pub async fn start_under(wrapper: &[&str], arguments: &[&str]) -> Self {
-        let home = tempfile::tempdir().expect("a temporary directory");
+        Self::start_in(tempfile::tempdir().expect("a temporary directory"), wrapper, arguments).await
+    }
+
+    async fn start_in(home: TempDir, wrapper: &[&str], arguments: &[&str]) -> Self {
         let owned = |words: &[&str]| words.iter().map(|&word| word.to_owned()).collect();
         let mut hub = Self {
             home,
@@ -66,6 +81,7 @@ impl Hub {
             wrapper: owned(wrapper),
             arguments: owned(arguments),
             process: None,
+            started: Value::Null,
             earlier_log: String::new(),
             secrets: Mutex::default(),
         };
@@ -88,6 +104,12 @@ impl Hub {
             assert_eq!(address, format!("127.0.0.1:{port}"));
         }
         self.process = Some(running);
+        self.started = started;
+    }
+
+    /// What it said when it started last.
+    pub fn started(&self) -> &Value {
+        &self.started
     }
 
     /// `hearthkey up` for this directory and these ports.

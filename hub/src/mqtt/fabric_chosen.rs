@@ -18,9 +18,9 @@ use std::fmt;
 #[serde(rename_all = "lowercase")]
 pub enum FabricKind {
     /// rumqttd's router.
-    #[default]
     Router,
     /// Our own trie and queues.
+    #[default]
     Native,
 }
 

@@ -7,13 +7,13 @@ mod connecting;
 mod ending;
 mod exactly_once;
 mod index;
-mod peer;
+pub(crate) mod peer;
 mod publishing;
 mod session_state;
 mod sharing;
 mod strings;
 mod subscribing;
 #[path = "../mqtt_front/support.rs"]
-mod support;
+pub(crate) mod support;
 mod topics;
 mod wills;

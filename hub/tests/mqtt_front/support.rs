@@ -31,10 +31,11 @@ use tokio::{
 /// How long a test waits for what must happen before it fails.
 pub const PATIENCE: Duration = Duration::from_secs(20);
 
-/// What carries the messages: the program `mqtt_front_native` tells the stories of `mqtt_front` once more.
+/// What carries the messages: the programs `mqtt_front_router` and `mqtt_conformance_router` tell the stories of `mqtt_front`
+/// and `mqtt_conformance` once more.
 pub const FABRIC: FabricKind = match env!("CARGO_CRATE_NAME").as_bytes() {
-    b"mqtt_front_native" => FabricKind::Native,
-    _ => FabricKind::Router,
+    b"mqtt_front_router" | b"mqtt_conformance_router" => FabricKind::Router,
+    _ => FabricKind::Native,
 };
 
 pub const NOW: UnixTime = UnixTime(1_780_000_000);

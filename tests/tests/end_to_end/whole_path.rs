@@ -9,7 +9,17 @@ use rustix::process::Signal;
 
 #[tokio::test]
 async fn a_device_enrols_reports_obeys_is_held_to_its_rights_and_is_cut_off_when_revoked() {
-    let hub = Hub::start().await;
+    from_enrolment_to_revocation(Hub::start().await).await;
+}
+
+#[tokio::test]
+async fn all_of_it_goes_over_rumqttds_router_too() {
+    let hub = Hub::start_with("[mqtt]\nfabric = \"router\"\n").await;
+    assert_eq!(hub.started()["fabric"], "router");
+    from_enrolment_to_revocation(hub).await;
+}
+
+async fn from_enrolment_to_revocation(hub: Hub) {
     let mut lamp = hub.agent("lamp", "thermostat").await;
     let mut oven = hub.agent("oven", "thermostat").await;
     lamp.connected().await;
