@@ -9,6 +9,12 @@ function show(event) {
   process.stdout.write(JSON.stringify(event) + '\n')
 }
 
+// Properties of what is there.
+function filled(values) {
+  const there = Object.entries(values).filter(([, value]) => value !== undefined)
+  return there.length > 0 ? Object.fromEntries(there) : undefined
+}
+
 function begin(told) {
   const five = told.version === 5
   const client = mqtt.connect({
@@ -24,8 +30,10 @@ function begin(told) {
     clean: told.clean,
     keepalive: 30,
     reconnectPeriod: 0,
-    properties: five ? { sessionExpiryInterval: told.clean ? 0 : 3600 } : undefined,
-    will: told.will ? { topic: told.will, payload: 'offline', qos: 1, retain: true } : undefined,
+    properties: five ? { sessionExpiryInterval: told.session_expiry } : undefined,
+    will: told.will
+      ? { topic: told.will, payload: 'offline', qos: 1, retain: true, properties: filled({ willDelayInterval: told.will_delay }) }
+      : undefined,
   })
   let ended = { ended: null, words: null }
   let admitted = false
@@ -33,8 +41,10 @@ function begin(told) {
     admitted = true
     show({ connected: { session_present: connack.sessionPresent } })
   })
-  client.on('message', (topic, payload, { qos, retain }) => {
-    show({ message: { topic, payload: payload.toString(), qos, retain } })
+  client.on('message', (topic, payload, { qos, retain, properties = {} }) => {
+    const { messageExpiryInterval: expiry, responseTopic: response_topic, correlationData } = properties
+    const correlation = correlationData?.toString()
+    show({ message: { topic, payload: payload.toString(), qos, retain, expiry, response_topic, correlation } })
   })
   client.on('disconnect', (packet) => {
     ended = { ended: packet.reasonCode, words: packet.properties?.reasonString ?? null }
@@ -52,8 +62,14 @@ createInterface({ input: process.stdin }).on('line', (line) => {
   if (!client) {
     client = begin(does)
   } else if ('publish' in does) {
-    const { qos, retain = false } = does
-    client.publish(does.publish, does.payload, { qos, retain }, (error, packet) => {
+    const { qos, retain, expiry, alias, response_topic, correlation } = does
+    const properties = filled({
+      messageExpiryInterval: expiry,
+      topicAlias: alias,
+      responseTopic: response_topic,
+      correlationData: correlation === undefined ? undefined : Buffer.from(correlation),
+    })
+    client.publish(does.publish, does.payload, { qos, retain, properties }, (error, packet) => {
       show({ published: error ? error.code : (packet?.reasonCode ?? 0) })
     })
   } else if ('subscribe' in does) {

@@ -36,7 +36,28 @@ def on_disconnect(client, userdata, flags, reason_code, properties):
 
 
 def on_message(client, userdata, message):
-    show(message={"topic": message.topic, "payload": message.payload.decode(), "qos": message.qos, "retain": message.retain})
+    properties = getattr(message, "properties", None)
+    correlation = getattr(properties, "CorrelationData", None)
+    show(
+        message={
+            "topic": message.topic,
+            "payload": message.payload.decode(),
+            "qos": message.qos,
+            "retain": message.retain,
+            "expiry": getattr(properties, "MessageExpiryInterval", None),
+            "response_topic": getattr(properties, "ResponseTopic", None),
+            "correlation": correlation.decode() if correlation is not None else None,
+        }
+    )
+
+
+def filled(packet_type, **values):
+    """Properties of what is there; none in MQTT 3.1.1."""
+    properties = Properties(packet_type)
+    for name, value in values.items():
+        if value is not None:
+            setattr(properties, name, value)
+    return properties if five else None
 
 
 client = mqtt.Client(
@@ -52,17 +73,15 @@ if "path" in told:
 client.tls_set(ca_certs=told["ca"])
 client.username_pw_set(told["client_id"], told["password"])
 if "will" in told:
-    client.will_set(told["will"], "offline", qos=1, retain=True)
+    delayed = filled(PacketTypes.WILLMESSAGE, WillDelayInterval=told.get("will_delay"))
+    client.will_set(told["will"], "offline", qos=1, retain=True, properties=delayed)
 client.on_connect = on_connect
 client.on_disconnect = on_disconnect
 client.on_message = on_message
 client.on_publish = lambda client, userdata, mid, reason_code, properties: show(published=code(reason_code))
 client.on_subscribe = lambda client, userdata, mid, reason_codes, properties: show(subscribed=[code(each) for each in reason_codes])
 
-kept = None
-if five:
-    kept = Properties(PacketTypes.CONNECT)
-    kept.SessionExpiryInterval = 0 if told["clean"] else 3600
+kept = filled(PacketTypes.CONNECT, SessionExpiryInterval=told["session_expiry"])
 client.connect(
     "localhost", told["port"], keepalive=30, **({"clean_start": told["clean"], "properties": kept} if five else {})
 )
@@ -70,7 +89,15 @@ client.loop_start()
 for line in sys.stdin:
     does = json.loads(line)
     if "publish" in does:
-        client.publish(does["publish"], does["payload"], qos=does["qos"], retain=does.get("retain", False))
+        correlation = does.get("correlation")
+        properties = filled(
+            PacketTypes.PUBLISH,
+            MessageExpiryInterval=does.get("expiry"),
+            TopicAlias=does.get("alias"),
+            ResponseTopic=does.get("response_topic"),
+            CorrelationData=correlation.encode() if correlation is not None else None,
+        )
+        client.publish(does["publish"], does["payload"], qos=does["qos"], retain=does["retain"], properties=properties)
     elif "subscribe" in does:
         client.subscribe(does["subscribe"], qos=does["qos"])
     elif "leave" in does:

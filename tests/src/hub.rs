@@ -19,6 +19,14 @@ use tokio::process::Command;
 use crate::agent::Agent;
 use crate::process::{self, Ran, Running};
 
+/// A profile for devices that ask each other.
+pub const TALKER: &str = r#"
+name = "talker"
+[permissions.talk]
+publish = ["rpc/+/requests", "rpc/+/answers"]
+subscribe = ["rpc/${device}/+"]
+"#;
+
 /// A running hub; killed when dropped.
 #[derive(Debug)]
 pub struct Hub {
@@ -221,15 +229,7 @@ impl Hub {
     /// # Panics
     /// When the CA is no CA.
     pub fn tls(&self) -> Arc<ClientConfig> {
-        let mut roots = RootCertStore::empty();
-        roots.add(CertificateDer::from_pem_file(self.ca_file()).expect("a certificate")).expect("a CA");
-        let provider = Arc::new(rustls::crypto::ring::default_provider());
-        let config = ClientConfig::builder_with_provider(provider)
-            .with_protocol_versions(&[&rustls::version::TLS13])
-            .expect("the provider knows TLS 1.3")
-            .with_root_certificates(roots)
-            .with_no_client_auth();
-        Arc::new(config)
+        tls_under(&self.ca_file())
     }
 
     /// An HTTPS client that trusts the home CA and nothing else.
@@ -382,6 +382,22 @@ impl Ports {
         });
         if https == mqtts || mqtts == mqtt || mqtt == https { Self::free() } else { Self { https, mqtts, mqtt } }
     }
+}
+
+/// TLS 1.3 that trusts one CA, given as a PEM file.
+///
+/// # Panics
+/// When it is no CA.
+pub fn tls_under(ca_file: &Path) -> Arc<ClientConfig> {
+    let mut roots = RootCertStore::empty();
+    roots.add(CertificateDer::from_pem_file(ca_file).expect("a certificate")).expect("a CA");
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let config = ClientConfig::builder_with_provider(provider)
+        .with_protocol_versions(&[&rustls::version::TLS13])
+        .expect("the provider knows TLS 1.3")
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    Arc::new(config)
 }
 
 /// The one-time code in an enrolment string, as a device sends it (docs/protocol.md).

@@ -91,6 +91,16 @@ impl Mosquitto {
         run(self.command("mosquitto_pub", arguments), "").await
     }
 
+    /// `mosquitto_pub -l`: one message a line of standard input.
+    pub async fn publish_lines(&self, arguments: &[&str], lines: &[&str]) -> Ran {
+        run(self.command("mosquitto_pub", arguments), &format!("{}\n", lines.join("\n"))).await
+    }
+
+    /// `mosquitto_rr`, started: it publishes a request and prints the answer.
+    pub fn request(&self, arguments: &[&str]) -> Running {
+        Running::start(self.command("mosquitto_rr", arguments))
+    }
+
     /// `mosquitto_pub` that must find no fault.
     ///
     /// # Panics

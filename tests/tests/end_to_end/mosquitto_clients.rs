@@ -1,6 +1,6 @@
 //! mosquitto's own clients at a hub: both dialects, with and without TLS, sessions that outlive connections.
 
-use hearthkey_tests::hub::Hub;
+use hearthkey_tests::hub::{Hub, TALKER};
 use hearthkey_tests::keyed::Keyed;
 use hearthkey_tests::mosquitto::{Mosquitto, Shown, shown};
 
@@ -9,7 +9,7 @@ fn message(qos: u8, retain: bool, topic: &str, payload: &str) -> Shown {
 }
 
 #[tokio::test]
-async fn both_dialects_reach_each_other_with_and_without_tls_at_either_qos() {
+async fn both_dialects_reach_each_other_with_and_without_tls_at_each_qos() {
     let hub = Hub::start().await;
     let token = Keyed::enrolled(&hub, "lamp", "thermostat").await.token(&hub).await;
     let lamp = Mosquitto::new(&hub, "lamp", &token);
@@ -18,11 +18,11 @@ async fn both_dialects_reach_each_other_with_and_without_tls_at_either_qos() {
     for (name, owner) in
         [("a", owner.clone()), ("b", owner.clone().v311()), ("c", owner.clone().plain()), ("d", owner.v311().plain())]
     {
-        subscribers.push((name, owner.named(name).subscribed(&["-q", "1", "-t", "dev/+/tele/#", "-t", "dev/lamp/state"]).await));
+        subscribers.push((name, owner.named(name).subscribed(&["-q", "2", "-t", "dev/+/tele/#", "-t", "dev/lamp/state"]).await));
     }
     let publishers = [lamp.clone(), lamp.clone().v311(), lamp.clone().plain(), lamp.clone().v311().plain()];
     for (number, lamp) in publishers.into_iter().enumerate() {
-        for qos in [0, 1] {
+        for qos in [0, 1, 2] {
             let payload = format!("{number} at {qos}");
             lamp.publishes("dev/lamp/tele/n", &payload, &["-q", &qos.to_string()]).await;
             for (name, subscriber) in &mut subscribers {
@@ -163,5 +163,80 @@ async fn a_session_that_is_kept_gets_what_it_missed_even_if_the_hub_restarts_or_
             }
         }
     }
+    hub.finish().await;
+}
+
+#[tokio::test]
+async fn what_mqtt_5_adds_works_for_them_too() {
+    let hub = Hub::start().await;
+    let token = Keyed::enrolled(&hub, "lamp", "thermostat").await.token(&hub).await;
+    let lamp = Mosquitto::new(&hub, "lamp", &token);
+    let owner = Mosquitto::owner(&hub, "owner");
+
+    // Members of a shared subscription take turns; an alias stands for the topic after the first line.
+    let shared = ["-q", "1", "-t", "$share/kitchen/dev/lamp/tele/#"];
+    let mut members = [owner.clone().named("a").subscribed(&shared).await, owner.clone().named("b").subscribed(&shared).await];
+    let aliased = ["-q", "1", "-t", "dev/lamp/tele/n", "-D", "publish", "topic-alias", "3", "-l"];
+    let sent = lamp.publish_lines(&aliased, &["1", "2", "3", "4"]).await;
+    assert_eq!((sent.exit, sent.err.as_str()), (0, ""), "{sent:?}");
+    let mut seen = Vec::new();
+    for _ in 0..2 {
+        for member in &mut members {
+            let Shown { topic, payload, .. } = member.line("its share", shown).await;
+            assert_eq!(topic, "dev/lamp/tele/n");
+            seen.push(payload);
+        }
+    }
+    seen.sort();
+    assert_eq!(seen, ["1", "2", "3", "4"]);
+
+    // A delayed will waits for the end of the delay, or of the session.
+    let will = ["--will-topic", "dev/lamp/status", "--will-payload", "offline", "--will-qos", "1"];
+    let delayed = ["-c", "-x", "3600", "-D", "will", "will-delay-interval", "3600", "-t", "dev/lamp/cmd/+"];
+    let mut watching = owner.clone().subscribed(&["-q", "1", "-t", "dev/lamp/status"]).await;
+    let mut rude = lamp.subscribed(&[&will[..], &delayed].concat()).await;
+    rude.signal(rustix::process::Signal::KILL);
+    rude.ended().await;
+    lamp.clone().publishes("dev/lamp/status", "clean", &["-q", "1"]).await;
+    let mut statuses = [watching.line("a status", shown).await.payload, watching.line("a status", shown).await.payload];
+    statuses.sort();
+    assert_eq!(statuses, ["clean", "offline"], "the clean start of the second client ended the session of the first");
+
+    // What is retained for an hour says so.
+    lamp.publishes("dev/lamp/state", "on", &["-q", "1", "-r", "-D", "publish", "message-expiry-interval", "3600"]).await;
+    let mut later = owner.named("later").subscribe(&["-q", "1", "-t", "dev/lamp/state", "-F", "expires %E"]);
+    let seconds = later.line("how long it lasts", |line| line.strip_prefix("expires ")?.parse::<u32>().ok()).await;
+    assert!((1..=3600).contains(&seconds), "{seconds}");
+    hub.finish().await;
+}
+
+#[tokio::test]
+async fn mosquitto_rr_gets_its_answer_at_the_response_topic_that_it_named() {
+    let hub = Hub::start().await;
+    hub.apply_profile(TALKER).await;
+    let asks = Keyed::enrolled(&hub, "asks", "talker").await.token(&hub).await;
+    let answers = Keyed::enrolled(&hub, "answers", "talker").await.token(&hub).await;
+    let answers = Mosquitto::new(&hub, "answers", &answers);
+    let listens = ["-q", "1", "-t", "rpc/answers/requests", "-F", "asked %R %D"];
+    let mut listening = answers.clone().named("answers/ear").subscribed(&listens).await;
+    let mut asking = Mosquitto::new(&hub, "asks", &asks).request(&[
+        "-q",
+        "1",
+        "-t",
+        "rpc/answers/requests",
+        "-e",
+        "rpc/asks/answers",
+        "-m",
+        "the time?",
+        "-D",
+        "publish",
+        "correlation-data",
+        "7",
+    ]);
+    let asked = |line: &str| line.strip_prefix("asked ").map(str::to_owned);
+    assert_eq!(listening.line("the request", asked).await, "rpc/asks/answers 7");
+    answers.publishes("rpc/asks/answers", "late", &["-q", "1", "-D", "publish", "correlation-data", "7"]).await;
+    assert_eq!(asking.line("the answer", |line| (line == "late").then_some(line.len())).await, 4);
+    assert_eq!(asking.ended().await, 0);
     hub.finish().await;
 }

@@ -9,15 +9,53 @@ use tokio::process::Command;
 
 /// An MQTT client library in its own language.
 #[derive(Clone, Copy, Debug)]
-pub(crate) enum Library {
+enum Library {
     /// `paho-mqtt`, from PyPI.
     Paho,
     /// `mqtt`, from npm.
     MqttJs,
+    /// `rumqttc`, from crates.io.
+    Rumqttc,
 }
 
-/// Each library in each dialect: MQTT 5 and, as 4, MQTT 3.1.1.
-pub(crate) const ALL: [(Library, u8); 4] = [(Library::Paho, 5), (Library::Paho, 4), (Library::MqttJs, 5), (Library::MqttJs, 4)];
+#[derive(Clone, Copy, Debug)]
+enum Transport {
+    Tls,
+    WebSocket,
+}
+
+/// A library, the dialect that it speaks, and over what.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Which(Library, Dialect, Transport);
+
+/// MQTT 5 or MQTT 3.1.1.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Dialect {
+    Five,
+    Three,
+}
+
+/// Who tells the stories of both dialects.
+pub(crate) const ALL: [Which; 9] = [
+    Which(Library::Paho, Dialect::Five, Transport::Tls),
+    Which(Library::MqttJs, Dialect::Five, Transport::Tls),
+    Which(Library::Rumqttc, Dialect::Five, Transport::Tls),
+    Which(Library::Paho, Dialect::Five, Transport::WebSocket),
+    Which(Library::MqttJs, Dialect::Five, Transport::WebSocket),
+    Which(Library::Rumqttc, Dialect::Five, Transport::WebSocket),
+    Which(Library::Paho, Dialect::Three, Transport::WebSocket),
+    Which(Library::MqttJs, Dialect::Three, Transport::Tls),
+    Which(Library::Rumqttc, Dialect::Three, Transport::Tls),
+];
+
+/// Who tells those of MQTT 5, and another library that it meets there.
+pub(crate) const FIVE: [(Which, Which); 3] = [(ALL[0], ALL[4]), (ALL[1], ALL[5]), (ALL[2], ALL[3])];
+
+impl Which {
+    pub(crate) const fn dialect(self) -> Dialect {
+        self.1
+    }
+}
 
 impl Library {
     fn command(self) -> Command {
@@ -25,6 +63,7 @@ impl Library {
         let (installed, program, script) = match self {
             Self::Paho => (".venv/installed", clients.join(".venv/bin/python"), "paho_client.py"),
             Self::MqttJs => ("node_modules/installed", "node".into(), "mqttjs_client.mjs"),
+            Self::Rumqttc => return Command::new(env!("CARGO_BIN_EXE_rumqttc-client")),
         };
         assert!(clients.join(installed).exists(), "tests/clients/{installed} is missing; run `.ci/setup test`");
         let mut command = Command::new(program);
@@ -41,15 +80,25 @@ pub(crate) struct Session {
 }
 
 impl Session {
-    /// Over TLS, with a clean start.
-    pub(crate) fn new(hub: &Hub, (library, version): (Library, u8), client_id: &str, password: &str) -> Self {
-        let told = json!({
-            "ca": hub.ca_file().display().to_string(), "port": hub.ports().mqtts, "version": version,
-            "client_id": client_id, "password": password, "clean": true,
+    /// With a clean start, to end with its connection.
+    pub(crate) fn new(hub: &Hub, Which(library, dialect, transport): Which, client_id: &str, password: &str) -> Self {
+        let mut told = json!({
+            "ca": hub.ca_file().display().to_string(), "version": if dialect == Dialect::Five { 5 } else { 4 },
+            "client_id": client_id, "password": password, "clean": true, "session_expiry": 0,
         });
+        match transport {
+            Transport::Tls => told["port"] = hub.ports().mqtts.into(),
+            Transport::WebSocket => (told["port"], told["path"]) = (hub.ports().https.into(), "/mqtt".into()),
+        }
         Self { library, told }
     }
 
+    /// To outlive its connection for so many seconds, and to go on if it is there (MQTT 3.1.1 knows no seconds).
+    pub(crate) fn kept_for(self, seconds: u32) -> Self {
+        self.and("clean", false).and("session_expiry", seconds)
+    }
+
+    /// With one more thing that the programs are told.
     pub(crate) fn and(mut self, name: &str, value: impl Into<Value>) -> Self {
         self.told[name] = value.into();
         self
@@ -99,7 +148,16 @@ impl Client {
 
     /// The reason code of the acknowledgement.
     pub(crate) async fn publish(&mut self, topic: &str, payload: &str, qos: u8, retain: bool) -> u64 {
-        self.tell(&json!({ "publish": topic, "payload": payload, "qos": qos, "retain": retain })).await;
+        self.publish_with(topic, payload, qos, json!({ "retain": retain })).await
+    }
+
+    /// The same with what only MQTT 5 says: `expiry` in seconds, `alias`, `response_topic`, `correlation`.
+    pub(crate) async fn publish_with(&mut self, topic: &str, payload: &str, qos: u8, further: Value) -> u64 {
+        let mut command = json!({ "publish": topic, "payload": payload, "qos": qos, "retain": false });
+        if let (Some(command), Value::Object(mut further)) = (command.as_object_mut(), further) {
+            command.append(&mut further);
+        }
+        self.tell(&command).await;
         self.event("published").await["published"].as_u64().expect("a code")
     }
 
@@ -111,10 +169,19 @@ impl Client {
 
     /// The next message: topic, payload, QoS, RETAIN.
     pub(crate) async fn message(&mut self) -> (String, String, u64, bool) {
-        let event = self.event("message").await;
-        let message = &event["message"];
+        let message = self.whole_message().await;
         let text = |name: &str| message[name].as_str().expect("text").to_owned();
         (text("topic"), text("payload"), message["qos"].as_u64().expect("QoS"), message["retain"].as_bool().expect("RETAIN"))
+    }
+
+    /// The next message with its properties.
+    pub(crate) async fn whole_message(&mut self) -> Value {
+        self.event("message").await["message"].take()
+    }
+
+    /// The payload of the next message.
+    pub(crate) async fn payload(&mut self) -> String {
+        self.message().await.1
     }
 
     pub(crate) async fn leave(mut self) {
