@@ -125,7 +125,7 @@ mod tests {
 
     fn routed(topic: &str, payload: Vec<u8>) -> Arc<Routed> {
         let message = Message { payload: payload.into(), ..Message::default() };
-        Arc::new(Routed { topic: TopicName::parse(topic).expect("legal"), message, publisher: None })
+        Arc::new(Routed { topic: TopicName::parse(topic).expect("legal"), message, publisher: None, queued_for: Box::default() })
     }
 
     fn send(channels: &mut Channels, topic: &str) -> Vec<(Channel, u64)> {

@@ -45,11 +45,16 @@ impl<G: Gate, F: Fabric, S: AsyncRead + AsyncWrite + Send> Connection<'_, G, F, 
                 return Err(Ending::Fault { reason_code: reason::QUOTA_EXCEEDED, reason });
             }
         }
-        let qos = routed.message.qos.min(options.qos);
+        let is_queued = !routed.queued_for.is_empty() && routed.queued_for.binary_search(&self.slot.number).is_ok();
         let is_own = options.no_local && routed.publisher == Some(self.slot.number);
-        if goes_directly(&self.slot, qos, &routed.topic) || is_own || routed.message.is_expired_by(|| self.front.gate.now()) {
+        if is_queued || is_own || routed.message.is_expired_by(|| self.front.gate.now()) {
             return Ok(());
         }
+        let qos = match routed.message.qos.min(options.qos) {
+            // It would have been queued if this QoS had been granted when it was published: no more than QoS 0 was.
+            granted_since if goes_directly(&self.slot, granted_since, &routed.topic) => QoS::AtMostOnce,
+            qos => qos,
+        };
         let retain = options.retain_as_published && routed.message.retain;
         let identifiers: &[u32] = subscription.identifier.as_slice();
         let mut state = lock(&self.slot.state);
@@ -61,8 +66,8 @@ impl<G: Gate, F: Fabric, S: AsyncRead + AsyncWrite + Send> Connection<'_, G, F, 
             let subscription_identifiers = identifiers.into();
             let pending =
                 Pending { routed, qos, retain, subscription_identifiers, row: None, reserved: None, share: None, stored: None };
-            let dropped = outbound.offer(pending);
-            self.front.counters.lost.fetch_add(dropped.len() as u64, Ordering::Relaxed);
+            // Nothing is dropped here: beyond the bound, by this message at most, no more is taken, and the fabric tells the loss.
+            outbound.offer_unbounded(pending);
             self.takes_forwards = !outbound.is_full();
             return Ok(());
         }
@@ -74,7 +79,7 @@ impl<G: Gate, F: Fabric, S: AsyncRead + AsyncWrite + Send> Connection<'_, G, F, 
                 return Ok(());
             }
         };
-        let packet_identifier = (qos != QoS::AtMostOnce).then(|| outbound.bypass());
+        let packet_identifier = (qos != QoS::AtMostOnce).then(|| outbound.bypass(qos));
         let delivery = Delivery { dup: false, qos, packet_identifier, retain, subscription_identifiers: identifiers };
         let (dialect, now) = (self.dialect, time_if_needed(&routed.message, &*self.front.gate));
         match self.wire.outbound.push(|out| dialect.publish(permit, &routed, &delivery, now, out)) {

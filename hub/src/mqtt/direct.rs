@@ -1,6 +1,9 @@
 //! The direct way of a message: from its publish into the queues of the sessions that it is promised to, with their rows
-//! stored before the publish is acknowledged. All that goes to a session which outlives its connections (QoS 1 and 2), QoS 2
-//! to any session, commands to a device, and what a group shares. Depends neither on the fabric nor on who is connected.
+//! stored before the publish is acknowledged. All that goes to a session which outlives its connections (QoS 1 and 2),
+//! commands to a device, and what a group shares. Depends neither on the fabric nor on who is connected.
+//!
+//! The fabric brings the message to the same sessions. Which way counts is decided once, when it is published: those that
+//! have it in their queues are named in it ([`Routed::queued_for`]).
 
 use super::{
     fabric::Fabric,
@@ -27,7 +30,7 @@ use std::sync::{
     atomic::{AtomicBool, Ordering},
 };
 
-/// The subscriptions whose messages go directly, found without a lock when there are none.
+/// The subscriptions of sessions to which messages may go directly, found without a lock when there are none.
 #[derive(Default)]
 pub(super) struct DirectSubscriptions {
     by_filter: RwLock<Trie<Direct>>,
@@ -56,23 +59,13 @@ pub(super) struct Match {
 
 /// Whether a message goes directly to a session that gets it with this QoS; else the fabric carries it.
 pub(super) fn goes_directly(slot: &Slot, qos: QoS, topic: &TopicName) -> bool {
-    may_go_directly(slot, qos)
-        && match qos {
-            QoS::AtMostOnce => false,
-            // Commands, of which the hub wants to know whether they arrived.
-            QoS::AtLeastOnce => slot.is_durable || is_reserved_for_hub(topic),
-            QoS::ExactlyOnce => true,
-        }
+    // Commands: the hub wants to know whether they arrived.
+    qos != QoS::AtMostOnce && may_go_directly(slot) && (slot.is_durable || is_reserved_for_hub(topic))
 }
 
-/// Whether a subscription with this QoS can have such messages.
-fn may_go_directly(slot: &Slot, qos: QoS) -> bool {
-    match qos {
-        QoS::AtMostOnce => false,
-        QoS::AtLeastOnce => slot.is_durable || matches!(slot.key.principal, Principal::Device(_)),
-        // The fabric may carry a message twice when it is replaced.
-        QoS::ExactlyOnce => true,
-    }
+/// Whether a session can have such messages.
+fn may_go_directly(slot: &Slot) -> bool {
+    slot.is_durable || matches!(slot.key.principal, Principal::Device(_))
 }
 
 impl Direct {
@@ -107,21 +100,18 @@ impl Direct {
 impl DirectSubscriptions {
     /// Files a subscription that is not shared, in place of what it was before.
     pub(super) fn put(&self, slot: &Arc<Slot>, subscription: &Subscription) {
-        let is_direct = may_go_directly(slot, subscription.options.qos);
-        if !is_direct && !self.is_used.load(Ordering::Acquire) {
+        if !may_go_directly(slot) {
             return;
         }
         let mut by_filter = self.by_filter.write().unwrap_or_else(PoisonError::into_inner);
         by_filter.remove(&subscription.filter, |direct| direct.is(slot, subscription));
-        if is_direct {
-            by_filter.insert(&subscription.filter, Direct::of(slot, subscription));
-        }
-        self.is_used.store(!by_filter.is_empty(), Ordering::Release);
+        by_filter.insert(&subscription.filter, Direct::of(slot, subscription));
+        self.is_used.store(true, Ordering::Release);
     }
 
     /// Removes a subscription.
     pub(super) fn remove(&self, slot: &Arc<Slot>, subscription: &Subscription) {
-        if !may_go_directly(slot, subscription.options.qos) {
+        if !may_go_directly(slot) {
             return;
         }
         let mut by_filter = self.by_filter.write().unwrap_or_else(PoisonError::into_inner);
@@ -137,8 +127,7 @@ impl DirectSubscriptions {
         }
         self.by_filter.read().unwrap_or_else(PoisonError::into_inner).each_match(topic, |direct| {
             let qos = direct.qos.min(qos);
-            let is_own = direct.no_local && publisher == Some(direct.slot.number);
-            if is_own || !goes_directly(&direct.slot, qos, topic) {
+            if direct.no_local && publisher == Some(direct.slot.number) {
                 return;
             }
             let known = found.iter().position(|matched| Arc::ptr_eq(&matched.slot, &direct.slot));
@@ -154,8 +143,17 @@ impl DirectSubscriptions {
                 matched.identifiers.extend(direct.identifier);
             }
         });
+        found.retain(|matched| goes_directly(&matched.slot, matched.qos, topic));
         found
     }
+}
+
+/// What a publish leaves behind before it is carried.
+pub(super) struct Kept {
+    /// What to wait for before it is acknowledged.
+    pub(super) ticket: Option<Ticket>,
+    /// For [`Routed::queued_for`].
+    pub(super) queued_for: Box<[u64]>,
 }
 
 /// What came of queueing a message.
@@ -169,27 +167,29 @@ enum Queued {
 
 impl<G: Gate, F: Fabric> Inner<G, F> {
     /// Keeps what must be kept of a publish: the retained message, and what goes directly into queues. `taken` is the row by
-    /// which a QoS 2 publish is known as taken; it is stored together with them. Returns what to wait for before the publish
-    /// is acknowledged.
+    /// which a QoS 2 publish is known as taken; it is stored together with them.
     pub(super) fn keep(
         &self,
         permit: &PublishPermit,
         message: &Message,
         publisher: Option<u64>,
         taken: Option<Write>,
-    ) -> Result<Option<Ticket>, RetainedFull> {
+    ) -> Result<Kept, RetainedFull> {
         let mut matches = self.direct.matches(permit.topic(), message.qos, publisher);
+        let mut queued_for: Box<[u64]> = matches.iter().map(|matched| matched.slot.number).collect();
+        queued_for.sort_unstable();
         self.shared.choose(permit.topic(), message.qos, &mut matches);
         if !message.retain && matches.is_empty() && taken.is_none() {
-            return Ok(None);
+            return Ok(Kept { ticket: None, queued_for });
         }
         // A copy: what came from a socket is a slice of a larger buffer.
         let payload = Bytes::copy_from_slice(&message.payload);
-        let routed = Routed { topic: permit.topic().clone(), message: Message { payload, ..message.clone() }, publisher };
-        let promised = message.qos != QoS::AtMostOnce;
+        let message = Message { payload, ..message.clone() };
+        let routed = Routed { topic: permit.topic().clone(), message, publisher, queued_for: Box::default() };
+        let promised = routed.message.qos != QoS::AtMostOnce;
         // Last of the batch: if it comes in several, a repetition is at worst taken twice, and never for taken.
         let mut writes = Vec::new();
-        let mut retained = message.retain.then(|| lock(&self.retained));
+        let mut retained = routed.message.retain.then(|| lock(&self.retained));
         if let Some(retained) = &mut retained {
             let rows = retained.set(&routed)?;
             // What the hub says of itself is said anew after a restart.
@@ -211,7 +211,7 @@ impl<G: Gate, F: Fabric> Inner<G, F> {
             store(writes, stored)
         });
         drop(retained);
-        Ok(ticket)
+        Ok(Kept { ticket, queued_for })
     }
 
     /// Queues a message for each session, and stores all rows as one batch.

@@ -49,8 +49,9 @@ impl<F: Fabric> Fabric for Arc<F> {
 
 /// One end in a fabric. Dropping it ends its subscriptions.
 pub trait Link: Send {
-    /// Hands a message over; it travels with the next [`Link::flush`].
-    fn publish(&mut self, permit: &PublishPermit, message: &Message, publisher: Option<u64>);
+    /// Hands a message over, with who published it and the sessions that have it already ([`Routed`]); it travels with the
+    /// next [`Link::flush`].
+    fn publish(&mut self, permit: &PublishPermit, message: &Message, publisher: Option<u64>, queued_for: Box<[u64]>);
 
     /// Sends off what was published. Waits while the fabric is busy.
     ///

@@ -88,10 +88,10 @@ impl Fabric for ChosenFabric {
 }
 
 impl Link for ChosenLink {
-    fn publish(&mut self, permit: &PublishPermit, message: &Message, publisher: Option<u64>) {
+    fn publish(&mut self, permit: &PublishPermit, message: &Message, publisher: Option<u64>, queued_for: Box<[u64]>) {
         match self {
-            Self::Router(link) => link.publish(permit, message, publisher),
-            Self::Native(link) => link.publish(permit, message, publisher),
+            Self::Router(link) => link.publish(permit, message, publisher, queued_for),
+            Self::Native(link) => link.publish(permit, message, publisher, queued_for),
         }
     }
 

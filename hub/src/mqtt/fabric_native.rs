@@ -93,11 +93,11 @@ impl Fabric for NativeFabric {
 }
 
 impl Link for NativeLink {
-    fn publish(&mut self, permit: &PublishPermit, message: &Message, publisher: Option<u64>) {
+    fn publish(&mut self, permit: &PublishPermit, message: &Message, publisher: Option<u64>, queued_for: Box<[u64]>) {
         // A copy: what came from a socket is a slice of a larger buffer, and may wait here.
         let payload = Bytes::copy_from_slice(&message.payload);
         let message = Message { payload, ..message.clone() };
-        self.unsent.push(Arc::new(Routed { topic: permit.topic().clone(), message, publisher }));
+        self.unsent.push(Arc::new(Routed { topic: permit.topic().clone(), message, publisher, queued_for }));
     }
 
     async fn flush(&mut self) -> Result<(), FabricGone> {
@@ -258,7 +258,7 @@ mod tests {
     fn publish(link: &mut NativeLink, topic: &str, payload: &[u8]) {
         let permit = rights().authorize_publish(TopicName::parse(topic).expect("legal")).expect("granted");
         let message = Message { payload: Bytes::copy_from_slice(payload), qos: QoS::AtMostOnce, ..Message::default() };
-        link.publish(&permit, &message, Some(7));
+        link.publish(&permit, &message, Some(7), Box::default());
     }
 
     async fn subscribe(link: &mut NativeLink, filter: &str, number: u32) {

@@ -338,11 +338,11 @@ struct Held {
 }
 
 impl Link for RouterLink {
-    fn publish(&mut self, permit: &PublishPermit, message: &Message, publisher: Option<u64>) {
+    fn publish(&mut self, permit: &PublishPermit, message: &Message, publisher: Option<u64>, queued_for: Box<[u64]>) {
         // A copy: what came from a socket is a slice of a larger buffer, and is kept for a while.
         let payload = Bytes::copy_from_slice(&message.payload);
         let message = Message { payload, ..message.clone() };
-        self.unsent.push(Arc::new(Routed { topic: permit.topic().clone(), message, publisher }));
+        self.unsent.push(Arc::new(Routed { topic: permit.topic().clone(), message, publisher, queued_for }));
     }
 
     /// What this returns for is kept for whoever subscribes to it, whether the router lives or dies.
@@ -596,13 +596,15 @@ fn filter_of(path: String) -> Filter {
     }
 }
 
-/// Bytes in front of the payload: position, publisher, expiry, flags, lengths of topic and properties.
-const HEADER_BYTES: usize = 8 + 8 + 8 + 1 + 4 + 4;
+/// Bytes in front of the payload: position, publisher, expiry, flags, lengths of topic and properties, number of sessions that
+/// have it.
+const HEADER_BYTES: usize = 8 + 8 + 8 + 1 + 4 + 4 + 4;
 
 fn wrap(sent: &Sent) -> Bytes {
-    let Routed { topic, message, publisher } = &*sent.routed;
+    let Routed { topic, message, publisher, queued_for } = &*sent.routed;
     let (topic, properties) = (topic.as_str().as_bytes(), message.properties.as_bytes());
-    let mut bytes = BytesMut::with_capacity(HEADER_BYTES + topic.len() + properties.len() + message.payload.len());
+    let content = topic.len() + properties.len() + 8 * queued_for.len() + message.payload.len();
+    let mut bytes = BytesMut::with_capacity(HEADER_BYTES + content);
     bytes.put_u64(sent.position);
     bytes.put_u64(publisher.unwrap_or(0));
     bytes.put_u64(message.expires_at.map_or(0, |expires_at| expires_at.0));
@@ -612,6 +614,9 @@ fn wrap(sent: &Sent) -> Bytes {
         bytes.put_u32(u32::try_from(part.len()).unwrap_or(u32::MAX));
         bytes.put_slice(part);
     }
+    // As many sessions as are kept.
+    bytes.put_u32(u32::try_from(queued_for.len()).unwrap_or(u32::MAX));
+    queued_for.iter().for_each(|&session| bytes.put_u64(session));
     bytes.put_slice(&message.payload);
     bytes.freeze()
 }
@@ -627,7 +632,9 @@ fn unwrap(mut bytes: Bytes) -> Option<Routed> {
     };
     let topic = TopicName::from_bytes(&part()?).ok()?;
     let properties = ForwardedProperties::from_checked(part()?);
+    let sessions = bytes.try_get_u32().ok()?;
+    let queued_for = (0..sessions).map(|_| bytes.try_get_u64().ok()).collect::<Option<_>>()?;
     let qos = QoS::from_bits(flags & 0x03)?;
     let message = Message { payload: bytes, qos, retain: flags & 1 << 2 != 0, expires_at, properties };
-    Some(Routed { topic, message, publisher })
+    Some(Routed { topic, message, publisher, queued_for })
 }

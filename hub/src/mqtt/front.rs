@@ -498,22 +498,27 @@ impl<G: Gate, F: Fabric> Inner<G, F> {
     }
 
     async fn publish(&self, permit: &PublishPermit, message: &Message) -> Result<(), PublishError> {
-        let ticket = self.keep(permit, message, None, None).map_err(|RetainedFull| PublishError::RetainedFull)?;
-        self.publish_on_hub_link(permit, message).await?;
-        let durable = match ticket {
+        let kept = self.keep(permit, message, None, None).map_err(|RetainedFull| PublishError::RetainedFull)?;
+        self.publish_on_hub_link(permit, message, kept.queued_for).await?;
+        let durable = match kept.ticket {
             Some(ticket) => ticket.durable().await,
             None => true,
         };
         if durable { Ok(()) } else { Err(PublishError::NotStored) }
     }
 
-    async fn publish_on_hub_link(&self, permit: &PublishPermit, message: &Message) -> Result<(), FabricGone> {
+    async fn publish_on_hub_link(
+        &self,
+        permit: &PublishPermit,
+        message: &Message,
+        queued_for: Box<[u64]>,
+    ) -> Result<(), FabricGone> {
         let mut hub_link = self.hub_link.lock().await;
         let mut link = match hub_link.take() {
             Some(link) => link,
             None => self.fabric.link().await?,
         };
-        link.publish(permit, message, None);
+        link.publish(permit, message, None, queued_for);
         if link.flush().await.is_err() {
             link = self.fabric.replace(link).await?;
             link.flush().await?;

@@ -54,6 +54,9 @@ pub struct Routed {
     pub message: Message,
     /// The session that published it, for the no-local option; none for the hub.
     pub publisher: Option<u64>,
+    /// The sessions, in order, that got it into their queues when it was published: what the fabric brings them of it would
+    /// be a second copy. Decided once, so that it stays true if a subscription is replaced while the message is on its way.
+    pub queued_for: Box<[u64]>,
 }
 
 /// The properties of PUBLISH that a server passes on: payload format indicator, content type, response topic, correlation
@@ -125,6 +128,10 @@ impl Routed {
     /// What it counts against byte bounds: content and a share of bookkeeping.
     #[must_use]
     pub fn weight(&self) -> usize {
-        self.topic.as_str().len() + self.message.payload.len() + self.message.properties.as_bytes().len() + 96
+        self.topic.as_str().len()
+            + self.message.payload.len()
+            + self.message.properties.as_bytes().len()
+            + 8 * self.queued_for.len()
+            + 96
     }
 }

@@ -11,8 +11,8 @@
 //!
 //! Two ways lead from a publish to a subscriber. The fabric carries messages to those who are connected, and may die. What
 //! a session that outlives its connection is promised (QoS 1 and 2) goes directly into its queue and is stored before the
-//! publish is acknowledged, so it depends neither on the fabric nor on who is connected. QoS 2 to any session and shared
-//! subscriptions take the direct way too.
+//! publish is acknowledged, so it depends neither on the fabric nor on who is connected. Shared subscriptions
+//! and commands take the direct way too.
 
 mod challenge;
 mod channels;

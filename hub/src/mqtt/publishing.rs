@@ -3,6 +3,7 @@
 
 use super::{
     connection::{Connection, fault, has_too_many_levels},
+    direct::Kept,
     fabric::{Fabric, Link},
     gate::{Ending, Gate},
     limits::MAX_TOPIC_ALIASES,
@@ -73,6 +74,10 @@ impl<G: Gate, F: Fabric, S: AsyncRead + AsyncWrite + Send> Connection<'_, G, F, 
             self.refuse(answered, reason::QUOTA_EXCEEDED, "too many different topics");
             return Ok(());
         }
+        if self.link.is_none() {
+            // Before anything is kept: a repetition of a QoS 2 publish that was taken is not carried.
+            Box::pin(self.ensure_link()).await?;
+        }
         let taken = match answered {
             Some((identifier, QoS::ExactlyOnce)) => {
                 let mut state = lock(&self.slot.state);
@@ -86,17 +91,14 @@ impl<G: Gate, F: Fabric, S: AsyncRead + AsyncWrite + Send> Connection<'_, G, F, 
             Some(_) | None => None,
         };
         message.expires_at = expiry.map(|seconds| self.front.gate.now().plus(Seconds(u64::from(seconds))));
-        let Ok(ticket) = self.front.keep(&permit, &message, Some(self.slot.number), taken) else {
+        let Ok(Kept { ticket, queued_for }) = self.front.keep(&permit, &message, Some(self.slot.number), taken) else {
             self.limited("too many retained messages");
             self.not_taken(answered);
             self.refuse(answered, reason::QUOTA_EXCEEDED, "too many retained messages");
             return Ok(());
         };
-        if self.link.is_none() {
-            Box::pin(self.ensure_link()).await?;
-        }
         if let Some(link) = &mut self.link {
-            link.publish(&permit, &message, Some(self.slot.number));
+            link.publish(&permit, &message, Some(self.slot.number), queued_for);
         }
         self.front.counters.published.fetch_add(1, Ordering::Relaxed);
         self.front.note_acknowledgement(permit.topic(), &message.payload);

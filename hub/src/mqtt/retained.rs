@@ -109,7 +109,7 @@ mod tests {
 
     fn routed(topic: &str, payload: &'static str) -> Routed {
         let message = Message { payload: payload.into(), retain: true, ..Message::default() };
-        Routed { topic: TopicName::parse(topic).expect("legal"), message, publisher: None }
+        Routed { topic: TopicName::parse(topic).expect("legal"), message, publisher: None, queued_for: Box::default() }
     }
 
     fn texts(retained: &Retained, filter: &str) -> Vec<String> {

@@ -331,7 +331,7 @@ fn decode(mut bytes: Bytes) -> Option<StoredMessage> {
     let properties = ForwardedProperties::from_checked(split(&mut bytes, properties_length)?);
     let qos = QoS::from_bits(flags & 0x03)?;
     let message = Message { payload: bytes, qos, retain: flags & 1 << 2 != 0, expires_at, properties };
-    let routed = Routed { topic, message, publisher: None };
+    let routed = Routed { topic, message, publisher: None, queued_for: Box::default() };
     Some(StoredMessage { routed, flags, packet_identifier, subscription_identifiers: identifiers })
 }
 
@@ -426,7 +426,7 @@ mod tests {
         let payload = Bytes::from((0..bytes).map(|index| (index % 251) as u8).collect::<Vec<_>>());
         let properties = ForwardedProperties::default().with_user_property("a", "b");
         let message = Message { payload, qos: QoS::AtLeastOnce, retain: true, expires_at: Some(UnixTime(77)), properties };
-        Routed { topic: TopicName::parse("dev/lamp/state").expect("legal"), message, publisher: None }
+        Routed { topic: TopicName::parse("dev/lamp/state").expect("legal"), message, publisher: None, queued_for: Box::default() }
     }
 
     fn session() -> SessionRow {

@@ -291,8 +291,8 @@ impl Outbound {
         dropped
     }
 
-    /// Queues a message in front of nobody's bound: kept messages, which share their content with the store of kept messages,
-    /// and commands that waited, which are few.
+    /// Queues a message beyond the bounds: kept messages, which share their content with the store of kept messages, commands
+    /// that waited, which are few, and what comes from the fabric, of which nothing is taken once the queue is full.
     pub fn offer_unbounded(&mut self, pending: Pending) {
         self.queued_bytes += pending.routed.weight();
         self.reserved.extend(pending.reserved.map(|reserved| reserved.packet_identifier));
@@ -373,9 +373,9 @@ impl Outbound {
             && (qos == QoS::AtMostOnce || self.in_flight.len() < self.window)
     }
 
-    /// A QoS 1 message that passes the queue and is not repeated gets its packet identifier.
-    pub fn bypass(&mut self) -> u16 {
-        self.enter_window(None, QoS::AtLeastOnce, None)
+    /// A QoS 1 or 2 message that passes the queue and is not repeated gets its packet identifier.
+    pub fn bypass(&mut self, qos: QoS) -> u16 {
+        self.enter_window(None, qos, None)
     }
 
     /// The exchange of a message has ended: PUBACK for QoS 1; PUBREC with a refusal for QoS 2. Nothing if the client was not
@@ -514,7 +514,7 @@ mod tests {
     fn pending(text: &'static str, qos: QoS) -> Pending {
         let topic = TopicName::parse("a").expect("legal");
         let message = Message { payload: text.into(), qos, ..Message::default() };
-        let routed = Arc::new(Routed { topic, message, publisher: None });
+        let routed = Arc::new(Routed { topic, message, publisher: None, queued_for: Box::default() });
         Pending {
             routed,
             qos,
@@ -613,9 +613,9 @@ mod tests {
     fn packet_identifiers_in_use_are_passed_over_and_zero_never_comes() {
         let mut outbound = Outbound::new(BOUNDS);
         outbound.resume(10);
-        assert_eq!(outbound.bypass(), 1);
+        assert_eq!(outbound.bypass(QoS::AtLeastOnce), 1);
         outbound.last_packet_identifier = u16::MAX - 1;
-        assert_eq!((outbound.bypass(), outbound.bypass()), (u16::MAX, 2));
+        assert_eq!((outbound.bypass(QoS::AtLeastOnce), outbound.bypass(QoS::AtLeastOnce)), (u16::MAX, 2));
     }
 
     #[test]
@@ -661,7 +661,7 @@ mod tests {
         assert!(matches!(outbound.discard_next(), Some(Discarded::Released(_))));
         assert_eq!(outbound.next(), Some(Next::Release(1)));
         assert_eq!((outbound.sent(Keep::ForRepetition), outbound.next()), (None, None));
-        assert_eq!(outbound.bypass(), 2, "the identifier is in use until PUBCOMP");
+        assert_eq!(outbound.bypass(QoS::AtLeastOnce), 2, "the identifier is in use until PUBCOMP");
         assert_eq!(outbound.completed(1), Some(Some(4)));
     }
 
@@ -670,9 +670,9 @@ mod tests {
         let mut outbound = Outbound::new(BOUNDS);
         outbound.resume(5);
         let reserved = outbound.reserve();
-        assert_eq!((reserved.map(|reserved| reserved.packet_identifier), outbound.bypass()), (Some(1), 2));
+        assert_eq!((reserved.map(|reserved| reserved.packet_identifier), outbound.bypass(QoS::AtLeastOnce)), (Some(1), 2));
         outbound.last_packet_identifier = u16::MAX;
-        assert_eq!(outbound.bypass(), 3);
+        assert_eq!(outbound.bypass(QoS::AtLeastOnce), 3);
         let all: Vec<_> = std::iter::from_fn(|| outbound.reserve()).collect();
         assert_eq!(all.len() + 1, MAX_RESERVED);
     }

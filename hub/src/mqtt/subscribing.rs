@@ -128,7 +128,8 @@ impl<G: Gate, F: Fabric, S: AsyncRead + AsyncWrite + Send> Connection<'_, G, F, 
         let (Some("dev"), Some(Ok(device))) = (levels.next(), levels.next().map(DeviceId::parse)) else { return };
         let waiting = self.front.gate.commands_waiting(&device).into_iter();
         let heard = waiting.filter(|(topic, _)| subscription.filter.matches(topic));
-        let routed = heard.map(|(topic, message)| Arc::new(Routed { topic, message, publisher: None }));
+        let routed =
+            heard.map(|(topic, message)| Arc::new(Routed { topic, message, publisher: None, queued_for: Box::default() }));
         self.offer(subscription, routed.collect(), false);
     }
 

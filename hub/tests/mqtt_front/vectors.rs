@@ -204,7 +204,7 @@ fn the_hub_writes_each_packet_as_a_device_reads_it() {
         expires_at: Some(UnixTime(130)),
         properties: ForwardedProperties::default(),
     };
-    let routed = Routed { topic: topic.clone(), message, publisher: None };
+    let routed = Routed { topic: topic.clone(), message, publisher: None, queued_for: Box::default() };
     let all = Rights::granting("test", &PermissionName::parse("all").unwrap(), &["#"], &["#"]);
     let permit = all.authorize_delivery(&topic).unwrap();
     let delivery =

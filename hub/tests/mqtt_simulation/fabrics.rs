@@ -93,9 +93,9 @@ impl<F: Fabric> Fabric for Lossy<F> {
 }
 
 impl<L: Link> Link for LossyLink<L> {
-    fn publish(&mut self, permit: &PublishPermit, message: &Message, publisher: Option<u64>) {
+    fn publish(&mut self, permit: &PublishPermit, message: &Message, publisher: Option<u64>, queued_for: Box<[u64]>) {
         if self.1.fetch_add(1, Ordering::Relaxed) % 7 != 6 {
-            self.0.publish(permit, message, publisher);
+            self.0.publish(permit, message, publisher, queued_for);
         }
     }
 

@@ -19,8 +19,12 @@ pub(crate) struct Message {
 
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Subscription {
-    pub(crate) qos: u8,
-    pub(crate) since: usize,
+    /// Granted to what is published after this step.
+    qos: u8,
+    replaced_at: usize,
+    /// The lowest QoS that it ever had, and the step at which it began.
+    lowest_qos: u8,
+    begun_at: usize,
     /// The right was lost for a while: messages of that time may be missing.
     pub(crate) is_weak: bool,
 }
@@ -44,14 +48,15 @@ impl Session {
         Self { is_kept, ..Self::default() }
     }
 
-    /// It asks for a subscription that it may have.
-    pub(crate) fn may_come(&mut self, topic: usize, qos: u8) {
+    /// It asks for a subscription that it may have, anew or in place of the one it has: messages may come before SUBACK.
+    pub(crate) fn subscribe(&mut self, topic: usize, qos: u8, step: usize) {
         let highest = self.granted.entry(topic).or_default();
         *highest = qos.max(*highest);
-    }
-
-    pub(crate) fn subscribe(&mut self, topic: usize, qos: u8, step: usize) {
-        self.subscriptions.insert(topic, Subscription { qos, since: step, is_weak: false });
+        let begun = Subscription { qos, replaced_at: step, lowest_qos: qos, begun_at: step, is_weak: false };
+        let replaced = self.subscriptions.get(&topic).filter(|earlier| !earlier.is_weak);
+        let replaced =
+            replaced.map(|earlier| Subscription { lowest_qos: earlier.lowest_qos.min(qos), begun_at: earlier.begun_at, ..begun });
+        self.subscriptions.insert(topic, replaced.unwrap_or(begun));
     }
 
     pub(crate) fn unsubscribe(&mut self, topic: usize) {
@@ -67,8 +72,11 @@ impl Session {
     /// A publish was acknowledged.
     pub(crate) fn promise(&mut self, number: usize, message: Message, can_read: bool) {
         let Some(subscription) = self.subscriptions.get(&message.topic) else { return };
-        let holds = subscription.since <= message.step && subscription.qos.min(message.qos) > 0 && can_read;
-        if holds && !self.got.contains_key(&number) && (self.is_kept || !subscription.is_weak) {
+        // What is published while a subscription is replaced has either QoS.
+        let Subscription { qos, replaced_at, lowest_qos, begun_at, is_weak } = *subscription;
+        let granted = if message.step > replaced_at { qos } else { lowest_qos };
+        let holds = message.step > begun_at && granted.min(message.qos) > 0 && can_read;
+        if holds && !self.got.contains_key(&number) && (self.is_kept || !is_weak) {
             self.owed.insert(number, message);
         }
     }
@@ -90,9 +98,7 @@ impl Session {
         let copies = earlier.map_or(0, |(copies, ..)| copies) + 1;
         self.got.insert(number, (copies, connection, qos));
         if let Some((_, on, before)) = earlier {
-            // MQTT 5 section 3.8.4 permits a copy at QoS 0 of what was published at QoS 1: the subscription was replaced meanwhile.
-            let is_lowered = message.qos > 0 && qos.min(before) == 0;
-            let is_excused = is_lowered || message.was_resent && message.qos < 2 || fabric_died && qos.min(before) < 2;
+            let is_excused = message.was_resent && message.qos < 2 || fabric_died && qos.min(before) < 2;
             return match qos.max(before) {
                 _ if is_excused => Ok(()),
                 1 if on != connection && dup => Ok(()),

@@ -216,8 +216,20 @@ impl<F: Ground> World<F> {
         if self.clients[client].connection.is_none() {
             return Ok(());
         }
+        self.send_publishes(client, 0).await;
+        if and_vanish {
+            for _ in 0..self.random.usize(..20) {
+                tokio::task::yield_now().await;
+            }
+            return self.leave(client, false).await;
+        }
+        self.acknowledgements(client).await
+    }
+
+    /// Some messages, without waiting for their acknowledgements.
+    async fn send_publishes(&mut self, client: usize, lowest_qos: u8) {
         for _ in 0..self.random.usize(1..6) {
-            let (topic, qos) = (self.random.usize(..TOPICS), self.random.u8(..=self.highest_qos));
+            let (topic, qos) = (self.random.usize(..TOPICS), self.random.u8(lowest_qos..=self.highest_qos));
             let number = self.messages.len();
             let is_denied = !self.clients[client].may_publish[topic];
             self.messages.push(Message { publisher: client, topic, qos, step: self.step, is_denied, was_resent: false });
@@ -226,12 +238,9 @@ impl<F: Ground> World<F> {
             self.send(client, &bytes).await;
             self.note(format!("client {client} publishes message {number} to {topic} at QoS {qos}, denied {is_denied}"));
         }
-        if and_vanish {
-            for _ in 0..self.random.usize(..20) {
-                tokio::task::yield_now().await;
-            }
-            return self.leave(client, false).await;
-        }
+    }
+
+    async fn acknowledgements(&mut self, client: usize) -> Checked {
         self.wait("acknowledgements", |world| {
             let of = &world.clients[client];
             of.connection.is_none() || of.memory.unacknowledged.is_empty()
@@ -250,27 +259,30 @@ impl<F: Ground> World<F> {
         let mut body = vec![0xFF, 0xFF, 0];
         body.extend(string(&topic(index)));
         body.push(qos);
+        let step = self.step;
         if let Some(session) = self.clients[client].session.as_mut().filter(|_| may) {
-            // Messages may come before SUBACK.
-            session.may_come(index, qos);
+            session.subscribe(index, qos, step);
+        }
+        // Sometimes messages are on their way meanwhile.
+        let publisher = self.random.usize(..CLIENTS);
+        let is_busy = publisher != client && self.clients[publisher].connection.is_some() && self.random.u8(..4) > 0;
+        if is_busy {
+            self.send_publishes(publisher, 0).await;
+            for _ in 0..self.random.usize(..2) {
+                tokio::task::yield_now().await;
+            }
         }
         self.send(client, &encode(0x82, &body)).await;
-        // Retained messages are not part of this life; the subscription counts from when it was asked for.
+        // Retained messages are not part of this life.
         let suback = self.answer(client, 0x90).await?;
         let code = *suback.body.last().unwrap();
         self.note(format!("client {client} subscribes to {index} at QoS {qos}: {code:#04x}"));
         match (code, may) {
-            (0x87, false) => Ok(()),
-            (granted, true) if granted == qos => {
-                let step = self.step;
-                if let Some(session) = &mut self.clients[client].session {
-                    session.forgive(index);
-                    session.subscribe(index, qos, step);
-                }
-                Ok(())
-            }
-            _ => Err(format!("client {client} subscribes to {index} at {qos}, may {may}: {code:#04x}")),
+            (0x87, false) => {}
+            (granted, true) if granted == qos => {}
+            _ => return Err(format!("client {client} subscribes to {index} at {qos}, may {may}: {code:#04x}")),
         }
+        if is_busy { self.acknowledgements(publisher).await } else { Ok(()) }
     }
 
     async fn unsubscribe(&mut self, client: usize) -> Checked {
@@ -425,16 +437,8 @@ impl<F: Ground> World<F> {
         if self.clients[client].connection.is_none() {
             return Ok(());
         }
-        for _ in 0..self.random.usize(1..4) {
-            let (topic, qos) = (self.random.usize(..TOPICS), self.random.u8(1..=self.highest_qos));
-            let number = self.messages.len();
-            let is_denied = !self.clients[client].may_publish[topic];
-            self.messages.push(Message { publisher: client, topic, qos, step: self.step, is_denied, was_resent: false });
-            let identifier = self.clients[client].memory.remember(number);
-            let bytes = self.publish_packet(number, identifier, false);
-            self.send(client, &bytes).await;
-            self.note(format!("client {client} publishes message {number} to {topic} at QoS {qos} while the disk hangs"));
-        }
+        self.note("the disk hangs".to_owned());
+        self.send_publishes(client, 1).await;
         self.settle().await
     }
 
