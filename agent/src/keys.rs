@@ -1,15 +1,12 @@
 //! P-256: making keys, signing, verifying. Here alone a backend is named: p256 by default and as the reference; p256-cm4 with
 //! the feature of that name, where the processor is a Cortex-M4 or M33. Knows nothing of certificates, tokens or TLS.
 
-#[cfg(all(feature = "p256-cm4", target_arch = "arm"))]
-mod cortex_m4;
+#[cfg_attr(all(feature = "p256-cm4", target_arch = "arm"), path = "keys/cortex_m4.rs")]
+#[cfg_attr(not(all(feature = "p256-cm4", target_arch = "arm")), path = "keys/reference.rs")]
+mod backend;
 
+use crate::der::{Der, Malformed, SEQUENCE};
 use base64ct::{Base64UrlUnpadded, Encoding as _};
-use p256::ecdsa::Signature;
-#[cfg(not(all(feature = "p256-cm4", target_arch = "arm")))]
-use p256::ecdsa::{VerifyingKey, signature::hazmat::PrehashVerifier as _};
-use p256::elliptic_curve::sec1::ToEncodedPoint as _;
-use p256::elliptic_curve::{Field as _, PrimeField as _};
 use rand_core::{CryptoRng, RngCore};
 use rfc6979::HmacDrbg;
 use sha2::{Digest as _, Sha256};
@@ -28,26 +25,20 @@ impl SecretKey {
     /// Draws a key, and derives its public half (the slow part: some 5 million instructions on a Cortex-M4).
     #[must_use]
     pub fn generate(random: &mut Drbg) -> (Self, PublicKey) {
-        let secret = p256::SecretKey::random(random);
-        let key = Self(Zeroizing::new(secret.to_bytes().into()));
-        #[cfg(all(feature = "p256-cm4", target_arch = "arm"))]
-        if let Some(coordinates) = cortex_m4::public(&key.0) {
-            return (key, PublicKey(coordinates));
+        let mut key = Self(Zeroizing::new([0; 32]));
+        loop {
+            random.fill_bytes(&mut *key.0);
+            // One draw in 2^32 is not below the order of the group.
+            if let Some(coordinates) = backend::public(&key.0) {
+                return (key, PublicKey(coordinates));
+            }
         }
-        let point = secret.public_key().to_encoded_point(false);
-        let mut bytes = [0; 64];
-        // An uncompressed point is 0x04 and two coordinates; the key above is never the identity.
-        if let Some(coordinates) = point.as_bytes().get(1..65) {
-            bytes.copy_from_slice(coordinates);
-        }
-        (key, PublicKey(bytes))
     }
 
     /// Takes a scalar from storage; `None` unless it is in `1..n`.
     #[must_use]
     pub fn from_bytes(bytes: &[u8; 32]) -> Option<Self> {
-        let scalar = Option::<p256::Scalar>::from(p256::Scalar::from_repr((*bytes).into()))?;
-        (!bool::from(scalar.is_zero())).then(|| Self(Zeroizing::new(*bytes)))
+        backend::is_scalar(bytes).then(|| Self(Zeroizing::new(*bytes)))
     }
 
     /// The scalar, for storage only.
@@ -62,18 +53,7 @@ impl SecretKey {
     /// # Errors
     /// [`SigningFailed`] if the backend refused, which no input is known to cause.
     pub fn sign(&self, message: &[u8]) -> Result<[u8; 64], SigningFailed> {
-        #[cfg(all(feature = "p256-cm4", target_arch = "arm"))]
-        return cortex_m4::sign(&self.0, &Sha256::digest(message).into()).ok_or(SigningFailed);
-        #[cfg(not(all(feature = "p256-cm4", target_arch = "arm")))]
-        {
-            use ecdsa::hazmat::SignPrimitive as _;
-            use zeroize::Zeroize as _;
-            let mut scalar = Option::<p256::Scalar>::from(p256::Scalar::from_repr((*self.0).into())).ok_or(SigningFailed)?;
-            let signed = scalar.try_sign_prehashed_rfc6979::<Sha256>(&Sha256::digest(message), &[]);
-            scalar.zeroize();
-            let (signature, _) = signed.map_err(|_| SigningFailed)?;
-            Ok(signature.to_bytes().into())
-        }
+        backend::sign(&self.0, &Sha256::digest(message).into()).ok_or(SigningFailed)
     }
 }
 
@@ -110,15 +90,8 @@ impl PublicKey {
     /// Checks a DER signature by ECDSA with SHA-256 over `message`.
     #[must_use]
     pub fn verifies(&self, message: &[u8], der_signature: &[u8]) -> bool {
-        let Ok(signature) = Signature::from_der(der_signature) else { return false };
-        #[cfg(all(feature = "p256-cm4", target_arch = "arm"))]
-        return cortex_m4::verifies(&self.0, &Sha256::digest(message).into(), &signature);
-        #[cfg(not(all(feature = "p256-cm4", target_arch = "arm")))]
-        {
-            let point = p256::EncodedPoint::from_untagged_bytes(&self.0.into());
-            let Ok(key) = VerifyingKey::from_encoded_point(&point) else { return false };
-            key.verify_prehash(&Sha256::digest(message), &signature).is_ok()
-        }
+        let Ok((r, s)) = signature(der_signature) else { return false };
+        backend::verifies(&self.0, &Sha256::digest(message).into(), &r, &s)
     }
 
     /// `x` and `y` in base64url, as a JWK holds them.
@@ -140,6 +113,16 @@ impl PublicKey {
         hash.update(br#""}"#);
         base64url_32(&hash.finalize())
     }
+}
+
+/// `r` and `s` of an ECDSA signature in DER (RFC 3279 2.2.3).
+fn signature(der: &[u8]) -> Result<([u8; 32], [u8; 32]), Malformed> {
+    let mut outer = Der(der);
+    let mut fields = Der(outer.expect(SEQUENCE)?.content);
+    outer.end()?;
+    let (r, s) = (fields.unsigned()?, fields.unsigned()?);
+    fields.end()?;
+    Ok((r, s))
 }
 
 fn base64url_32(bytes: &[u8]) -> [u8; 43] {
@@ -197,6 +180,8 @@ impl CryptoRng for Drbg {}
 #[cfg(test)]
 mod tests {
     use super::*;
+    use p256::ecdsa::Signature;
+    use p256::elliptic_curve::sec1::ToEncodedPoint as _;
 
     #[test]
     fn what_a_key_signs_its_public_half_verifies_and_nothing_else() {

@@ -54,6 +54,7 @@ mod agent;
 mod application;
 mod buffer;
 mod command;
+mod der;
 mod device;
 mod diagnostics;
 mod enrolment;

@@ -3,7 +3,6 @@
 //!
 //! Constant in time but not in addresses: a processor with a data cache (an M7, say) should not use it.
 
-use p256::ecdsa::Signature;
 use p256::elliptic_curve::{Curve as _, FieldBytesEncoding as _};
 use p256::{FieldBytes, NistP256};
 use sha2::Sha256;
@@ -28,12 +27,15 @@ fn bytes(words: &Words) -> [u8; 32] {
     bytes
 }
 
+/// Whether a scalar is in `1..n`.
+pub(super) fn is_scalar(scalar: &[u8; 32]) -> bool {
+    p256_cm4::check_range_n(&Zeroizing::new(words(scalar)))
+}
+
 /// The public point of a scalar; `None` unless that is in `1..n`.
 pub(super) fn public(scalar: &[u8; 32]) -> Option<[u8; 64]> {
-    let mut secret = Zeroizing::new(words(scalar));
     let (mut x, mut y) = ([0; 8], [0; 8]);
-    let is_valid = p256_cm4::keygen(&mut x, &mut y, &secret);
-    secret.zeroize();
+    let is_valid = p256_cm4::keygen(&mut x, &mut y, &Zeroizing::new(words(scalar)));
     let mut point = [0; 64];
     point[..32].copy_from_slice(&bytes(&x));
     point[32..].copy_from_slice(&bytes(&y));
@@ -57,13 +59,7 @@ pub(super) fn sign(scalar: &[u8; 32], hash: &[u8; 32]) -> Option<[u8; 64]> {
 }
 
 /// Verifies a signature over a SHA-256. False as well for a point that is not on the curve.
-pub(super) fn verifies(point: &[u8; 64], hash: &[u8; 32], signature: &Signature) -> bool {
-    let mut encoded = [4; 65];
-    encoded[1..].copy_from_slice(point);
-    let (mut x, mut y) = ([0; 8], [0; 8]);
-    if !p256_cm4::octet_string_to_point(&mut x, &mut y, &encoded) {
-        return false;
-    }
-    let (r, s) = signature.split_bytes();
-    p256_cm4::verify(&x, &y, hash, &words(r.as_ref()), &words(s.as_ref()))
+pub(super) fn verifies(point: &[u8; 64], hash: &[u8; 32], r: &[u8; 32], s: &[u8; 32]) -> bool {
+    let [x, y] = [0, 1].map(|at| words(&point.as_chunks().0[at]));
+    p256_cm4::verify(&x, &y, hash, &words(r), &words(s))
 }

@@ -1,6 +1,9 @@
 //! Reads the certificates that a home CA issues: DER, strictly, and only the fields that the verifier judges.
 //! Decides nothing about trust.
 
+use crate::der::{
+    BIT_STRING, BOOLEAN, Der, GENERALIZED_TIME, INTEGER, Malformed, OBJECT_IDENTIFIER, OCTET_STRING, SEQUENCE, UTC_TIME, Value,
+};
 use crate::keys::PublicKey;
 use crate::time::{UnixTime, decimal};
 
@@ -53,14 +56,6 @@ pub(crate) const DIGITAL_SIGNATURE: u8 = 0x80;
 /// keyUsage bit 5.
 pub(crate) const KEY_CERT_SIGN: u8 = 0x04;
 
-const INTEGER: u8 = 0x02;
-const BIT_STRING: u8 = 0x03;
-const OCTET_STRING: u8 = 0x04;
-const OBJECT_IDENTIFIER: u8 = 0x06;
-const BOOLEAN: u8 = 0x01;
-const UTC_TIME: u8 = 0x17;
-const GENERALIZED_TIME: u8 = 0x18;
-const SEQUENCE: u8 = 0x30;
 /// `[2]` in GeneralName: dNSName.
 const DNS_NAME: u8 = 0x82;
 
@@ -70,64 +65,9 @@ const EC_P256: &[u8] =
     &[0x06, 0x07, 0x2a, 0x86, 0x48, 0xce, 0x3d, 0x02, 0x01, 0x06, 0x08, 0x2a, 0x86, 0x48, 0xce, 0x3d, 0x03, 0x01, 0x07];
 const SERVER_AUTH: &[u8] = &[0x2b, 0x06, 0x01, 0x05, 0x05, 0x07, 0x03, 0x01];
 
-/// Not a certificate of the kind that a home CA issues (X.509 v3, P-256, ECDSA with SHA-256).
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Malformed;
-
-/// A cursor over DER values. Every length is checked against what is left; no recursion.
-#[derive(Clone, Copy)]
-struct Der<'a>(&'a [u8]);
-
-struct Value<'a> {
-    tag: u8,
-    content: &'a [u8],
-    /// Tag, length and content.
-    whole: &'a [u8],
-}
-
-impl<'a> Der<'a> {
-    fn is_empty(&self) -> bool {
-        self.0.is_empty()
-    }
-
-    fn next(&mut self) -> Result<Value<'a>, Malformed> {
-        let input = self.0;
-        let (&tag, &first) = (input.first().ok_or(Malformed)?, input.get(1).ok_or(Malformed)?);
-        if tag & 0x1f == 0x1f {
-            return Err(Malformed); // Multi-byte tags occur in no certificate.
-        }
-        let (length, header) = match first {
-            0..=0x7f => (usize::from(first), 2),
-            0x81 => (usize::from(*input.get(2).ok_or(Malformed)?), 3),
-            0x82 => (usize::from(*input.get(2).ok_or(Malformed)?) << 8 | usize::from(*input.get(3).ok_or(Malformed)?), 4),
-            _ => return Err(Malformed),
-        };
-        // DER: the shortest form only.
-        if (header == 3 && length < 0x80) || (header == 4 && length < 0x100) {
-            return Err(Malformed);
-        }
-        let whole = input.get(..header + length).ok_or(Malformed)?;
-        let content = whole.get(header..).ok_or(Malformed)?;
-        self.0 = input.get(header + length..).ok_or(Malformed)?;
-        Ok(Value { tag, content, whole })
-    }
-
-    fn expect(&mut self, tag: u8) -> Result<Value<'a>, Malformed> {
-        let value = self.next()?;
-        if value.tag == tag { Ok(value) } else { Err(Malformed) }
-    }
-
-    fn next_if(&mut self, tag: u8) -> Result<Option<Value<'a>>, Malformed> {
-        if self.0.first() == Some(&tag) { self.next().map(Some) } else { Ok(None) }
-    }
-
-    fn end(&self) -> Result<(), Malformed> {
-        if self.is_empty() { Ok(()) } else { Err(Malformed) }
-    }
-}
-
 impl<'a> Certificate<'a> {
-    /// Reads one DER certificate that fills `der` exactly.
+    /// Reads one DER certificate that fills `der` exactly; only of the kind that a home CA issues (X.509 v3, P-256, ECDSA with
+    /// SHA-256).
     pub(crate) fn parse(der: &'a [u8]) -> Result<Self, Malformed> {
         let mut outer = Der(der);
         let mut certificate = Der(outer.expect(SEQUENCE)?.content);
