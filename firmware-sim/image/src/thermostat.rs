@@ -80,7 +80,7 @@ impl Application for BoardThermostat {
                 self.is_connecting = false;
                 say!("disconnected: {:?}", ending);
                 if let Some(delay) = retry_in {
-                    say!("trying again in {} ms", delay.as_millis());
+                    say!("trying again in {} ms", delay.as_millis() as u64);
                 }
             }
             Event::StorageFailed => say!("the flash does not work; going on without it"),

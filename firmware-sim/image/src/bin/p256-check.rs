@@ -2,7 +2,8 @@
 //!
 //! The launcher writes the questions to [`ADDRESS`]: their count (4 bytes, little endian), and for each its kind (1 byte) and its
 //! fields, each a length (2 bytes, little endian) and bytes. `v`: point, message, signature in DER. `s`: scalar, message.
-//! `g`: seed. The answer is one line each, in hexadecimal.
+//! `g`: seed. `x`: scalar, the other's point in SEC 1; the key exchange that the TLS engine does, by the crate p256 as it finds
+//! it. The answer is one line each, in hexadecimal.
 #![no_std]
 #![no_main]
 #![allow(dead_code, reason = "the board's terminal is needed, not all of the board")]
@@ -14,6 +15,9 @@ mod board;
 use core::fmt;
 use cortex_m_rt::entry;
 use hearthkey_agent::keys::{Drbg, PublicKey, SecretKey};
+use p256::EncodedPoint;
+use p256::ecdh::EphemeralSecret;
+use rand_core::{CryptoRng, RngCore};
 
 /// Where the questions lie, and how long they may be.
 const ADDRESS: usize = 0x2110_0000;
@@ -26,6 +30,30 @@ impl fmt::Display for Hex<'_> {
         self.0.iter().try_for_each(|byte| write!(formatter, "{byte:02x}"))
     }
 }
+
+/// A generator that draws what the question says.
+struct Chosen([u8; 32]);
+
+impl RngCore for Chosen {
+    fn next_u32(&mut self) -> u32 {
+        unreachable!("a scalar is drawn as bytes")
+    }
+
+    fn next_u64(&mut self) -> u64 {
+        unreachable!("a scalar is drawn as bytes")
+    }
+
+    fn fill_bytes(&mut self, out: &mut [u8]) {
+        out.copy_from_slice(&self.0);
+    }
+
+    fn try_fill_bytes(&mut self, out: &mut [u8]) -> Result<(), rand_core::Error> {
+        self.fill_bytes(out);
+        Ok(())
+    }
+}
+
+impl CryptoRng for Chosen {}
 
 struct Questions(&'static [u8]);
 
@@ -65,6 +93,17 @@ impl Questions {
             b"g" => {
                 let (_, public) = SecretKey::generate(&mut Drbg::from_seed(&self.array(), "check"));
                 say!("answer {}", Hex(public.coordinates()));
+            }
+            b"x" => {
+                let secret = EphemeralSecret::random(&mut Chosen(self.array()));
+                let own = EncodedPoint::from(&secret.public_key());
+                match p256::PublicKey::from_sec1_bytes(self.field()) {
+                    Ok(other) => {
+                        let shared = secret.diffie_hellman(&other);
+                        say!("answer {} {}", Hex(own.as_bytes()), Hex(shared.raw_secret_bytes()));
+                    }
+                    Err(_) => say!("answer {} none", Hex(own.as_bytes())),
+                }
             }
             kind => panic!("unknown kind {kind:?}"),
         }
