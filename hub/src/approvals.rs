@@ -282,7 +282,7 @@ impl Hub {
                 Some(wanted) if wanted.client_id() == client_id => {
                     let code = |share: &UserCode, wanted: &Wanted| match wanted {
                         Wanted::Join { public_key, commitment: Some(commitment), .. } => {
-                            commitment.code(&self.ca_sha256(), &public_key.point()[1..], &base64url(nonce?)?, share)
+                            commitment.code(&self.ca_sha256(), &public_key.point()?[1..], &base64url(nonce?)?, share)
                         }
                         Wanted::Join { .. } | Wanted::Login { .. } => None,
                     };

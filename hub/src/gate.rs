@@ -161,7 +161,7 @@ impl Gate for HubGate {
         let admit = async {
             let no_text = || OAuthError::new(ErrorCode::InvalidToken, "the token is no text");
             let token = std::str::from_utf8(possession.token).map_err(|_| no_text())?;
-            let (authority, standing) = self.hub.admit_possession(token, possession.challenge, possession.signature)?;
+            let (authority, standing) = self.hub.admit_possession(token, possession.challenge, possession.proof)?;
             Ok(Admission { authority, standing, token_response: None })
         };
         self.counting_failures(client_identifier, peer, Proof::Other, admit).await
@@ -221,6 +221,7 @@ fn refusal(error: OAuthError) -> Refusal {
         | ErrorCode::UnsupportedGrantType
         | ErrorCode::InvalidScope
         | ErrorCode::InvalidTarget
+        | ErrorCode::IncompatibleAceProfiles
         | ErrorCode::InvalidToken
         | ErrorCode::InsufficientScope
         | ErrorCode::InvalidClientMetadata

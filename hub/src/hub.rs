@@ -385,10 +385,12 @@ impl Hub {
     /// `invalid_token` for any fault of the code, `invalid_client_metadata` for one of the key.
     pub async fn register(&self, code: &str, jwk: &Jwk, software: String, context: &Context) -> Result<Registered, OAuthError> {
         let metadata = |why: &str| OAuthError::new(ErrorCode::InvalidClientMetadata, why);
-        let public_key = jwk.to_public_key().ok_or_else(|| metadata("jwks must hold one P-256 key for ES256"))?;
-        let coordinates = public_key.point();
-        hearthkey_certs::DevicePublicKey::from_uncompressed_point(coordinates)
-            .map_err(|_| metadata("the key is no point of P-256"))?;
+        let needed = "jwks must hold one key: P-256 for ES256, or Ed25519";
+        let public_key = jwk.to_public_key().ok_or_else(|| metadata(needed))?;
+        if let Some(point) = public_key.point() {
+            hearthkey_certs::DevicePublicKey::from_uncompressed_point(point)
+                .map_err(|_| metadata("the key is no point of P-256"))?;
+        }
         let request = RegistrationRequest { code: self.pepper.hash(code.as_bytes()), public_key, software };
         let refused = |why: RegistrationRefused| OAuthError {
             code: ErrorCode::InvalidToken,

@@ -35,13 +35,33 @@ pub struct AccessTokenClaims {
     /// The key that the client holds (RFC 7800), where it holds one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cnf: Option<Confirmation>,
+    /// How the token is to be used, where it is good for nothing else (RFC 9200 section 5.8.4.3): to show it is not enough.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ace_profile: Option<AceProfile>,
 }
 
 /// The key that a token is bound to.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Confirmation {
-    /// RFC 7638 thumbprint.
-    pub jkt: Box<str>,
+#[serde(untagged)]
+pub enum Confirmation {
+    /// A key of the client's, which signs.
+    Registered {
+        /// RFC 7638 thumbprint.
+        jkt: Box<str>,
+    },
+    /// A key that client and hub share, for HS256; the hub makes it of this name ([`crate::secret::Pepper::possession_key`]).
+    Shared {
+        /// Its name (RFC 7800 section 3.4).
+        kid: Box<str>,
+    },
+}
+
+/// A profile of the ACE framework (RFC 9200).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum AceProfile {
+    /// RFC 9431.
+    #[serde(rename = "mqtt_tls")]
+    MqttTls,
 }
 
 /// What a client assertion says.
@@ -112,6 +132,11 @@ pub enum InvalidAccessToken {
     /// Too early.
     #[error("access token issued in the future; check the clocks")]
     NotYetValid,
+    /// Shown without its key.
+    #[error(
+        "the access token is of the ACE profile mqtt_tls and good only with its key, by the MQTT authentication method `ace`"
+    )]
+    NeedsPossession,
 }
 
 impl Audience {
@@ -126,12 +151,21 @@ impl Audience {
 }
 
 impl AccessTokenVerifier {
-    /// The claims of an access token, verified: signature, type, issuer, audience, time. Whether the client may still use it
-    /// is for [`crate::registry::Registry::judge`] to say.
+    /// The claims of an access token that somebody shows, verified: signature, type, issuer, audience, time. Whether the client
+    /// may still use it is for [`crate::registry::Registry::judge`] to say.
     ///
     /// # Errors
     /// [`InvalidAccessToken`].
     pub fn verify(&self, token: &str, now: UnixTime) -> Result<AccessTokenClaims, InvalidAccessToken> {
+        let claims = self.verify_for_holder(token, now)?;
+        if claims.ace_profile.is_none() { Ok(claims) } else { Err(InvalidAccessToken::NeedsPossession) }
+    }
+
+    /// As [`AccessTokenVerifier::verify`], for who proves the key in its `cnf` as well.
+    ///
+    /// # Errors
+    /// [`InvalidAccessToken`].
+    pub fn verify_for_holder(&self, token: &str, now: UnixTime) -> Result<AccessTokenClaims, InvalidAccessToken> {
         let claims = self.verify_for_any(token, now)?;
         if claims.aud == self.audience { Ok(claims) } else { Err(InvalidAccessToken::Audience) }
     }

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 /// `urn:ietf:params:oauth:client-assertion-type:jwt-bearer` (RFC 7523 section 2.2).
 pub const JWT_BEARER: &str = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer";
 
-/// An error code of the registries of RFC 6749, 6750, 7591, 8628 and 8707.
+/// An error code of the registries of RFC 6749, 6750, 7591, 8628, 8707 and 9200.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum ErrorCode {
     /// The request is malformed.
@@ -22,6 +22,8 @@ pub enum ErrorCode {
     InvalidScope,
     /// A `resource` that is not ours (RFC 8707).
     InvalidTarget,
+    /// An `ace_profile` that we do not speak (RFC 9200).
+    IncompatibleAceProfiles,
     /// An access token, or an enrolment code, that is not good.
     InvalidToken,
     /// A token without the permission.
@@ -97,6 +99,7 @@ impl ErrorCode {
             Self::UnsupportedGrantType => "unsupported_grant_type",
             Self::InvalidScope => "invalid_scope",
             Self::InvalidTarget => "invalid_target",
+            Self::IncompatibleAceProfiles => "incompatible_ace_profiles",
             Self::InvalidToken => "invalid_token",
             Self::InsufficientScope => "insufficient_scope",
             Self::InvalidClientMetadata => "invalid_client_metadata",

@@ -3,6 +3,7 @@
 //! `hk_pat_<id>_<random><crc>`: 12 base62 characters of public id, 32 of randomness (190 bits), 6 of CRC32 over all before.
 //! A secret scanner finds them by [`SCANNER_EXPRESSION`]; a typing mistake is refused before any look-up.
 
+use base64ct::{Base64UrlUnpadded, Encoding};
 use ring::hmac;
 use serde::{Deserialize, Serialize};
 use std::fmt;
@@ -46,6 +47,9 @@ struct Redacted<'a>(&'a str);
 
 /// The key of all hashes of secrets, kept outside the database, so that a stolen database verifies nothing.
 pub struct Pepper([u8; 32]);
+
+/// The symmetric key of one access token, for HS256 (RFC 9431). Redacted in `Debug`, wiped on drop.
+pub struct PossessionKey(Zeroizing<[u8; 32]>);
 
 /// HMAC-SHA-256 of a secret under the [`Pepper`]. Comparison is constant-time.
 #[derive(Debug, Clone, Eq, Serialize, Deserialize)]
@@ -165,10 +169,37 @@ impl Pepper {
     /// The keyed hash of a secret.
     #[must_use]
     pub fn hash(&self, secret: &[u8]) -> SecretHash {
-        let key = hmac::Key::new(hmac::HMAC_SHA256, &self.0);
-        let mut hash = [0; 32];
-        hash.copy_from_slice(hmac::sign(&key, secret).as_ref());
-        SecretHash(hash)
+        SecretHash(self.authenticate(&[secret]))
+    }
+
+    /// The key that the holder of an access token shares with the hub, made of its name in `cnf`: it is stored nowhere and does
+    /// not stand in the token.
+    #[must_use]
+    pub fn possession_key(&self, kid: &str) -> PossessionKey {
+        // No credential and no enrolment code begins like this: none has this hash.
+        PossessionKey(Zeroizing::new(self.authenticate(&[b"hearthkey ace HS256 key 1\0", kid.as_bytes()])))
+    }
+
+    fn authenticate(&self, message: &[&[u8]]) -> [u8; 32] {
+        let mut context = hmac::Context::with_key(&hmac::Key::new(hmac::HMAC_SHA256, &self.0));
+        message.iter().for_each(|part| context.update(part));
+        let mut mac = [0; 32];
+        mac.copy_from_slice(context.sign().as_ref());
+        mac
+    }
+}
+
+impl PossessionKey {
+    /// Whether `mac` is the HMAC-SHA-256 of a message by this key; all 32 bytes, compared in constant time.
+    #[must_use]
+    pub fn verifies(&self, message: &[u8], mac: &[u8]) -> bool {
+        hmac::verify(&hmac::Key::new(hmac::HMAC_SHA256, &*self.0), message, mac).is_ok()
+    }
+
+    /// The key in base64url, as member `k` of a JWK (RFC 7518 section 6.4); for the one who is to hold it.
+    #[must_use]
+    pub fn expose(&self) -> Zeroizing<String> {
+        Zeroizing::new(Base64UrlUnpadded::encode_string(&*self.0))
     }
 }
 
@@ -204,6 +235,12 @@ impl fmt::Debug for Secret {
 impl fmt::Debug for Redacted<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("…")
+    }
+}
+
+impl fmt::Debug for PossessionKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("PossessionKey(…)")
     }
 }
 
@@ -268,7 +305,24 @@ mod tests {
     fn debug_shows_no_secret() {
         let (_, secret) = Secret::generate(CredentialKind::ApiKey, &[7; 64]);
         let presented = PresentedCredential::parse(secret.expose()).expect("just made");
-        let shown = format!("{secret:?} {presented:?} {:?}", Pepper::new([1; 32]));
-        assert!(!shown.contains(&secret.expose()[20..]), "{shown}");
+        let key = Pepper::new([1; 32]).possession_key("t-1");
+        let shown = format!("{secret:?} {presented:?} {:?} {key:?}", Pepper::new([1; 32]));
+        assert!(!shown.contains(&secret.expose()[20..]) && !shown.contains(&**key.expose()), "{shown}");
+    }
+
+    #[test]
+    fn each_access_token_has_a_key_of_its_own_which_no_credential_hashes_to() {
+        let pepper = Pepper::new([1; 32]);
+        let key = pepper.possession_key("t-1");
+        let mac = hmac::sign(&hmac::Key::new(hmac::HMAC_SHA256, &*key.0), b"nonces");
+        assert!(key.verifies(b"nonces", mac.as_ref()) && pepper.possession_key("t-1").verifies(b"nonces", mac.as_ref()));
+        assert!(
+            !key.verifies(b"nonces", &mac.as_ref()[..31])
+                && !key.verifies(b"nonces", &[])
+                && !key.verifies(b"other", mac.as_ref())
+        );
+        assert!(!pepper.possession_key("t-2").verifies(b"nonces", mac.as_ref()));
+        assert!(!Pepper::new([2; 32]).possession_key("t-1").verifies(b"nonces", mac.as_ref()));
+        assert_ne!(*key.0, pepper.hash(b"t-1").0);
     }
 }

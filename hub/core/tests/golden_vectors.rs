@@ -21,7 +21,7 @@ fn token_request(name: &str) -> &'static str {
 fn the_token_request_of_an_agent_is_understood_and_verifies() {
     let text = |text: &str| text.to_owned();
     let (x, y) = (text(token_request("x")), text(token_request("y")));
-    let jwk = Jwk { kty: text("EC"), crv: text("P-256"), x, y, kid: None, alg: None, use_: None };
+    let jwk = Jwk { kty: text("EC"), crv: text("P-256"), x, y: Some(y), kid: None, alg: None, use_: None };
     let key = jwk.to_public_key().expect("a point of P-256");
     assert_eq!(&*key.thumbprint(), token_request("thumbprint"));
     let form = TokenRequest::parse(token_request("body").as_bytes()).expect("a form");

@@ -76,9 +76,10 @@ fn joining(form: &TokenRequest, source: String) -> Result<Wanted, OAuthError> {
         return Err(metadata("jwk holds a private key (`d`); make another key and send only its public part"));
     }
     let key = serde_json::from_value::<Jwk>(value).ok().and_then(|jwk| jwk.to_public_key());
-    let public_key = key.ok_or_else(|| metadata("jwk must be one P-256 key for ES256"))?;
-    hearthkey_certs::DevicePublicKey::from_uncompressed_point(public_key.point())
-        .map_err(|_| metadata("the key is no point of P-256"))?;
+    // The code that people compare is made of its coordinates.
+    let of_p256 = key.and_then(|key| Some((*key.point()?, key)));
+    let (point, public_key) = of_p256.ok_or_else(|| metadata("jwk must be one P-256 key for ES256"))?;
+    hearthkey_certs::DevicePublicKey::from_uncompressed_point(&point).map_err(|_| metadata("the key is no point of P-256"))?;
     let software = form.get("software").unwrap_or_default();
     let software = software.chars().filter(|c| !c.is_control()).take(MAX_SOFTWARE_CHARACTERS).collect();
     let commitment = match form.get("commitment") {

@@ -18,7 +18,7 @@ use axum::{
 };
 use hearthkey_core::{
     claims::AssertionClaims,
-    jwt::{Jwk, UnverifiedJwt},
+    jwt::{Algorithm, Jwk, UnverifiedJwt},
     limits::MAX_FORM_BYTES,
     oauth::{BasicCredentials, ErrorCode, OAuthError, TokenRequest},
     registry::Context,
@@ -200,7 +200,7 @@ async fn answer_registration(http: &Http, peer: &Peer, request: Request) -> Resu
     let (jwk, software) = read_metadata(&body)?;
     let _turn = http.turn().await?;
     let context = http.hub.context(Some(peer.source), &peer.request_id);
-    let registered = http.hub.register(code, &jwk, software, &context).await.inspect_err(|error| {
+    let registered = http.hub.register(code, &jwk, software.shown(), &context).await.inspect_err(|error| {
         if error.code == ErrorCode::InvalidToken {
             http.registration_failures.failed(peer.source, None, now());
         }
@@ -210,7 +210,9 @@ async fn answer_registration(http: &Http, peer: &Peer, request: Request) -> Resu
         client_id_issued_at: registered.issued_at.0,
         grant_types: ["client_credentials"],
         token_endpoint_auth_method: "private_key_jwt",
-        jwks: json!({ "keys": [{ "kty": jwk.kty, "crv": jwk.crv, "x": jwk.x, "y": jwk.y }] }),
+        jwks: json!({ "keys": [Jwk { kid: None, alg: None, use_: None, ..jwk }] }),
+        software_id: software.id,
+        software_version: software.version,
         scope: registered.scope.to_string(),
         issuer: http.hub.issuer().to_owned(),
     })
@@ -231,7 +233,30 @@ struct KeySet {
     keys: Vec<Value>,
 }
 
-/// RFC 7591 section 3.2.1.
+/// What a client says that it runs: [`MAX_SOFTWARE_CHARACTERS`] without control characters are kept of both together.
+struct Software {
+    id: Option<String>,
+    version: Option<String>,
+}
+
+impl Software {
+    fn kept(mut self) -> Self {
+        let mut room = MAX_SOFTWARE_CHARACTERS;
+        for text in [&mut self.id, &mut self.version].into_iter().flatten() {
+            *text = text.chars().filter(|c| !c.is_control()).take(room).collect();
+            // And the space between them.
+            room = room.saturating_sub(text.chars().count() + 1);
+        }
+        self
+    }
+
+    /// In one line, for people.
+    fn shown(&self) -> String {
+        [&self.id, &self.version].into_iter().flatten().map(String::as_str).collect::<Vec<_>>().join(" ").trim_end().to_owned()
+    }
+}
+
+/// RFC 7591 section 3.2.1: all that is registered, as it was registered.
 #[derive(Serialize)]
 struct Registration {
     client_id: String,
@@ -239,11 +264,15 @@ struct Registration {
     grant_types: [&'static str; 1],
     token_endpoint_auth_method: &'static str,
     jwks: Value,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    software_id: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    software_version: Option<String>,
     scope: String,
     issuer: String,
 }
 
-fn read_metadata(body: &[u8]) -> Result<(Jwk, String), OAuthError> {
+fn read_metadata(body: &[u8]) -> Result<(Jwk, Software), OAuthError> {
     let metadata: ClientMetadata =
         serde_json::from_slice(body).map_err(|error| invalid_metadata(&format!("the body is no client metadata: {error}")))?;
     if metadata.grant_types.is_some_and(|grants| grants.iter().any(|grant| grant != "client_credentials")) {
@@ -259,12 +288,9 @@ fn read_metadata(body: &[u8]) -> Result<(Jwk, String), OAuthError> {
     // RFC 7517 section 5: keys that are not understood are ignored.
     let mut usable = keys.into_iter().filter_map(|key| serde_json::from_value::<Jwk>(key).ok());
     match (usable.next(), usable.next()) {
-        (Some(key), None) => {
-            let software = [metadata.software_id, metadata.software_version].into_iter().flatten().collect::<Vec<_>>().join(" ");
-            Ok((key, software.chars().filter(|c| !c.is_control()).take(MAX_SOFTWARE_CHARACTERS).collect()))
-        }
-        (None, _) => Err(invalid_metadata("jwks must hold one P-256 key for ES256")),
-        (Some(_), Some(_)) => Err(invalid_metadata("jwks must hold exactly one P-256 key")),
+        (Some(key), None) => Ok((key, Software { id: metadata.software_id, version: metadata.software_version }.kept())),
+        (None, _) => Err(invalid_metadata("jwks must hold one key: P-256 for ES256, or Ed25519")),
+        (Some(_), Some(_)) => Err(invalid_metadata("jwks must hold exactly one key: P-256 for ES256, or Ed25519")),
     }
 }
 
@@ -293,11 +319,11 @@ pub(super) async fn metadata(State(http): State<Arc<Http>>) -> Response {
         "response_types_supported": [],
         "grant_types_supported": ["client_credentials", DEVICE_CODE_GRANT],
         "token_endpoint_auth_methods_supported": CLIENT_AUTHENTICATION,
-        "token_endpoint_auth_signing_alg_values_supported": ["ES256"],
+        "token_endpoint_auth_signing_alg_values_supported": Algorithm::NAMES,
         "revocation_endpoint_auth_methods_supported": CLIENT_AUTHENTICATION,
-        "revocation_endpoint_auth_signing_alg_values_supported": ["ES256"],
+        "revocation_endpoint_auth_signing_alg_values_supported": Algorithm::NAMES,
         "introspection_endpoint_auth_methods_supported": CLIENT_AUTHENTICATION,
-        "introspection_endpoint_auth_signing_alg_values_supported": ["ES256"],
+        "introspection_endpoint_auth_signing_alg_values_supported": Algorithm::NAMES,
         "service_documentation": format!("{issuer}/api/v1/openapi.json"),
 
     });
@@ -345,6 +371,7 @@ impl From<OAuthError> for Refused {
             | ErrorCode::UnsupportedGrantType
             | ErrorCode::InvalidScope
             | ErrorCode::InvalidTarget
+            | ErrorCode::IncompatibleAceProfiles
             | ErrorCode::InvalidClientMetadata
             | ErrorCode::AuthorizationPending
             | ErrorCode::AccessDenied

@@ -5,7 +5,7 @@ use crate::{clock, entropy, passwords::PasswordError};
 use hearthkey_core::{
     DeviceId, Seconds, UnixTime,
     audit::{AuditDraft, Outcome},
-    claims::{ACCESS_TOKEN_TYPE, AccessTokenClaims, Confirmation, InvalidAccessToken},
+    claims::{ACCESS_TOKEN_TYPE, AccessTokenClaims, AceProfile, Confirmation},
     network::Network,
     oauth::{BasicCredentials, ErrorCode, OAuthError, TokenRequest},
     registry::{AuthenticatedClient, Context, CredentialRecord, IntrospectTokens, IssuedToken, LoginRefused, UserPermit},
@@ -39,7 +39,7 @@ pub struct Introspection {
     /// The person, for people to read.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub username: Option<DeviceId>,
-    /// `Bearer`.
+    /// `Bearer`, or `PoP` where it is good only with its key.
     pub token_type: &'static str,
     /// When it ends, if it does.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -118,12 +118,20 @@ impl Hub {
         let issued = self.decide(|registry| registry.issue_token(client, request, self.issuer(), jti, context)).await;
         let issued: IssuedToken = issued.map_err(unavailable)?;
         let authority = issued.authority();
-        let json = serde_json::json!({
+        let mut json = serde_json::json!({
             "access_token": self.signing.load().keys.current().sign(ACCESS_TOKEN_TYPE, &issued.claims),
-            "token_type": "Bearer",
+            "token_type": token_type(&issued.claims),
             "expires_in": issued.expires_in,
             "scope": issued.claims.scope,
         });
+        if let Some(profile) = issued.claims.ace_profile {
+            json["ace_profile"] = serde_json::json!(profile);
+        }
+        if let Some(Confirmation::Shared { kid }) = &issued.claims.cnf {
+            // RFC 9201 section 3.2: the key travels beside the token, and only to the client.
+            let key = self.pepper.possession_key(kid).expose();
+            json["cnf"] = serde_json::json!({ "jwk": { "kty": "oct", "alg": "HS256", "kid": kid, "k": *key } });
+        }
         Ok(TokenResponse { json: json.to_string().into_bytes(), authority })
     }
 
@@ -191,32 +199,38 @@ impl Hub {
             let presented = PresentedCredential::parse(bearer).map_err(|why| refused(why.to_string()))?;
             self.admit_credential(&presented, source).map_err(refused)?
         } else {
-            self.verify_access_token(bearer, now).map_err(|why| refused(why.to_string()))?.authority()
+            self.signing.load().verifier.verify(bearer, now).map_err(|why| refused(why.to_string()))?.authority()
         };
         let standing = self.judge_at(&authority, now).map_err(|end| refused(end.reason_string()))?;
         Ok((authority, standing))
     }
 
-    /// Who holds an access token and the key that it is bound to, as a signature over `challenge` shows (RFC 9431). The token
-    /// alone is good for nothing here.
+    /// Who holds an access token and the key that it is bound to, as a signature or MAC over `challenge` shows (RFC 9431). The
+    /// token alone is good for nothing here, and how it is proved its `cnf` decides.
     ///
     /// # Errors
     /// `invalid_token`; the evidence says why.
-    pub fn admit_possession(&self, token: &str, challenge: &[u8], signature: &[u8]) -> Result<(Authority, Standing), OAuthError> {
+    pub fn admit_possession(&self, token: &str, challenge: &[u8], proof: &[u8]) -> Result<(Authority, Standing), OAuthError> {
         let now = clock::now();
         let refused = |evidence: String| OAuthError {
             code: ErrorCode::InvalidToken,
             description: "the token is not good, or its key did not sign the challenge".to_owned(),
             evidence,
         };
-        let claims = self.verify_access_token(token, now).map_err(|why| refused(why.to_string()))?;
-        let bound = claims.cnf.as_ref().ok_or_else(|| refused("the token is bound to no key".to_owned()))?;
-        let key = self.view(|registry| {
-            let mut keys = registry.device(&claims.sub)?.usable_keys(now);
-            keys.find(|key| key.thumbprint == bound.jkt).map(|key| key.public_key.clone())
-        });
-        let key = key.ok_or_else(|| refused(format!("client {} has no key {} any more", claims.sub, bound.jkt)))?;
-        key.verify(challenge, signature).map_err(|why| refused(why.to_string()))?;
+        let claims = self.signing.load().verifier.verify_for_holder(token, now).map_err(|why| refused(why.to_string()))?;
+        match &claims.cnf {
+            None => return Err(refused("the token is bound to no key".to_owned())),
+            Some(Confirmation::Registered { jkt }) => {
+                let key = self.view(|registry| {
+                    let mut keys = registry.device(&claims.sub)?.usable_keys(now);
+                    keys.find(|key| key.thumbprint == *jkt).map(|key| key.public_key.clone())
+                });
+                let key = key.ok_or_else(|| refused(format!("client {} has no key {jkt} any more", claims.sub)))?;
+                key.verify(challenge, proof).map_err(|why| refused(why.to_string()))?;
+            }
+            Some(Confirmation::Shared { kid }) if self.pepper.possession_key(kid).verifies(challenge, proof) => {}
+            Some(Confirmation::Shared { kid }) => return Err(refused(format!("the MAC is not by the key {kid}"))),
+        }
         let authority = claims.authority();
         let standing = self.judge_at(&authority, now).map_err(|end| refused(end.reason_string()))?;
         Ok((authority, standing))
@@ -271,11 +285,6 @@ impl Hub {
             }
         }
         Ok(authority)
-    }
-
-    /// The claims of an access token that the hub signed and that has not run out.
-    fn verify_access_token(&self, token: &str, now: UnixTime) -> Result<AccessTokenClaims, InvalidAccessToken> {
-        self.signing.load().verifier.verify(token, now)
     }
 
     /// Ends an access token before its time, for the client that it was issued to (RFC 7009); sessions that rest on it end before
@@ -339,6 +348,7 @@ impl Hub {
             Principal::Device(id) | Principal::Integration(id) => (id.clone(), Some(id), None),
             Principal::User(name) => (name.clone(), None, Some(name)),
         };
+        let token_type = claims.as_ref().map_or("Bearer", token_type);
         let (aud, iat, jti, networks, cnf) = match (claims, holding.credential) {
             (Some(claims), _) => (claims.aud, claims.iat, claims.jti, Vec::new(), claims.cnf),
             (None, Some(record)) => (self.issuer.clone(), record.created_at, record.id, record.networks, None),
@@ -349,7 +359,7 @@ impl Hub {
             scope: holding.scope,
             client_id,
             username,
-            token_type: "Bearer",
+            token_type,
             exp: holding.expires_at,
             iat,
             sub,
@@ -422,6 +432,14 @@ impl Hub {
         };
         self.record(vec![(entry, context.source.clone())]).await;
         Ok(())
+    }
+}
+
+/// RFC 6749 section 7.1, RFC 9200 section 5.8.4.2.
+fn token_type(claims: &AccessTokenClaims) -> &'static str {
+    match claims.ace_profile {
+        None => "Bearer",
+        Some(AceProfile::MqttTls) => "PoP",
     }
 }
 

@@ -1,7 +1,7 @@
 //! The two authentication methods of MQTT 5 that the hub knows (docs/protocol.md), and the method `ace`: an access token is
-//! good only together with a signature over the hub's nonce by the key in its `cnf` (RFC 9431 section 2.2.4.2).
+//! good only together with a signature or MAC over the hub's nonce by the key in its `cnf` (RFC 9431 section 2.2.4.2).
 
-use super::packet::Fault;
+use super::packet::{Fault, reason};
 
 /// An authentication method.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -30,8 +30,10 @@ impl Method {
 
 /// Bytes of a nonce of either side.
 pub(super) const NONCE_BYTES: usize = 8;
-/// Bytes of an ES256 signature.
+/// Bytes of a signature, ES256 or Ed25519.
 const SIGNATURE_BYTES: usize = 64;
+/// Bytes of a MAC, HS256.
+const MAC_BYTES: usize = 32;
 
 /// A nonce that was sent and not yet signed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -42,7 +44,7 @@ pub(super) struct Nonce([u8; NONCE_BYTES]);
 pub(super) struct Signed<'a> {
     /// The hub's nonce and the client's.
     pub(super) challenge: [u8; 2 * NONCE_BYTES],
-    pub(super) signature: &'a [u8],
+    pub(super) proof: &'a [u8],
 }
 
 impl Nonce {
@@ -56,17 +58,19 @@ impl Nonce {
         &self.0
     }
 
-    /// The client's answer: its nonce and a signature over both nonces.
+    /// The client's answer: its nonce and a signature or MAC over both nonces.
     pub(super) fn answered(self, data: &[u8]) -> Result<Signed<'_>, Fault> {
-        let (nonce, signature) = data.split_first_chunk::<NONCE_BYTES>().unwrap_or((&[0; NONCE_BYTES], &[]));
-        if signature.len() != SIGNATURE_BYTES {
-            return Err(Fault::protocol("the answer to a challenge is a nonce of 8 bytes and a signature of 64"));
+        let (nonce, proof) = data.split_first_chunk::<NONCE_BYTES>().unwrap_or((&[0; NONCE_BYTES], &[]));
+        if ![SIGNATURE_BYTES, MAC_BYTES].contains(&proof.len()) {
+            // RFC 9431 section 2.2.6.1: malformed authentication data are no authorization.
+            let reason = "invalid_request: the answer is a nonce of 8 bytes and a signature of 64 or a MAC of 32";
+            return Err(Fault { code: reason::NOT_AUTHORIZED, reason });
         }
         let mut challenge = [0; 2 * NONCE_BYTES];
         let (ours, theirs) = challenge.split_at_mut(NONCE_BYTES);
         ours.copy_from_slice(&self.0);
         theirs.copy_from_slice(nonce);
-        Ok(Signed { challenge, signature })
+        Ok(Signed { challenge, proof })
     }
 }
 
@@ -90,12 +94,14 @@ mod tests {
     }
 
     #[test]
-    fn only_a_nonce_and_a_signature_are_an_answer() {
+    fn only_a_nonce_and_a_signature_or_mac_are_an_answer() {
         let nonce = Nonce(*b"hubs-one");
-        for length in (0..100).filter(|length| *length != 72) {
+        for length in (0..100).filter(|length| ![72, 40].contains(length)) {
             assert!(nonce.answered(&vec![7; length]).is_err(), "{length}");
         }
-        let answer = [&b"theirs-1"[..], &[9; 64]].concat();
-        assert_eq!(nonce.answered(&answer), Ok(Signed { challenge: *b"hubs-onetheirs-1", signature: &[9; 64] }));
+        for proof in [&[9; 64][..], &[9; 32]] {
+            let answer = [&b"theirs-1"[..], proof].concat();
+            assert_eq!(nonce.answered(&answer), Ok(Signed { challenge: *b"hubs-onetheirs-1", proof }));
+        }
     }
 }

@@ -104,8 +104,8 @@ pub struct Possession<'a> {
     pub token: &'a [u8],
     /// What was to be signed: the hub's nonce and the client's.
     pub challenge: &'a [u8],
-    /// ES256: R then S.
-    pub signature: &'a [u8],
+    /// A signature (ES256 or Ed25519) or a MAC (HS256): which, the token's `cnf` says and not the client.
+    pub proof: &'a [u8],
 }
 
 /// A client may come in.

@@ -121,7 +121,7 @@ pub(super) async fn welcome<G: Gate, S: AsyncRead + AsyncWrite>(
             let answer = ask(wire, dialect, method, nonce.as_bytes()).await?.map_err(refuse)?;
             let signed = nonce.answered(answer.expose()).map_err(refuse)?;
             let token = token_in(data.expose());
-            let possession = Possession { token, challenge: &signed.challenge, signature: signed.signature };
+            let possession = Possession { token, challenge: &signed.challenge, proof: signed.proof };
             gate.admit_by_possession(identifier, possession, peer).await
         }
         (Some(None), _) => {

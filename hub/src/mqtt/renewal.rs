@@ -42,7 +42,7 @@ impl<'a, G: Gate, F: Fabric, S: AsyncRead + AsyncWrite + Send> Connection<'a, G,
         Ok(())
     }
 
-    /// AUTH 0x19 with a token is answered by a nonce, AUTH 0x18 with its signature by the decision.
+    /// AUTH 0x19 with a token is answered by a nonce, AUTH 0x18 with its proof by the decision.
     fn renew_by_possession(&mut self, reason_code: u8, data: Option<Secret>) -> Result<(), Ending> {
         let data = data.ok_or_else(|| fault(reason::PROTOCOL_ERROR, "AUTH without data"))?;
         if reason_code == reason::REAUTHENTICATE {
@@ -54,10 +54,10 @@ impl<'a, G: Gate, F: Fabric, S: AsyncRead + AsyncWrite + Send> Connection<'a, G,
             return Err(fault(reason::PROTOCOL_ERROR, "an answer without a challenge"));
         };
         let signed = nonce.answered(data.expose()).map_err(|found| fault(found.code, found.reason))?;
-        let (challenge, signature) = (signed.challenge, signed.signature.to_vec());
+        let (challenge, proof) = (signed.challenge, signed.proof.to_vec());
         let (gate, slot, peer) = (self.front.gate.as_ref(), self.slot.clone(), self.peer);
         self.renewal = Some(Box::pin(async move {
-            let possession = Possession { token: token_in(token.expose()), challenge: &challenge, signature: &signature };
+            let possession = Possession { token: token_in(token.expose()), challenge: &challenge, proof: &proof };
             gate.admit_by_possession(&slot.key.client_identifier, possession, peer).await
         }));
         Ok(())

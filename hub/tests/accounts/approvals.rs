@@ -152,7 +152,8 @@ async fn a_device_that_does_not_know_the_home_is_found_by_a_code_that_both_show(
     let share = UserCode::parse(user_code(&asked)).expect("a code");
     let key = serde_json::from_str::<Jwk>(&jwk).expect("a JWK").to_public_key().expect("a key");
     let committed = JoinCommitment::parse(&commitment).expect("a commitment");
-    let code = committed.code(&home.server.hub().ca_sha256(), &key.point()[1..], &nonce, &share).expect("its nonce");
+    let code =
+        committed.code(&home.server.hub().ca_sha256(), &key.point().expect("of P-256")[1..], &nonce, &share).expect("its nonce");
     assert_eq!(home.get("/approvals", &home.owner).await.items()[0]["user_code"], code.to_string());
 
     let word = json!({"name": "lamp", "profile": "thermostat"});

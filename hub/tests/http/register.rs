@@ -25,6 +25,7 @@ async fn a_device_enrols_with_its_code_and_its_key() {
         lamp.metadata()["jwks"]["keys"][0]["x"],
         "RFC 7591 3.2.1: what was registered"
     );
+    assert_eq!((&registration["software_id"], &registration["software_version"]), (&json!("acme-thermostat"), &json!("1.0.0")));
     assert!(registration["client_id_issued_at"].is_u64());
     assert_eq!(home.by_assertion(&lamp.assertion(&home)).await.status(), 200);
 }

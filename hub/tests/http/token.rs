@@ -176,7 +176,7 @@ async fn the_metadata_is_true() {
     assert_eq!(metadata["response_types_supported"], json!([]));
     let device_code = "urn:ietf:params:oauth:grant-type:device_code";
     assert_eq!(metadata["grant_types_supported"], json!(["client_credentials", device_code]));
-    assert_eq!(metadata["token_endpoint_auth_signing_alg_values_supported"], json!(["ES256"]));
+    assert_eq!(metadata["token_endpoint_auth_signing_alg_values_supported"], json!(["ES256", "EdDSA", "Ed25519"]));
     let endpoints: Vec<_> = metadata.as_object().expect("an object").keys().filter(|name| name.ends_with("_endpoint")).collect();
     assert_eq!(endpoints.len(), 5);
     for name in endpoints.into_iter().map(String::as_str).chain(["jwks_uri"]) {

@@ -114,10 +114,10 @@ async fn a_stolen_token_is_useless_without_the_key() {
 async fn what_does_not_follow_the_method_is_refused() {
     let (home, key) = bound().await;
     assert_eq!(home.refusal(Connect::by_method("lamp", "ace", b"")).await.0, 0x87);
-    for answer in [vec![0; 71], vec![0; 73], Vec::new()] {
+    for answer in [vec![0; 71], vec![0; 73], vec![0; 39], vec![0; 41], vec![0; 72], vec![0; 40], vec![0; 8], Vec::new()] {
         let (mut client, _) = asked(&home, b"lamp").await;
         client.send(&auth(0x18, &answer)).await;
-        assert_eq!(refused(client).await, 0x82, "{}", answer.len());
+        assert_eq!(refused(client).await, 0x87, "{}", answer.len());
     }
     let (mut client, nonce) = asked(&home, b"lamp").await;
     client.send(&auth(0x19, &answer_to(&nonce, &key))).await;
@@ -137,6 +137,13 @@ async fn a_renewal_without_the_key_or_of_another_subject_ends_the_session() {
         lamp.send(&auth(0x18, &answer_to(&nonce, signer))).await;
         assert_eq!(lamp.disconnected().await.0, code);
     }
+    let (mut lamp, nonce) = asked(&home, b"lamp").await;
+    lamp.send(&auth(0x18, &answer_to(&nonce, &key))).await;
+    assert_eq!(lamp.receive().await.body[1], 0);
+    lamp.send(&auth(0x19, b"newer")).await;
+    lamp.challenge().await;
+    lamp.send(&auth(0x18, b"short")).await;
+    assert_eq!(lamp.disconnected().await.0, 0x87, "an answer of another form");
     let (mut lamp, nonce) = asked(&home, b"lamp").await;
     lamp.send(&auth(0x18, &answer_to(&nonce, &key))).await;
     assert_eq!(lamp.receive().await.body[1], 0);

@@ -208,7 +208,7 @@ impl Gate for FakeGate {
     async fn admit_by_possession(&self, _: &str, possession: Possession<'_>, _: SocketAddr) -> Result<Admission, Refusal> {
         let token = String::from_utf8_lossy(possession.token).into_owned();
         let key = self.state.lock().unwrap().keys.get(&token).cloned();
-        match key.map(|key| key.verify(possession.challenge, possession.signature)) {
+        match key.map(|key| key.verify(possession.challenge, possession.proof)) {
             Some(Ok(())) => self.decide(&token),
             Some(Err(_)) | None => self.decide("nobody's"),
         }

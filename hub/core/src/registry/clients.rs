@@ -6,8 +6,8 @@ use super::{
 };
 use crate::{
     DeviceId, Seconds, UnixTime,
-    claims::{AccessTokenClaims, AssertionClaims, Confirmation},
-    jwt::{InvalidJwt, PublicKey, UnverifiedJwt},
+    claims::{AccessTokenClaims, AceProfile, AssertionClaims, Confirmation},
+    jwt::{Algorithm, InvalidJwt, PublicKey, UnverifiedJwt},
     limits::{
         CLOCK_SKEW, MAX_ASSERTION_LIFETIME, MAX_DENIED_TOKENS, MAX_JTI_BYTES, MAX_KEYS_PER_CLIENT, MAX_USED_ASSERTIONS,
         MAX_USED_ASSERTIONS_PER_CLIENT,
@@ -111,7 +111,7 @@ impl Registry {
     ///
     /// # Errors
     /// `invalid_client` for an assertion used before or a client revoked in the meantime; `invalid_scope`, `invalid_target`,
-    /// `unsupported_grant_type`, `slow_down`.
+    /// `unsupported_grant_type`, `incompatible_ace_profiles`, `slow_down`.
     pub fn issue_token(
         &self,
         client: &AuthenticatedClient,
@@ -132,8 +132,19 @@ impl Registry {
         })?;
         let audience = requested_resource(request, profile, issuer)?;
         let scope = requested_scope(request, &profile.scope())?;
+        let ace_profile = requested_ace_profile(request)?;
+        if ace_profile.is_some() && audience != issuer {
+            let why = "a token of an ACE profile is good at this hub only; ask for one without ace_profile";
+            return Err(OAuthError::new(ErrorCode::InvalidTarget, why));
+        }
         let mut draft = self.draft(context);
-        let cnf = self.use_up(client, &mut device, &mut draft)?;
+        let registered = self.use_up(client, &mut device, &mut draft)?;
+        let cnf = match (registered, ace_profile) {
+            (Some(jkt), _) => Some(Confirmation::Registered { jkt }),
+            // RFC 9201 section 3.2: who has no key gets one.
+            (None, Some(AceProfile::MqttTls)) => Some(Confirmation::Shared { kid: jti.clone() }),
+            (None, None) => None,
+        };
         self.put_if_changed(&device, &mut draft);
         let lifetime = profile.token_lifetime();
         let claims = AccessTokenClaims {
@@ -147,6 +158,7 @@ impl Registry {
             scope,
             epoch: device.epoch,
             cnf,
+            ace_profile,
         };
         draft.audit(&Principal::Device(client.id.clone()), "token.issue", format!("access token {}", claims.jti));
         Ok(draft.finish(IssuedToken { claims, expires_in: lifetime }))
@@ -211,12 +223,13 @@ impl Registry {
     }
 
     /// Lets a proof count once: remembers an assertion, notes a first use, and begins the grace period of what it replaces.
+    /// Returns the thumbprint of the client's key, where it has proved one.
     fn use_up(
         &self,
         client: &AuthenticatedClient,
         device: &mut DeviceRecord,
         draft: &mut Draft<'_>,
-    ) -> Result<Option<Confirmation>, OAuthError> {
+    ) -> Result<Option<Box<str>>, OAuthError> {
         let now = draft.context.now;
         match &client.method {
             Method::Assertion { thumbprint, jti, remembered_until } => {
@@ -233,7 +246,7 @@ impl Registry {
                         }
                     }
                 }
-                Ok(Some(Confirmation { jkt: thumbprint.clone() }))
+                Ok(Some(thumbprint.clone()))
             }
             Method::Secret { id } => {
                 let secret = self.credentials.get(id).filter(|secret| secret.is_usable(now));
@@ -251,7 +264,7 @@ impl Registry {
                 }
                 Ok(None)
             }
-            Method::Joined { thumbprint } => Ok(Some(Confirmation { jkt: thumbprint.clone() })),
+            Method::Joined { thumbprint } => Ok(Some(thumbprint.clone())),
         }
     }
 
@@ -357,11 +370,11 @@ impl Registry {
         let device = id.as_ref().and_then(|id| self.devices.get(id));
         let kid = jwt.header().kid.as_deref();
         let verified = keys_to_try(device, kid, now).into_iter().find_map(|key| match key {
-            Some((device, key)) => {
+            Some((device, key)) if key.public_key.algorithm() == jwt.algorithm() => {
                 jwt.verify(&key.public_key).ok().map(|claims| (device.id.clone(), key.thumbprint.clone(), claims))
             }
-            None => {
-                let _ = jwt.verify::<AssertionClaims>(&key_of_nobody());
+            Some(_) | None => {
+                let _ = jwt.verify::<AssertionClaims>(&key_of_nobody(jwt.algorithm()));
                 None
             }
         });
@@ -418,6 +431,15 @@ fn requested_scope(request: &TokenRequest, allowed: &Scope) -> Result<Scope, OAu
     }
 }
 
+/// Whether the token is to be good only with its key, by MQTT (RFC 9431): then the client says `ace_profile=mqtt_tls`.
+fn requested_ace_profile(request: &TokenRequest) -> Result<Option<AceProfile>, OAuthError> {
+    match request.get("ace_profile") {
+        None => Ok(None),
+        Some("mqtt_tls") => Ok(Some(AceProfile::MqttTls)),
+        Some(_) => Err(OAuthError::new(ErrorCode::IncompatibleAceProfiles, "the only ACE profile of this hub is mqtt_tls")),
+    }
+}
+
 /// Notes a key's first use: the keys before it get their grace period. Returns when it was added; `None` if it was used before.
 fn note_first_use(device: &mut DeviceRecord, thumbprint: &str, now: UnixTime) -> Option<UnixTime> {
     let used = device.keys.iter().position(|key| *key.thumbprint == *thumbprint && key.first_used_at.is_none())?;
@@ -432,7 +454,7 @@ fn note_first_use(device: &mut DeviceRecord, thumbprint: &str, now: UnixTime) ->
 }
 
 /// The keys that an assertion is verified with. Where they end nobody's takes their place, so that an unknown client, an
-/// unknown `kid` and a client without keys cost as much time as a wrong signature.
+/// unknown `kid`, a key of another kind and a client without keys cost as much time as a wrong signature.
 fn keys_to_try<'a>(
     device: Option<&'a DeviceRecord>,
     kid: Option<&str>,
@@ -444,10 +466,15 @@ fn keys_to_try<'a>(
     named.map(Some).chain(std::iter::repeat(None)).take(tries).collect()
 }
 
-/// The generator of P-256 as a public key: its private key is 1, and no client has it.
-fn key_of_nobody() -> PublicKey {
-    const GENERATOR: &str = "046b17d1f2e12c4247f8bce6e563a440f277037d812deb33a0f4a13945d898c2964fe342e2fe1a7f9b8ee7eb4a7c0f9e162bce33576b315ececbb6406837bf51f5";
-    crate::hex::decode::<65>(GENERATOR).and_then(|point| PublicKey::from_point(&point)).expect("65 bytes that begin with 4")
+/// The generator of a curve as a public key: its private key is 1, and no client has it.
+fn key_of_nobody(algorithm: Algorithm) -> PublicKey {
+    const P256: &str = "046b17d1f2e12c4247f8bce6e563a440f277037d812deb33a0f4a13945d898c2964fe342e2fe1a7f9b8ee7eb4a7c0f9e162bce33576b315ececbb6406837bf51f5";
+    const ED25519: &str = "5866666666666666666666666666666666666666666666666666666666666666";
+    let key = match algorithm {
+        Algorithm::Es256 => crate::hex::decode::<65>(P256).and_then(|point| PublicKey::from_point(&point)),
+        Algorithm::Ed25519 => crate::hex::decode::<32>(ED25519).and_then(|key| PublicKey::from_ed25519(&key)),
+    };
+    key.expect("generators are keys")
 }
 
 #[cfg(test)]

@@ -78,7 +78,7 @@ fn unsigned(header: &Value, claims: &Value) -> String {
 fn no_algorithm_but_es256_is_accepted_however_it_is_spelled() {
     let names = [
         "none", "None", "NONE", "nOnE", "", " ", "es256", "Es256", "ES256 ", "ES256K", "ES384", "ES512", "HS256", "HS384",
-        "HS512", "RS256", "PS256", "EdDSA", "ECDH-ES", "dir", "ES256\0",
+        "HS512", "RS256", "PS256", "EdDSA", "Ed25519", "ECDH-ES", "dir", "ES256\0",
     ];
     for name in names {
         refused_everywhere(name, |genuine, key| genuine.clone().header("alg", json!(name)).sign(key));

@@ -1,6 +1,6 @@
 use super::*;
 use crate::{
-    claims::InvalidAccessToken,
+    claims::{AceProfile, Confirmation, InvalidAccessToken},
     limits::{CLOCK_SKEW, MAX_ASSERTION_LIFETIME, MAX_JTI_BYTES},
     oauth::ErrorCode,
 };
@@ -24,7 +24,8 @@ fn a_token_says_whom_it_is_for_what_it_allows_and_which_key_holds_it() {
     assert_eq!((claims.iss.as_str(), claims.aud.as_str()), (ISSUER, ISSUER));
     assert_eq!((&claims.sub, &claims.client_id), (&name("lamp"), &name("lamp")));
     assert_eq!(claims.exp, world.now.plus(Seconds(300)));
-    assert_eq!(claims.cnf.map(|cnf| cnf.jkt), Some(public(&key("lamp")).thumbprint()));
+    assert_eq!(claims.cnf, Some(Confirmation::Registered { jkt: public(&key("lamp")).thumbprint() }));
+    assert_eq!(claims.ace_profile, None);
 }
 
 #[test]
@@ -34,6 +35,38 @@ fn a_secret_gets_a_token_too_bound_to_no_key() {
     let token = world.token_by_secret("plug", &secret).expect("the secret is right");
     assert_eq!(token.claims.cnf, None);
     assert!(world.judge(&token).is_ok());
+}
+
+#[test]
+fn a_token_of_the_ace_profile_is_bound_to_a_key_and_nothing_that_can_only_be_shown() {
+    let mut world = World::with_devices(&["lamp"]);
+    let secret = world.add_with_secret("plug", "switch").expect("a free name");
+    let assertion = world.assertion("lamp", &key("lamp")).sign(&key("lamp"));
+    let form = format!("{GRANT}&ace_profile=mqtt_tls");
+    let signed_for = world.post(&form, &assertion).expect("the key is proved");
+    assert_eq!(signed_for.claims.cnf, Some(Confirmation::Registered { jkt: public(&key("lamp")).thumbprint() }));
+    let with_secret = ClientAuthentication::Secret { client_id: "plug", client_secret: &secret };
+    let shared = world.post_as(with_secret, &form).expect("the secret is right");
+    assert_eq!(shared.claims.cnf, Some(Confirmation::Shared { kid: shared.claims.jti.clone() }));
+    for token in [signed_for, shared] {
+        assert_eq!(token.claims.ace_profile, Some(AceProfile::MqttTls));
+        assert_eq!(verifier().verify(&signed(&token), world.now), Err(InvalidAccessToken::NeedsPossession));
+        assert_eq!(verifier().verify_for_holder(&signed(&token), world.now), Ok(token.claims.clone()));
+        assert!(world.judge(&token).is_ok());
+    }
+}
+
+#[test]
+fn another_ace_profile_and_one_for_another_server_are_refused() {
+    let mut world = World::new();
+    let secret = world.add_with_secret("plug", "switch").expect("a free name");
+    let mut code = |form: &str| {
+        let with_secret = ClientAuthentication::Secret { client_id: "plug", client_secret: &secret };
+        world.post_as(with_secret, &format!("{GRANT}{form}")).map(|token| token.claims.ace_profile).map_err(|error| error.code)
+    };
+    assert_eq!(code("&ace_profile=coap_dtls"), Err(ErrorCode::IncompatibleAceProfiles));
+    assert_eq!(code("&ace_profile=mqtt_tls&resource=https%3A%2F%2Fother.example"), Err(ErrorCode::InvalidTarget));
+    assert_eq!(code("&ace_profile="), Ok(None), "RFC 6749 3.2: empty is left out");
 }
 
 #[test]
