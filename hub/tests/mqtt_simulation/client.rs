@@ -84,6 +84,19 @@ impl Drop for Connection {
     }
 }
 
+/// How a message says its number, also if it has no content: Correlation Data.
+pub(crate) fn number_property(number: usize) -> Vec<u8> {
+    [&[0x09][..], &string(&number.to_string())].concat()
+}
+
+/// The number, behind Message Expiry Interval if that is there.
+pub(crate) fn number_of(published: &Published) -> Option<usize> {
+    let properties = &published.properties;
+    let at = properties.first().map(|first| if *first == 0x02 { 5 } else { 0 })?;
+    let (identifier, text) = (properties.get(at)?, properties.get(at + 3..)?);
+    (*identifier == 0x09).then(|| std::str::from_utf8(text).ok()?.parse().ok()).flatten()
+}
+
 async fn read(mut reader: ReadHalf<DuplexStream>, found: mpsc::UnboundedSender<Packet>) {
     let mut one = async || -> std::io::Result<Packet> {
         let first = reader.read_u8().await?;

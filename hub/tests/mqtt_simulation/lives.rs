@@ -11,13 +11,13 @@ const STEPS: usize = 200;
 /// Lives in CI on a fabric without a thread; a third as many on the router, which has to be waited for.
 const LIVES: u64 = 60;
 
-/// One life from a seed, in virtual time: what was wrong with it, and how many messages came.
-fn life<F: Ground>(seed: u64, sabotage: Sabotage) -> (Result<(), String>, usize, Vec<String>) {
+/// One life from a seed, in virtual time: what was wrong with it, and the life.
+fn life<F: Ground>(seed: u64, sabotage: Sabotage) -> (Result<(), String>, World<F>) {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
     runtime.block_on(async {
         let mut world = World::<F>::new(seed, sabotage);
         let outcome = world.live(STEPS).await;
-        (outcome, world.received, std::mem::take(&mut world.log))
+        (outcome, world)
     })
 }
 
@@ -30,25 +30,28 @@ fn lives<F: Ground>() {
         (Some(seed), _) => (seed, 1),
         (None, count) => (1, count.unwrap_or(if F::HAS_THREAD { LIVES / 3 } else { LIVES })),
     };
-    let mut received = 0;
+    let (mut received, mut fired, mut retained) = (0, 0, 0);
     for seed in first..first + count {
-        let (outcome, came, log) = life::<F>(seed, Sabotage::None);
-        received += came;
+        let (outcome, world) = life::<F>(seed, Sabotage::None);
+        received += world.received;
+        fired += world.fired;
+        retained += world.retained_came;
         if let Err(why) = outcome {
-            println!("{}", log.join("\n"));
+            println!("{}", world.log.join("\n"));
             panic!("seed {seed} on the fabric `{}`: {why}\nrepeat it with HEARTHKEY_SEED={seed}", F::NAME);
         }
     }
-    println!("{count} lives on the fabric `{}`: {received} messages received", F::NAME);
-    assert!(received > 20 * usize::try_from(count).unwrap(), "too quiet to prove anything: {received}");
+    println!("{count} lives on the fabric `{}`: {received} messages received, {fired} wills fired, {retained} retained", F::NAME);
+    let lives = usize::try_from(count).unwrap();
+    assert!(received > 20 * lives && fired > lives && retained > lives, "too quiet to prove anything");
 }
 
 /// The first seed at which the checks see it, and what they say.
 fn seen<F: Ground>(sabotage: Sabotage) -> String {
     (1..=LIVES)
         .find_map(|seed| {
-            let (outcome, _, log) = life::<F>(seed, sabotage);
-            outcome.err().inspect(|why| println!("{}\nseed {seed}: {why}", log.join("\n")))
+            let (outcome, world) = life::<F>(seed, sabotage);
+            outcome.err().inspect(|why| println!("{}\nseed {seed}: {why}", world.log.join("\n")))
         })
         .unwrap_or_else(|| panic!("{sabotage:?} on `{}` was not seen in {LIVES} lives", F::NAME))
 }
@@ -73,6 +76,12 @@ fn the_checks_see_a_fabric_that_loses_messages() {
 fn the_checks_see_a_hub_that_is_deaf_to_a_change_of_rights() {
     let why = seen::<NativeFabric>(Sabotage::DeafToRights);
     assert!(why.contains("right") || why.contains("subscribes") || why.contains("answered"), "{why}");
+}
+
+#[test]
+fn the_checks_see_a_will_of_somebody_who_took_leave() {
+    let why = seen::<NativeFabric>(Sabotage::WordlessLeave);
+    assert!(why.contains("without a right"), "{why}");
 }
 
 #[test]

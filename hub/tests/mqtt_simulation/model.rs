@@ -1,13 +1,13 @@
 //! What clients were promised: the reference that the front is held to. Knows nothing of packets.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// How many topics and clients there are.
 pub(crate) const TOPICS: usize = 3;
 pub(crate) const CLIENTS: usize = 4;
 
 /// A message as its publisher sent it; its number is its place in the list.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Message {
     pub(crate) publisher: usize,
     pub(crate) topic: usize,
@@ -15,6 +15,17 @@ pub(crate) struct Message {
     pub(crate) step: usize,
     pub(crate) is_denied: bool,
     pub(crate) was_resent: bool,
+    pub(crate) retain: bool,
+    /// Without content: what is retained is removed.
+    pub(crate) is_empty: bool,
+    /// When it is no longer to be delivered, in seconds.
+    pub(crate) expires_at: Option<u64>,
+}
+
+impl Message {
+    pub(crate) fn is_expired(&self, now_s: u64) -> bool {
+        self.expires_at.is_some_and(|expires_at| expires_at <= now_s)
+    }
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -41,6 +52,41 @@ pub(crate) struct Session {
     got: BTreeMap<usize, (usize, usize, u8)>,
     /// By publisher, topic and QoS.
     last: BTreeMap<(usize, usize, u8), usize>,
+    /// The topic whose retained message is to come, if there is one, and what came.
+    pub(crate) awaits_retained: Option<usize>,
+    pub(crate) came_retained: Option<usize>,
+    /// By message: the connection of the last copy.
+    got_retained: BTreeMap<usize, usize>,
+}
+
+/// What may be retained on each topic: one of these messages, or none.
+#[derive(Debug, Default)]
+pub(crate) struct Retained([BTreeSet<Option<usize>>; TOPICS]);
+
+impl Retained {
+    /// It may have been published.
+    pub(crate) fn may_become(&mut self, number: usize, message: Message) {
+        let values = &mut self.0[message.topic];
+        if values.is_empty() {
+            values.insert(None);
+        }
+        values.insert((!message.is_empty).then_some(number));
+    }
+
+    /// These were published last, in any order.
+    pub(crate) fn becomes(&mut self, topic: usize, values: impl IntoIterator<Item = Option<usize>>) {
+        self.0[topic] = values.into_iter().collect();
+    }
+
+    /// A subscriber got it: whether it may be that.
+    pub(crate) fn check(&self, topic: usize, came: Option<usize>, is_expired: impl Fn(usize) -> bool) -> Result<(), String> {
+        let known = |value: &Option<usize>| value.filter(|number| !is_expired(*number));
+        let values = &self.0[topic];
+        if values.iter().any(|value| known(value) == came) || values.is_empty() && came.is_none() {
+            return Ok(());
+        }
+        Err(format!("{came:?} was retained on {topic}, should be one of {values:?}"))
+    }
 }
 
 impl Session {
@@ -64,6 +110,11 @@ impl Session {
         self.forgive(topic);
     }
 
+    /// Messages that have expired need not come any more.
+    pub(crate) fn expire(&mut self, now_s: u64) {
+        self.owed.retain(|_, message| !message.is_expired(now_s));
+    }
+
     /// Messages of this topic need not come any more.
     pub(crate) fn forgive(&mut self, topic: usize) {
         self.owed.retain(|_, message| message.topic != topic);
@@ -81,13 +132,33 @@ impl Session {
         }
     }
 
-    /// A message came: whether that breaks a promise. `fabric_died` since it was published.
+    /// A retained message came: once for each subscription that asked, and again only as a repetition.
+    pub(crate) fn receive_retained(
+        &mut self,
+        number: usize,
+        message: Message,
+        (qos, dup, connection): (u8, bool, usize),
+    ) -> Result<(), String> {
+        let highest = self.granted.get(&message.topic).map_or(0, |highest| message.qos.min(*highest));
+        let earlier = self.got_retained.insert(number, connection);
+        if qos > highest {
+            return Err(format!("retained at QoS {qos}, should be at most {highest}"));
+        }
+        if self.awaits_retained.take_if(|topic| *topic == message.topic).is_some() {
+            self.came_retained = Some(number);
+            return Ok(());
+        }
+        let is_repetition = dup && earlier.is_some_and(|on| on != connection);
+        if is_repetition { Ok(()) } else { Err(format!("retained and not asked for, before {earlier:?}")) }
+    }
+
+    /// A message came: whether that breaks a promise. `fabric_died` since it was published; it has expired.
     pub(crate) fn receive(
         &mut self,
         number: usize,
         message: Message,
         (qos, dup, connection): (u8, bool, usize),
-        fabric_died: bool,
+        (fabric_died, is_expired): (bool, bool),
     ) -> Result<(), String> {
         self.owed.remove(&number);
         let highest = self.granted.get(&message.topic).copied();
@@ -104,6 +175,9 @@ impl Session {
                 1 if on != connection && dup => Ok(()),
                 _ => Err(format!("copy {copies}, at QoS {qos} with DUP {dup} on connection {connection}, before {earlier:?}")),
             };
+        }
+        if is_expired {
+            return Err(format!("expired at {:?}", message.expires_at));
         }
         let last = self.last.entry((message.publisher, message.topic, qos)).or_default();
         if *last > number {

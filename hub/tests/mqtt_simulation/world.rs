@@ -1,13 +1,17 @@
 //! One life of a home: random steps, and the checks of what comes of them.
 
-use crate::client::{Connection, Memory};
+use crate::client::{Connection, Memory, number_of, number_property};
 use crate::fabrics::Ground;
-use crate::model::{CLIENTS, Message, Session, TOPICS};
-use crate::support::{packet as encode, *};
+use crate::model::{CLIENTS, Message, Retained, Session, TOPICS};
+use crate::support::{self, packet as encode, *};
 use hearthkey::mqtt::{Front, Limits};
 use hearthkey_core::{UnixTime, session::EndReason};
+use std::ops::Range;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
+
+mod wills;
+use wills::Will;
 
 /// Seconds for which a session is kept.
 const KEPT_S: u64 = 600;
@@ -22,6 +26,8 @@ pub(crate) enum Sabotage {
     DeafToRights,
     /// A restart forgets a queued message.
     ForgetfulRestart,
+    /// Who takes leave does not say so to the hub.
+    WordlessLeave,
 }
 
 pub(crate) struct World<F: Ground> {
@@ -33,6 +39,7 @@ pub(crate) struct World<F: Ground> {
     front: Front<FakeGate, F>,
     clients: Vec<Client>,
     messages: Vec<Message>,
+    retained: Retained,
     step: usize,
     highest_qos: u8,
     fabric_died: usize,
@@ -41,6 +48,9 @@ pub(crate) struct World<F: Ground> {
     now_s: u64,
     pub(crate) log: Vec<String>,
     pub(crate) received: usize,
+    /// Wills that fired, and retained messages that came.
+    pub(crate) fired: usize,
+    pub(crate) retained_came: usize,
 }
 
 #[derive(Default)]
@@ -48,6 +58,8 @@ struct Client {
     connection: Option<Connection>,
     memory: Memory,
     session: Option<Session>,
+    /// Of the connection; of an absent client, a delayed one.
+    will: Option<Will>,
     may_publish: [bool; TOPICS],
     may_read: [bool; TOPICS],
     is_revoked: bool,
@@ -83,6 +95,7 @@ impl<F: Ground> World<F> {
             front,
             clients,
             messages: Vec::new(),
+            retained: Retained::default(),
             step: 0,
             highest_qos: 1,
             fabric_died: 0,
@@ -90,6 +103,8 @@ impl<F: Ground> World<F> {
             now_s: 0,
             log: Vec::new(),
             received: 0,
+            fired: 0,
+            retained_came: 0,
         };
         (0..CLIENTS).for_each(|client| world.grant(client));
         world
@@ -106,7 +121,8 @@ impl<F: Ground> World<F> {
             self.clients[client].is_revoked = false;
             self.gate.state.lock().unwrap().ends.remove(&user(&name(client)));
             let is_kept = self.clients[client].session.as_ref().is_some_and(|session| session.is_kept);
-            if is_kept && self.clients[client].connection.is_none() {
+            // A will may be refused.
+            while is_kept && self.clients[client].connection.is_none() {
                 self.connect(client, true).await?;
             }
         }
@@ -170,10 +186,24 @@ impl<F: Ground> World<F> {
             connect.properties.push(0x11);
             connect.properties.extend(u32::try_from(KEPT_S).unwrap().to_be_bytes());
         }
+        let will = self.random_will(client);
+        connect.will = will.as_ref().map(|will| self.encoded(will));
+        let may_will = will.as_ref().is_none_or(|will| self.clients[client].may_publish[self.messages[will.number].topic]);
+        if may_will && !keep {
+            // The session ends here, and what waits for its end comes.
+            self.clients[client].session = None;
+            let due = self.due(|of| of.connection.as_ref().is_some_and(|connection| connection.number == number));
+            self.fire(due);
+        }
         self.send(client, &connect.packet()).await;
         let connack = self.answer(client, 0x20).await?;
-        if connack.body[1] != 0 {
-            return Err(format!("client {client} was refused: {connack:?}"));
+        if connack.body[1] == 0x87 && !may_will {
+            self.note(format!("client {client} may not have this will"));
+            self.clients[client].connection = None;
+            return self.settle().await;
+        }
+        if connack.body[1] != 0 || !may_will {
+            return Err(format!("client {client} was answered, may have its will {may_will}: {connack:?}"));
         }
         // Maximum QoS: absent if it is 2.
         self.highest_qos = if connack.body.windows(2).any(|two| two == [0x24, 1]) { 1 } else { 2 };
@@ -183,9 +213,17 @@ impl<F: Ground> World<F> {
         if present != expected {
             return Err(format!("client {client}: session present {present}, should be {expected}"));
         }
+        // Whatever was delayed is no more, since the client is back.
+        of.will = will;
+        let may_publish = of.may_publish;
         if present {
             for (_, entry) in of.memory.unacknowledged.clone() {
-                self.messages[entry.message].was_resent = true;
+                let message = &mut self.messages[entry.message];
+                message.was_resent = true;
+                message.is_denied &= !may_publish[message.topic];
+                if message.retain && !message.is_denied {
+                    self.retained.may_become(entry.message, *message);
+                }
                 let bytes = if entry.is_released {
                     packet(0x62, &entry.identifier.to_be_bytes())
                 } else {
@@ -207,40 +245,63 @@ impl<F: Ground> World<F> {
         if message.qos > 0 {
             body.extend(identifier.to_be_bytes());
         }
-        body.push(0);
-        body.extend(number.to_string().bytes());
-        packet(0x30 | message.qos << 1 | u8::from(dup) << 3, &body)
+        let expiry = message.expires_at.map(|expires_at| u32::try_from(expires_at.saturating_sub(self.now_s)).unwrap());
+        let expiry = expiry.map_or_else(Vec::new, |expiry| [&[0x02][..], &expiry.to_be_bytes()].concat());
+        body.extend(properties(&[expiry, number_property(number)].concat()));
+        if !message.is_empty {
+            body.extend(number.to_string().bytes());
+        }
+        packet(0x30 | message.qos << 1 | u8::from(dup) << 3 | u8::from(message.retain), &body)
     }
 
     async fn publish(&mut self, client: usize, and_vanish: bool) -> Checked {
         if self.clients[client].connection.is_none() {
             return Ok(());
         }
-        self.send_publishes(client, 0).await;
+        let sent = self.send_publishes(client, 0).await;
         if and_vanish {
             for _ in 0..self.random.usize(..20) {
                 tokio::task::yield_now().await;
             }
             return self.leave(client, false).await;
         }
-        self.acknowledgements(client).await
+        self.acknowledgements(client, sent).await
     }
 
     /// Some messages, without waiting for their acknowledgements.
-    async fn send_publishes(&mut self, client: usize, lowest_qos: u8) {
+    async fn send_publishes(&mut self, client: usize, lowest_qos: u8) -> Range<usize> {
+        let first = self.messages.len();
         for _ in 0..self.random.usize(1..6) {
             let (topic, qos) = (self.random.usize(..TOPICS), self.random.u8(lowest_qos..=self.highest_qos));
             let number = self.messages.len();
             let is_denied = !self.clients[client].may_publish[topic];
-            self.messages.push(Message { publisher: client, topic, qos, step: self.step, is_denied, was_resent: false });
+            let retain = self.random.u8(..3) == 0;
+            let is_empty = retain && self.random.u8(..4) == 0;
+            let expires_at = (self.random.u8(..6) == 0).then(|| self.now_s + self.random.u64(50..2_500));
+            let message = Message {
+                publisher: client,
+                topic,
+                qos,
+                step: self.step,
+                is_denied,
+                retain,
+                is_empty,
+                expires_at,
+                ..Message::default()
+            };
+            self.messages.push(message);
+            if retain && !is_denied {
+                self.retained.may_become(number, message);
+            }
             let identifier = if qos > 0 { self.clients[client].memory.remember(number) } else { 0 };
             let bytes = self.publish_packet(number, identifier, false);
             self.send(client, &bytes).await;
-            self.note(format!("client {client} publishes message {number} to {topic} at QoS {qos}, denied {is_denied}"));
+            self.note(format!("client {client} publishes message {number}: {message:?}"));
         }
+        first..self.messages.len()
     }
 
-    async fn acknowledgements(&mut self, client: usize) -> Checked {
+    async fn acknowledgements(&mut self, client: usize, sent: Range<usize>) -> Checked {
         self.wait("acknowledgements", |world| {
             let of = &world.clients[client];
             of.connection.is_none() || of.memory.unacknowledged.is_empty()
@@ -250,30 +311,39 @@ impl<F: Ground> World<F> {
             let sessions = world.clients.iter().filter_map(|of| of.session.as_ref());
             sessions.filter(|session| !session.is_kept).all(|session| session.owed.is_empty())
         })
-        .await
+        .await?;
+        self.settle().await?;
+        if self.clients[client].connection.is_some() {
+            self.is_retained_in_order(sent);
+        }
+        Ok(())
     }
 
     async fn subscribe(&mut self, client: usize) -> Checked {
         let (index, qos) = (self.random.usize(..TOPICS), self.random.u8(..=self.highest_qos));
         let may = self.clients[client].may_read[index];
+        // Retain handling: always, for a subscription that is new, never.
+        let handling = self.random.u8(..3);
         let mut body = vec![0xFF, 0xFF, 0];
         body.extend(string(&topic(index)));
-        body.push(qos);
-        let step = self.step;
+        body.push(qos | handling << 4);
+        let (step, mut wants_retained) = (self.step, false);
         if let Some(session) = self.clients[client].session.as_mut().filter(|_| may) {
+            wants_retained = handling == 0 || handling == 1 && !session.subscriptions.contains_key(&index);
+            session.awaits_retained = wants_retained.then_some(index);
             session.subscribe(index, qos, step);
         }
         // Sometimes messages are on their way meanwhile.
         let publisher = self.random.usize(..CLIENTS);
         let is_busy = publisher != client && self.clients[publisher].connection.is_some() && self.random.u8(..4) > 0;
+        let mut sent = 0..0;
         if is_busy {
-            self.send_publishes(publisher, 0).await;
+            sent = self.send_publishes(publisher, 0).await;
             for _ in 0..self.random.usize(..2) {
                 tokio::task::yield_now().await;
             }
         }
         self.send(client, &encode(0x82, &body)).await;
-        // Retained messages are not part of this life.
         let suback = self.answer(client, 0x90).await?;
         let code = *suback.body.last().unwrap();
         self.note(format!("client {client} subscribes to {index} at QoS {qos}: {code:#04x}"));
@@ -282,7 +352,9 @@ impl<F: Ground> World<F> {
             (granted, true) if granted == qos => {}
             _ => return Err(format!("client {client} subscribes to {index} at {qos}, may {may}: {code:#04x}")),
         }
-        if is_busy { self.acknowledgements(publisher).await } else { Ok(()) }
+        self.settle().await?;
+        self.check_retained(client, index, wants_retained, is_busy).map_err(|why| format!("client {client}: {why}"))?;
+        if is_busy { self.acknowledgements(publisher, sent).await } else { Ok(()) }
     }
 
     async fn unsubscribe(&mut self, client: usize) -> Checked {
@@ -299,9 +371,14 @@ impl<F: Ground> World<F> {
     }
 
     async fn leave(&mut self, client: usize, politely: bool) -> Checked {
-        if politely {
+        if !politely {
+            let firing = self.connection_ends(client);
+            self.fire(firing);
+        } else if self.sabotage != Sabotage::WordlessLeave {
             self.send(client, &[0xE0, 0]).await;
         }
+        // A normal disconnect removes the will; a delayed one stays.
+        self.clients[client].will.take_if(|_| politely);
         self.note(format!("client {client} leaves, politely {politely}"));
         self.clients[client].connection = None;
         self.lost(client);
@@ -358,10 +435,15 @@ impl<F: Ground> World<F> {
             self.gate.state.lock().unwrap().ends.remove(&user(&name(client)));
             return Ok(());
         }
+        if self.clients[client].connection.is_some() {
+            let firing = self.connection_ends(client);
+            self.fire(firing);
+        }
         self.gate.end(user(&name(client)), EndReason::Revoked);
         self.front.reconsider(&hearthkey::mqtt::gate::Affected::Principal(user(&name(client))));
         // Until the end of its connection, `arrived` takes every message for a violation.
-        self.wait("the end of a revoked connection", |world| world.clients[client].connection.is_none()).await
+        self.wait("the end of a revoked connection", |world| world.clients[client].connection.is_none()).await?;
+        self.settle().await
     }
 
     async fn renew(&mut self, client: usize) -> Checked {
@@ -375,25 +457,29 @@ impl<F: Ground> World<F> {
 
     async fn pass_time(&mut self) -> Checked {
         let mut seconds = if self.random.u8(..4) == 0 { 2_000 } else { self.random.u64(1..100) };
-        // Not close to the end of anybody's session or credential.
+        // Not close to the end of anybody's session, credential, delay or message.
         let is_close = |world: &Self, seconds: u64| {
-            world.clients.iter().any(|client| {
-                let ends = if client.connection.is_some() { client.good_until } else { client.left_at + KEPT_S };
-                (world.now_s + seconds).abs_diff(ends) < 5
-            })
+            let ends = world.clients.iter().map(|of| if of.connection.is_some() { of.good_until } else { of.left_at + KEPT_S });
+            let expiries = world.messages.iter().filter_map(|message| message.expires_at);
+            ends.chain(world.dues()).chain(expiries).any(|end| (world.now_s + seconds).abs_diff(end) < 5)
         };
         while is_close(self, seconds) {
             seconds += 7;
         }
         self.settle().await?;
         self.now_s += seconds;
-        self.gate.state.lock().unwrap().later = self.now_s;
+        let now_s = self.now_s;
+        let expire = |of: &Client| of.connection.is_some() && of.good_until <= now_s;
+        let expiring: Vec<_> = (0..CLIENTS).filter(|client| expire(&self.clients[*client])).collect();
+        let mut firing: Vec<_> = expiring.into_iter().filter_map(|client| self.connection_ends(client)).collect();
+        let is_over = |of: &Client| of.connection.is_none() && of.left_at + KEPT_S < now_s;
+        self.clients.iter_mut().filter(|of| is_over(of)).for_each(|of| of.session = None);
+        firing.extend(self.due(is_over));
+        self.fire(firing);
+        self.clients.iter_mut().filter_map(|of| of.session.as_mut()).for_each(|session| session.expire(now_s));
+        self.gate.state.lock().unwrap().later = now_s;
         tokio::time::advance(Duration::from_secs(seconds)).await;
         self.note(format!("{seconds} s pass"));
-        let now_s = self.now_s;
-        for of in self.clients.iter_mut().filter(|of| of.connection.is_none() && of.left_at + KEPT_S < now_s) {
-            of.session = None;
-        }
         self.wait("the end of those whose credential is over", |world| {
             world.clients.iter().all(|client| client.connection.is_none() || client.good_until > world.now_s)
         })
@@ -421,6 +507,8 @@ impl<F: Ground> World<F> {
                 self.lost(client);
             }
             self.clients[client].left_at = self.now_s;
+            // They are not stored.
+            self.clients[client].will = None;
         }
         let before = std::mem::take(&mut *self.gate.state.lock().unwrap());
         let gate = FakeGate::default();
@@ -581,10 +669,14 @@ impl<F: Ground> World<F> {
     }
 
     async fn delivered(&mut self, client: usize, published: &Published) -> Checked {
-        let number: usize = published.payload.parse().unwrap();
+        let number = number_of(published).ok_or_else(|| format!("a message of nobody: {published:?}"))?;
         let message = self.messages[number];
+        let payload = if message.is_empty { String::new() } else { number.to_string() };
         let says = format!("client {client} gets message {number} ({message:?}) as {published:?}");
-        self.note(format!("client {client} gets message {number} at QoS {}, DUP {}", published.qos, published.dup));
+        self.note(format!(
+            "client {client} gets message {number} at QoS {}, DUP {}, retained {}",
+            published.qos, published.dup, published.retain
+        ));
         self.received += 1;
         let fabric_died = self.fabric_died >= message.step;
         let of = &mut self.clients[client];
@@ -595,13 +687,20 @@ impl<F: Ground> World<F> {
             let kind = if published.qos == 1 { 0x40 } else { 0x50 };
             connection.withheld.push(encode(kind, &identifier.to_be_bytes()));
         }
-        if topic(message.topic) != published.topic || message.is_denied || of.is_revoked || !of.may_read[message.topic] {
+        if topic(message.topic) != published.topic || payload != published.payload {
+            return Err(format!("altered: {says}"));
+        }
+        if message.is_denied || of.is_revoked || !of.may_read[message.topic] {
             return Err(format!("without a right: {says}"));
         }
         if !is_repetition {
             let how = (published.qos, published.dup, connection.number);
             let session = of.session.as_mut().ok_or_else(|| format!("without a session: {says}"))?;
-            session.receive(number, message, how, fabric_died).map_err(|why| format!("{why}: {says}"))?;
+            let received = match published.retain {
+                true => session.receive_retained(number, message, how),
+                false => session.receive(number, message, how, (fabric_died, message.is_expired(self.now_s))),
+            };
+            received.map_err(|why| format!("{why}: {says}"))?;
         }
         self.maybe_acknowledge(client).await
     }
@@ -635,6 +734,16 @@ impl<F: Ground> World<F> {
         if is_refused || was_released || message.is_denied {
             return Ok(());
         }
+        self.promise(number);
+        Ok(())
+    }
+
+    /// A message was acknowledged, or its will has fired.
+    fn promise(&mut self, number: usize) {
+        let message = self.messages[number];
+        if message.is_expired(self.now_s) {
+            return;
+        }
         for of in &mut self.clients {
             let can_read = of.may_read[message.topic];
             if let Some(session) = &mut of.session {
@@ -644,7 +753,6 @@ impl<F: Ground> World<F> {
                 }
             }
         }
-        Ok(())
     }
 
     async fn maybe_acknowledge(&mut self, client: usize) -> Checked {
