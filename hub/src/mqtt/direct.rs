@@ -10,7 +10,7 @@ use super::{
     front::Inner,
     gate::{Gate, Happening, SessionEvent},
     message::{Message, QoS, Routed},
-    persister::Ticket,
+    persister::{Ticket, fit_in_one_batch},
     retained::RetainedFull,
     rows,
     session::{Pending, Stored, Subscription},
@@ -166,14 +166,15 @@ enum Queued {
 }
 
 impl<G: Gate, F: Fabric> Inner<G, F> {
-    /// Keeps what must be kept of a publish: the retained message, and what goes directly into queues. `taken` is the row by
-    /// which a QoS 2 publish is known as taken; it is stored together with them.
+    /// Keeps what must be kept of a publish: the retained message, and what goes directly into queues. `taken` is the packet
+    /// identifier by which a QoS 2 publish of a session that outlives its connection is known as taken: it is stored together
+    /// with them.
     pub(super) fn keep(
         &self,
         permit: &PublishPermit,
         message: &Message,
         publisher: Option<u64>,
-        taken: Option<Write>,
+        taken: Option<u16>,
     ) -> Result<Kept, RetainedFull> {
         let mut matches = self.direct.matches(permit.topic(), message.qos, publisher);
         let mut queued_for: Box<[u64]> = matches.iter().map(|matched| matched.slot.number).collect();
@@ -187,7 +188,6 @@ impl<G: Gate, F: Fabric> Inner<G, F> {
         let message = Message { payload, ..message.clone() };
         let routed = Routed { topic: permit.topic().clone(), message, publisher, queued_for: Box::default() };
         let promised = routed.message.qos != QoS::AtMostOnce;
-        // Last of the batch: if it comes in several, a repetition is at worst taken twice, and never for taken.
         let mut writes = Vec::new();
         let mut retained = routed.message.retain.then(|| lock(&self.retained));
         if let Some(retained) = &mut retained {
@@ -207,7 +207,12 @@ impl<G: Gate, F: Fabric> Inner<G, F> {
         };
         // The lock on what is retained is held meanwhile, so that the rows of two publishes keep their order.
         let ticket = self.queue(&Arc::new(routed), matches, writes, |mut writes, stored| {
-            writes.extend(taken);
+            if let Some((publisher, identifier)) = publisher.zip(taken) {
+                writes.push(rows::put_unreleased(publisher, identifier));
+                if !fit_in_one_batch(&writes) {
+                    writes = rows::all_or_none(publisher, identifier, writes);
+                }
+            }
             store(writes, stored)
         });
         drop(retained);

@@ -119,8 +119,13 @@ fn weight(write: &Write) -> usize {
     }
 }
 
-/// As one batch, or as several if the store does not take so much at once: a message of which not all parts are stored counts
-/// as not stored.
+/// Whether the store takes these as one batch: all of them or none.
+pub(super) fn fit_in_one_batch(writes: &[Write]) -> bool {
+    writes.len() <= PERSIST_BATCH_ROWS && writes.iter().map(weight).sum::<usize>() <= PERSIST_BATCH_BYTES
+}
+
+/// As one batch, or as several if the store does not take so much at once, in order: a message of which not all parts are
+/// stored counts as not stored.
 async fn persist_all<G: Gate>(gate: &G, writes: Vec<Write>) -> Result<(), PersistError> {
     let mut batch = Vec::with_capacity(writes.len());
     let mut bytes = 0;

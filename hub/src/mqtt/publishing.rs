@@ -86,7 +86,7 @@ impl<G: Gate, F: Fabric, S: AsyncRead + AsyncWrite + Send> Connection<'_, G, F, 
                     return Ok(());
                 }
                 state.session.unreleased.insert(identifier);
-                self.slot.is_durable.then(|| rows::put_unreleased(self.slot.number, identifier))
+                self.slot.is_durable.then_some(identifier)
             }
             Some(_) | None => None,
         };

@@ -7,6 +7,7 @@
 //! | `q` session, position, part | a queued message, cut into parts |
 //! | `o` session, position | the packet identifier of a QoS 2 message that the client has, until PUBCOMP |
 //! | `i` session, packet identifier | nothing: a QoS 2 publish of the client that was taken, until PUBREL |
+//! | `p` session, packet identifier, part | session and position of each copy of a QoS 2 publish that is being stored in several batches |
 //! | `r` number, part | a kept message, cut into parts |
 //!
 //! Numbers are big endian, so rows come back in order. Part 0 begins with the number of parts.
@@ -25,7 +26,10 @@ use hearthkey_core::{
     write::{Table, Write},
 };
 use serde::{Deserialize, Serialize};
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 /// What is stored of a session besides its subscriptions and messages.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -148,6 +152,25 @@ pub(super) fn delete_unreleased(session: u64, packet_identifier: u16) -> Write {
     delete(unreleased_key(session, packet_identifier))
 }
 
+/// The rows of a QoS 2 publish that the store takes in several batches, one after the other, as one change: the copies count
+/// for nothing until the last batch is stored, so that the publisher's repetition is not a second message.
+#[must_use]
+pub(super) fn all_or_none(publisher: u64, packet_identifier: u16, writes: Vec<Write>) -> Vec<Write> {
+    let copies = writes.iter().filter_map(|write| match write {
+        Write::Put { key, .. } if key.first() == Some(&b'q') && key.ends_with(&[0, 0]) => key.get(1..17),
+        Write::Put { .. } | Write::Delete { .. } => None,
+    });
+    let copies = copies.flatten().copied();
+    let mut bytes = vec![0; 2];
+    bytes.extend(copies);
+    let parts = parts(bytes.len());
+    bytes[..2].copy_from_slice(&parts.to_be_bytes());
+    let mut all = in_parts(&bytes, |part| unfinished_key(publisher, packet_identifier, part));
+    all.extend(writes);
+    all.extend((0..parts).map(|part| delete(unfinished_key(publisher, packet_identifier, part))));
+    all
+}
+
 /// Stores a kept message in place of the one that had `earlier_parts`.
 #[must_use]
 pub(super) fn put_retained(number: u64, routed: &Routed, earlier_parts: u16) -> Vec<Write> {
@@ -190,8 +213,16 @@ pub(super) fn restore(rows: impl IntoIterator<Item = (Vec<u8>, Vec<u8>)>) -> Sto
             _ => stored.orphans.push(delete(key.clone())),
         }
     }
+    let mut unfinished: BTreeSet<Vec<u8>> = BTreeSet::new();
+    let mut markers = Vec::new();
+    for (_, parts) in messages(&rows, b'p', 11) {
+        let copies = whole(&parts).unwrap_or_default();
+        unfinished.extend(copies.chunks(16).map(|copy| [b"q", copy].concat()));
+        markers.extend(parts.iter().map(|(key, _)| delete((*key).clone())));
+    }
     for (prefix, parts) in messages(&rows, b'q', 17) {
         let session = number_in(prefix, 1).and_then(|number| sessions.get_mut(&number));
+        let session = session.filter(|_| !unfinished.contains(prefix));
         match (session, number_in(prefix, 9), joined(&parts)) {
             (Some(session), Some(position), Some(message)) => session.queue.push(message.queued_at(position)),
             _ => stored.orphans.extend(parts.iter().map(|(key, _)| delete((*key).clone()))),
@@ -219,6 +250,8 @@ pub(super) fn restore(rows: impl IntoIterator<Item = (Vec<u8>, Vec<u8>)>) -> Sto
             _ => stored.orphans.extend(parts.iter().map(|(key, _)| delete((*key).clone()))),
         }
     }
+    // Behind the copies, which without them would count.
+    stored.orphans.extend(markers);
     stored.sessions = sessions.into_values().collect();
     stored
 }
@@ -273,15 +306,18 @@ fn messages(rows: &BTreeMap<Vec<u8>, Vec<u8>>, kind: u8, prefix: usize) -> Vec<(
 
 /// A whole message, or nothing if a part is missing or illegible.
 fn joined(parts: &[Row<'_>]) -> Option<StoredMessage> {
+    decode(Bytes::from(whole(parts)?))
+}
+
+/// What was cut into parts, without the number of parts; nothing if one is missing.
+fn whole(parts: &[Row<'_>]) -> Option<Vec<u8>> {
     let expected = u16::from_be_bytes(*parts.first()?.1.first_chunk()?);
     let complete = parts.len() == usize::from(expected)
         && parts.iter().zip(0_u16..).all(|((key, _), part)| key.last_chunk() == Some(&part.to_be_bytes()));
     if !complete {
         return None;
     }
-    let mut bytes: Vec<u8> = Vec::new();
-    parts.iter().for_each(|(_, value)| bytes.extend_from_slice(value));
-    decode(Bytes::from(bytes).slice(2..))
+    Some(parts.iter().flat_map(|(_, value)| value.iter().copied()).skip(2).collect())
 }
 
 fn encoded_length(routed: &Routed, has_packet_identifier: bool, identifiers: &[u32]) -> usize {
@@ -375,6 +411,10 @@ fn released_key(session: u64, position: u64) -> Vec<u8> {
 
 fn unreleased_key(session: u64, packet_identifier: u16) -> Vec<u8> {
     key(b'i', &[&session.to_be_bytes(), &packet_identifier.to_be_bytes()])
+}
+
+fn unfinished_key(session: u64, packet_identifier: u16, part: u16) -> Vec<u8> {
+    key(b'p', &[&session.to_be_bytes(), &packet_identifier.to_be_bytes(), &part.to_be_bytes()])
 }
 
 fn retained_key(number: u64, part: u16) -> Vec<u8> {

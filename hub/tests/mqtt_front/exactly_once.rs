@@ -181,6 +181,48 @@ async fn taken_means_durable_with_the_packet_identifier() {
     assert_eq!(owner.message().await.payload, "21");
 }
 
+#[tokio::test]
+async fn a_power_cut_between_the_batches_of_a_large_publish_neither_repeats_nor_loses_it() {
+    let large = "x".repeat(200_000);
+    let kept = |number: u8| Connect { client_identifier: format!("owner/{number}"), ..Connect::kept("owner") };
+    let batches = |home: &Home| home.gate.state.lock().unwrap().batches;
+    // 2.4 MB: three batches.
+    for cut in 0..=3 {
+        let home = Home::new().await;
+        for number in 0..12 {
+            follower(&home, kept(number)).await.goodbye().await;
+        }
+        let mut lamp = home.connected(Connect::kept("lamp")).await;
+        lamp.nothing_came().await;
+        let before = batches(&home);
+        home.gate.disk.set(DiskMode::HangsAfter(before + cut));
+        let mut publish = lamp.publish_packet(TEMPERATURE, &large, 2, false, &[]);
+        lamp.send(&publish).await;
+        if cut == 3 {
+            assert_eq!(lamp.expect_ack(PUBREC, 1).await, 0);
+            assert_eq!(batches(&home) - before, cut);
+        } else {
+            within(async {
+                while batches(&home) < before + cut {
+                    tokio::task::yield_now().await;
+                }
+            })
+            .await;
+            lamp.nothing_came().await;
+        }
+        let home = home.after_a_power_cut().await;
+        let mut lamp = home.connected(Connect::kept("lamp")).await;
+        publish[0] |= 0x08;
+        lamp.send(&publish).await;
+        assert_eq!(lamp.expect_ack(PUBREC, 1).await, 0);
+        for number in 0..12 {
+            let mut owner = home.connected(kept(number)).await;
+            assert_eq!(owner.message().await.payload, large, "after {cut} batches");
+            owner.nothing_came().await;
+        }
+    }
+}
+
 /// What a client that follows the specification takes for messages: each packet identifier once until its PUBREL.
 async fn taken_by_the_book(owner: &mut Client, unreleased: &mut Vec<u16>, upto: usize) -> Vec<String> {
     let mut taken = Vec::new();

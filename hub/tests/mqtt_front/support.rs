@@ -78,6 +78,8 @@ pub enum DiskMode {
     #[default]
     Works,
     Hangs,
+    /// After so many batches.
+    HangsAfter(usize),
     Fails,
 }
 
@@ -231,7 +233,9 @@ impl Gate for FakeGate {
 
     async fn persist(&self, writes: Vec<Write>) -> Result<(), PersistError> {
         let mut mode = self.disk.0.subscribe();
-        let mode = *mode.wait_for(|mode| *mode != DiskMode::Hangs).await.map_err(|_| PersistError("gone".to_owned()))?;
+        let batches = self.state.lock().unwrap().batches;
+        let hangs = |mode: DiskMode| mode == DiskMode::Hangs || matches!(mode, DiskMode::HangsAfter(after) if after <= batches);
+        let mode = *mode.wait_for(|mode| !hangs(*mode)).await.map_err(|_| PersistError("gone".to_owned()))?;
         if mode == DiskMode::Fails {
             return Err(PersistError("the disk is full".to_owned()));
         }
