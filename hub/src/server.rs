@@ -15,7 +15,7 @@ use crate::{
     mqtt::{FabricKind, front::Front, gate::Affected, limits::Limits, message::Message},
     store::{RestoredFromBackup, SledStore, StoreError},
     sys_topics,
-    tls::{self, CertificateInUse},
+    tls::{self, CertificateInUse, WithoutCa},
 };
 use hearthkey_certs::{HomeCa, HubCertificate, HubNames, SerialNumber};
 use hearthkey_core::{rights::PublishPermit, session::Principal, topic::TopicName};
@@ -192,7 +192,7 @@ impl Server {
                 tracing::error!(%error, "the HTTPS listener ended");
             }
         });
-        let acceptor = TlsAcceptor::from(tls::server_config(in_use, &[])?);
+        let acceptor = TlsAcceptor::from(tls::server_config(Arc::new(WithoutCa(in_use)), &[])?);
         let (secured, ended) = (front.clone(), told(stopping.clone()));
         listeners.spawn(async move { secured.serve_tls(mqtts, acceptor, ended).await });
         listeners.spawn(sys_topics::publish(front.clone(), told(stopping.clone())));
