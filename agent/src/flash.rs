@@ -118,7 +118,7 @@ impl<F: NorFlash> FlashRecords<F> {
     /// [`Platform::store`](crate::Platform::store). An empty record erases what it replaces for good.
     ///
     /// # Errors
-    /// [`StorageFailed`] if the flash failed, or the record is longer than an identity may be.
+    /// [`StorageFailed`] if the flash failed, or the record is longer than it may be.
     pub fn store(&mut self, record: Record, bytes: &[u8]) -> Result<(), StorageFailed> {
         let mut entry = Zeroizing::new([0; MAX_ENTRY]);
         let length = write_entry(&mut entry, record, bytes, Self::GRANULE)?;
@@ -256,6 +256,14 @@ impl<F: NorFlash> FlashRecords<F> {
     }
 }
 
+/// A record at its longest. Together with a header, all records fit the smallest half.
+const fn longest(record: Record) -> usize {
+    match record {
+        Record::Identity => MAX_RECORD,
+        Record::CommandSequence => 8,
+    }
+}
+
 /// A record's number in flash; never changed, never used again.
 const fn number(record: Record) -> u8 {
     match record {
@@ -267,7 +275,7 @@ const fn number(record: Record) -> u8 {
 /// Length (2 bytes, big endian), record, 0, CRC (4, big endian) over these and the payload, payload, padding of ones.
 fn write_entry(entry: &mut [u8; MAX_ENTRY], record: Record, payload: &[u8], granule: usize) -> Result<usize, StorageFailed> {
     entry.fill(0xff);
-    let room = entry.get_mut(ENTRY_HEADER..ENTRY_HEADER + payload.len()).filter(|_| payload.len() <= MAX_RECORD);
+    let room = entry.get_mut(ENTRY_HEADER..ENTRY_HEADER + payload.len()).filter(|_| payload.len() <= longest(record));
     room.ok_or(StorageFailed)?.copy_from_slice(payload);
     let [high, low] = u16::try_from(payload.len()).map_err(|_| StorageFailed)?.to_be_bytes();
     entry[..4].copy_from_slice(&[high, low, number(record), 0]);

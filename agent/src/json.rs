@@ -9,14 +9,14 @@ use serde::{Deserialize, Serialize};
 /// Nesting beyond this is refused: no message of ours nests deeper than three.
 const MAX_DEPTH: u8 = 8;
 
-/// Reads a document of a known shape; members that the shape does not name are passed over.
+/// Reads an object of a known shape; members that the shape does not name are passed over.
 ///
 /// # Errors
 /// [`JsonError`] for another shape, a member twice, or anything behind the document.
 pub fn read<'a, T: Deserialize<'a>>(bytes: &'a [u8]) -> Result<T, JsonError> {
-    let (document, used) = serde_json_core::from_slice(bytes).map_err(|_| JsonError)?;
-    let rest = bytes.get(used..).unwrap_or_default();
-    if rest.iter().all(u8::is_ascii_whitespace) { Ok(document) } else { Err(JsonError) }
+    // serde-json-core takes control characters in strings, and more that is no JSON.
+    let Object(text) = Object::parse(bytes)?;
+    serde_json_core::from_str(text).map(|(document, _)| document).map_err(|_| JsonError)
 }
 
 /// Appends a document.
@@ -45,7 +45,7 @@ impl<'a> Object<'a> {
     /// # Errors
     /// [`JsonError`] if not.
     pub fn parse(bytes: &'a [u8]) -> Result<Self, JsonError> {
-        let text = core::str::from_utf8(bytes).map_err(|_| JsonError)?.trim_ascii();
+        let text = core::str::from_utf8(bytes).map_err(|_| JsonError)?.trim_matches([' ', '\t', '\n', '\r']);
         if !text.starts_with('{') || skip_value(text.as_bytes(), 0, 0)? != text.len() {
             return Err(JsonError);
         }
@@ -295,10 +295,17 @@ mod tests {
             "{\"a\":[1,]}",
             "{\"a\":[[[[[[[[[[1]]]]]]]]]]}",
             "{\"a\":\"\\u12g4\"}",
+            "\x0c{}",
         ] {
             assert_eq!(Object::parse(wrong.as_bytes()), Err(JsonError), "{wrong}");
         }
         assert_eq!(Object::parse(b"{\"a\":\"\xff\"}"), Err(JsonError));
+        #[derive(Debug, PartialEq, Deserialize)]
+        struct Empty {}
+        assert_eq!(read(b" {\"a\":\"b\"}\n"), Ok(Empty {}));
+        for wrong in ["{\"a\":\"\x02\"}", "{\"a\":1,\"a\":2}", "{} x"] {
+            assert_eq!(read::<Empty>(wrong.as_bytes()), Err(JsonError), "{wrong}");
+        }
     }
 
     #[test]
