@@ -153,7 +153,7 @@ impl Stored {
         Ok(platform.store(Record::Identity, out.written())?)
     }
 
-    fn write(&self, out: &mut Buffer<'_>) -> Result<(), BufferFull> {
+    pub(crate) fn write(&self, out: &mut Buffer<'_>) -> Result<(), BufferFull> {
         let (kind, key) = match self {
             Self::Pending(key) => (PENDING, key),
             Self::Enrolled(identity) => (ENROLLED, &identity.key),

@@ -219,11 +219,11 @@ struct Waits<'a> {
 }
 
 /// What the device keeps of [`Waits`].
-struct Asked {
+pub(crate) struct Asked {
     device_code: Zeroizing<DeviceCode>,
-    hub_share: JoinCode,
-    expires_in: Duration,
-    interval: Duration,
+    pub(crate) hub_share: JoinCode,
+    pub(crate) expires_in: Duration,
+    pub(crate) interval: Duration,
 }
 
 #[derive(Default)]
@@ -381,7 +381,7 @@ fn push_percent_encoded(out: &mut Buffer<'_>, text: &str) -> Result<(), BufferFu
     Ok(())
 }
 
-fn read_wait(body: &[u8]) -> Option<Asked> {
+pub(crate) fn read_wait(body: &[u8]) -> Option<Asked> {
     let Waits { device_code, user_code, expires_in, interval } = json::read(body).ok()?;
     let interval = interval.unwrap_or(*INTERVALS.start()).clamp(*INTERVALS.start(), *INTERVALS.end());
     Some(Asked {
@@ -393,7 +393,7 @@ fn read_wait(body: &[u8]) -> Option<Asked> {
 }
 
 /// What a poll came to.
-enum Polled {
+pub(crate) enum Polled {
     Pending,
     SlowDown,
     Granted {
@@ -404,7 +404,7 @@ enum Polled {
 }
 
 /// RFC 8628 section 3.5.
-fn read_poll(response: Response<'_>, now: Instant) -> Result<Polled, JoinError> {
+pub(crate) fn read_poll(response: Response<'_>, now: Instant) -> Result<Polled, JoinError> {
     let Response { status, date, body } = response;
     if status == 200 {
         let Granted { mqtts_port } = json::read(body).map_err(|_| JoinError::BadAnswer)?;

@@ -3,6 +3,8 @@
 //!
 //! Only with the feature `sans-io`. Firmware has no use for it: whoever drives this can leave the hub's authentication out.
 
+pub mod readers;
+
 use crate::application::{Application, Farewell, Turn};
 use crate::buffer::Buffer;
 use crate::command::CommandGate;

@@ -14,6 +14,8 @@ mod x509;
 
 pub use guard::RecordError;
 pub use hello::HelloError;
+#[cfg(feature = "sans-io")]
+pub(crate) use verifier::judge_chain;
 pub use verifier::{HUB_NAME, HomeCa, MAX_CA_SUBJECT, Refusal, TrustAnchor};
 
 use crate::keys::Drbg;

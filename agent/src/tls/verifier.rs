@@ -154,7 +154,11 @@ impl<'a> Verifier<'a> {
     }
 }
 
-fn judge_chain(anchor: TrustAnchor<'_>, chain: &[&[u8]], now: Option<UnixTime>) -> Result<(PublicKey, HomeCa), Refusal> {
+pub(crate) fn judge_chain(
+    anchor: TrustAnchor<'_>,
+    chain: &[&[u8]],
+    now: Option<UnixTime>,
+) -> Result<(PublicKey, HomeCa), Refusal> {
     let home_ca = match (anchor, chain) {
         (TrustAnchor::Pinned(hash), [_, ca]) if <[u8; 32]>::from(Sha256::digest(ca)) != *hash => return Err(Refusal::WrongCa),
         (TrustAnchor::Pinned(_) | TrustAnchor::FirstSeen, [_, ca]) => shown_ca(ca)?,
