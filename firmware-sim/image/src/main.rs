@@ -20,7 +20,7 @@ use executor::Board;
 use hearthkey_agent::{
     Agent, Backoff, Clock, Config, Ended, Enrolled, Enrolment, Identity, Platform as _, Software, Workspace, enrol,
 };
-use network::Network;
+use network::{Carried, Network};
 use persistent::Persistent;
 use platform::BoardPlatform;
 use provisioning::{NoEntropy, Provisioning};
@@ -127,10 +127,11 @@ async fn enrolled(platform: &mut BoardPlatform, workspace: &mut Workspace, provi
     };
     let mut failures = 0;
     loop {
-        let busy = board::busy_micros();
+        let (busy, carried) = (board::busy_micros(), Carried::now());
         match enrol(platform, &enrolment, SOFTWARE, workspace).await {
             Ok(enrolled) => {
                 say!("figure enrolment {}", board::busy_micros() - busy);
+                Carried::report(carried, "enrolment");
                 return Some(enrolled);
             }
             Err(error) => {

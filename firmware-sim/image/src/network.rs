@@ -5,6 +5,7 @@ use crate::ethernet::Ethernet;
 use core::cell::RefCell;
 use core::future::poll_fn;
 use core::net::Ipv4Addr;
+use core::sync::atomic::{AtomicU32, Ordering};
 use core::task::Poll;
 use embedded_io_async::{ErrorKind, ErrorType, Read, Write};
 use hearthkey_agent::{ConnectFailed, Transport};
@@ -17,6 +18,33 @@ use smoltcp::wire::{EthernetAddress, HardwareAddress, IpCidr};
 const TCP_BUFFER: usize = 1536;
 /// A peer that acknowledges nothing for this long is gone.
 const TCP_PATIENCE: Duration = Duration::from_secs(60);
+
+/// Bytes that TCP carried since the start, without its headers and without what it had to repeat.
+#[derive(Clone, Copy)]
+pub struct Carried {
+    pub sent: u32,
+    pub received: u32,
+}
+
+static SENT: AtomicU32 = AtomicU32::new(0);
+static RECEIVED: AtomicU32 = AtomicU32::new(0);
+
+impl Carried {
+    /// At the start.
+    pub const NOTHING: Self = Self { sent: 0, received: 0 };
+
+    /// Until now.
+    pub fn now() -> Self {
+        Self { sent: SENT.load(Ordering::Relaxed), received: RECEIVED.load(Ordering::Relaxed) }
+    }
+
+    /// Shows as figures what was carried since `before`.
+    pub fn report(before: Self, what: &str) {
+        let Self { sent, received } = Self::now();
+        say!("figure {}-sent {}", what, sent - before.sent);
+        say!("figure {}-received {}", what, received - before.received);
+    }
+}
 
 /// The memory of a network.
 pub struct Memory {
@@ -184,7 +212,10 @@ impl Read for Half<'_> {
         poll_fn(|_| {
             self.0.with_tcp(|tcp| match tcp.recv_slice(out) {
                 Ok(0) if !out.is_empty() => Poll::Pending,
-                Ok(count) => Poll::Ready(Ok(count)),
+                Ok(count) => {
+                    RECEIVED.fetch_add(count as u32, Ordering::Relaxed);
+                    Poll::Ready(Ok(count))
+                }
                 Err(tcp::RecvError::Finished) => Poll::Ready(Ok(0)),
                 Err(tcp::RecvError::InvalidState) => Poll::Ready(Err(ErrorKind::ConnectionReset)),
             })
@@ -198,7 +229,10 @@ impl Write for Half<'_> {
         poll_fn(|_| {
             self.0.with_tcp(|tcp| match tcp.send_slice(bytes) {
                 Ok(0) if !bytes.is_empty() => Poll::Pending,
-                Ok(count) => Poll::Ready(Ok(count)),
+                Ok(count) => {
+                    SENT.fetch_add(count as u32, Ordering::Relaxed);
+                    Poll::Ready(Ok(count))
+                }
                 Err(tcp::SendError::InvalidState) => Poll::Ready(Err(ErrorKind::ConnectionReset)),
             })
         })

@@ -1,6 +1,7 @@
 //! The thermostat as the agent's application on this board, with a terminal to tell what happens.
 
 use crate::board;
+use crate::network::Carried;
 use core::time::Duration;
 use hearthkey_agent::{Application, Buffer, BufferFull, Command, Event, Now, Outbox, Reply, Turn};
 use hearthkey_thermostat::Reporting;
@@ -10,6 +11,8 @@ pub struct BoardThermostat {
     reporting: Reporting,
     /// Microseconds awake when the agent began what is measured.
     busy: u64,
+    /// Bytes on the wire by then.
+    carried: Carried,
     is_connecting: bool,
     /// Whether a publish of this life was acknowledged.
     has_published: bool,
@@ -19,11 +22,17 @@ impl BoardThermostat {
     /// A thermostat in the room that `seed` draws, which reports each `interval` seconds.
     pub fn new(seed: u64, interval: u16) -> Self {
         let interval = Duration::from_secs(u64::from(interval.max(1)));
-        Self { reporting: Reporting::new(seed, interval, 60), busy: 0, is_connecting: false, has_published: false }
+        Self {
+            reporting: Reporting::new(seed, interval, 60),
+            busy: 0,
+            carried: Carried::now(),
+            is_connecting: false,
+            has_published: false,
+        }
     }
 
     fn begins(&mut self) {
-        self.busy = board::busy_micros();
+        (self.busy, self.carried) = (board::busy_micros(), Carried::now());
     }
 
     fn cost(&self) -> u64 {
@@ -63,11 +72,13 @@ impl Application for BoardThermostat {
             }
             Event::Renewed { expires_in, .. } => {
                 say!("figure renewal {}", self.cost());
+                Carried::report(self.carried, "renewal");
                 say!("renewed for {} s", expires_in.as_secs());
             }
             Event::Acknowledged { topic, .. } => {
                 if !core::mem::replace(&mut self.has_published, true) {
                     say!("figure first-publish {}", board::busy_micros());
+                    Carried::report(Carried::NOTHING, "first-publish");
                 }
                 say!("acknowledged {}", topic);
             }
