@@ -30,8 +30,12 @@ table { border-collapse: collapse; margin: 1rem 0; }
 th, td { text-align: left; padding: .25rem 1rem .25rem 0; border-bottom: 1px solid var(--grid); vertical-align: top; }
 td.number, th.number { text-align: right; font-variant-numeric: tabular-nums; }
 .met { color: var(--good); } .broken { color: var(--bad); font-weight: 600; }
-figure { margin: 1.5rem 0; } figcaption { margin-bottom: .25rem; } svg { width: 100%; height: auto; }
+figure { margin: 1.5rem 0; overflow-x: auto; } figcaption { margin-bottom: .25rem; }
+svg { display: block; width: 100%; min-width: 38rem; height: auto; }
 .first { color: var(--first); } .second { color: var(--second); }";
+
+/// A line of a plot, in the stretches that have values.
+type Line = Vec<Vec<(f64, f64)>>;
 
 /// What a report is about.
 #[derive(Debug)]
@@ -84,12 +88,21 @@ impl Report<'_> {
         self.write_latencies(html)?;
         self.write_counts(html)?;
         let samples = &self.record.samples;
-        let points = |value: fn(&super::Sample) -> f64| -> Vec<(f64, f64)> {
-            samples.iter().map(|sample| (sample.at_s, value(sample))).collect()
+        // Nothing is online, and nothing acknowledged, at the start.
+        let from_nothing = |value: fn(&super::Sample) -> f64| -> Line {
+            let points = samples.iter().map(|sample| (sample.at_s, value(sample)));
+            vec![std::iter::once((0.0, 0.0)).chain(points).collect()]
         };
-        let online = points(|sample| sample.online as f64);
-        let rate = points(|sample| sample.acknowledged_per_s);
-        let (p50, p99) = (points(|sample| sample.publish_p50_ms), points(|sample| sample.publish_p99_ms));
+        // Where nothing was acknowledged, nothing took any time: there the line is interrupted.
+        let while_acknowledging = |value: fn(&super::Sample) -> f64| -> Line {
+            let stretches = samples.chunk_by(|one, next| one.acknowledged_per_s > 0.0 && next.acknowledged_per_s > 0.0);
+            let stretches = stretches.filter(|stretch| stretch[0].acknowledged_per_s > 0.0);
+            stretches.map(|stretch| stretch.iter().map(|sample| (sample.at_s, value(sample))).collect()).collect()
+        };
+        let online = from_nothing(|sample| sample.online as f64);
+        let rate = from_nothing(|sample| sample.acknowledged_per_s);
+        let p50 = while_acknowledging(|sample| sample.publish_p50_ms);
+        let p99 = while_acknowledging(|sample| sample.publish_p99_ms);
         self.write_plot(html, "<span class=\"first\">Devices online</span>", &[(&online, FIRST)])?;
         self.write_plot(html, "<span class=\"first\">Publishes acknowledged per second</span>", &[(&rate, FIRST)])?;
         let latency =
@@ -132,8 +145,11 @@ impl Report<'_> {
         for (name, value) in self.summary.counts() {
             writeln!(html, "<tr><td>{name}</td><td class=\"number\">{value}</td></tr>")?;
         }
-        for (reason, count) in self.summary.disconnected_by_reason.iter().chain(&self.summary.failed_by_reason) {
-            writeln!(html, "<tr><td>{}</td><td class=\"number\">{count}</td></tr>", escaped(reason))?;
+        let Summary { disconnected_by_reason, failed_by_reason, .. } = self.summary;
+        for (what, by_reason) in [("disconnected", disconnected_by_reason), ("gave up", failed_by_reason)] {
+            for (reason, count) in by_reason {
+                writeln!(html, "<tr><td>{what}: {}</td><td class=\"number\">{count}</td></tr>", escaped(reason))?;
+            }
         }
         html.push_str("</table>\n");
         Ok(())
@@ -143,10 +159,11 @@ impl Report<'_> {
         &self,
         html: &mut String,
         caption: &str,
-        lines: &[(&[(f64, f64)], RGBColor)],
+        lines: &[(&Line, RGBColor)],
     ) -> Result<(), Box<dyn std::error::Error>> {
         let end = self.record.samples.last().map_or(1.0, |sample| sample.at_s).max(1.0);
-        let highest = lines.iter().flat_map(|(points, _)| points.iter()).map(|(_, value)| *value).fold(1.0, f64::max);
+        let values = lines.iter().flat_map(|(line, _)| line.iter().flatten()).map(|(_, value)| *value);
+        let highest = values.fold(1.0, f64::max);
         let mut svg = String::new();
         {
             let area = SVGBackend::with_string(&mut svg, SIZE).into_drawing_area();
@@ -163,13 +180,20 @@ impl Report<'_> {
                 .light_line_style(TRANSPARENT)
                 .axis_style(GRID)
                 .label_style(style.pos(Pos::new(HPos::Center, VPos::Center)))
+                .y_labels(6)
                 .x_label_formatter(&|seconds| format!("{seconds:.0} s"))
+                .y_label_formatter(&|value| if highest < 5.0 { format!("{value:.1}") } else { format!("{value:.0}") })
                 .draw()?;
             for mark in self.record.marks.iter().filter(|mark| mark.at_s <= end) {
                 chart.draw_series([PathElement::new(vec![(mark.at_s, 0.0), (mark.at_s, highest * 1.05)], MARK)])?;
             }
-            for (points, colour) in lines {
-                chart.draw_series(LineSeries::new(points.iter().copied(), colour.stroke_width(2)))?;
+            for (line, colour) in lines {
+                for stretch in line.iter() {
+                    chart.draw_series(LineSeries::new(stretch.iter().copied(), colour.stroke_width(2)))?;
+                    // A stretch of one point is no line.
+                    let alone = stretch.iter().filter(|_| stretch.len() == 1);
+                    chart.draw_series(alone.map(|point| Circle::new(*point, 2, colour.filled())))?;
+                }
             }
             area.present()?;
         }
@@ -220,6 +244,12 @@ mod tests {
         for (colour, _) in THEME {
             assert!(!html.contains(colour), "{colour} is no colour of a theme");
         }
+    }
+
+    #[test]
+    fn where_nothing_was_acknowledged_no_latency_is_drawn() {
+        // Each ninth of the 50 samples has no acknowledgement: six stretches, for each of two lines; and two lines without gaps.
+        assert_eq!(html(&[]).matches("stroke-width=\"2\"").count(), 2 + 2 * 6);
     }
 
     #[test]

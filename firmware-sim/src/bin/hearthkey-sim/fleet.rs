@@ -36,7 +36,8 @@ pub(crate) async fn run(arguments: FleetArguments) -> Result<bool, Failure> {
     watch_fleet(&fleet, run, commands, &mut record).await?;
     let summary = fleet.stop().await;
     if let Some(file) = &arguments.report {
-        let story = format!("{} devices, a reading every {}", summary.devices, humantime::format_duration(run.interval()));
+        let interval = humantime::format_duration(run.interval());
+        let story = format!("{} devices, a reading every {interval}, seed {}", summary.devices, run.seed());
         let report = Report { title: "A fleet", story: &story, verdicts: &[], notes: &[], summary: &summary, record: &record };
         write_report(file, &report)?;
     }
@@ -209,6 +210,6 @@ pub(crate) fn show_progress(bar: &ProgressBar, summary: &Summary, what: &str) {
 
 /// Drawn on standard error, and only on a terminal.
 pub(crate) fn progress_bar(length: u64, message: &str) -> ProgressBar {
-    let style = ProgressStyle::with_template("{bar:24.green} {pos}/{len} {msg}").expect("a constant template");
+    let style = ProgressStyle::with_template("{elapsed} {bar:24.green} {pos}/{len} {msg}").expect("a constant template");
     ProgressBar::new(length).with_style(style).with_message(message.to_owned())
 }
