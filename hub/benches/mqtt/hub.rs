@@ -88,8 +88,6 @@ pub(crate) async fn serve(fabric: FabricKind) {
         publish_rate: 100_000_000,
         publish_burst: 100_000_000,
         max_connections: 6_000,
-        max_topics: 10_000_000,
-        max_topics_per_principal: 10_000_000,
         ..Limits::default()
     };
     let front = Front::on(fabric, Arc::new(gate), limits, Vec::new());

@@ -131,8 +131,7 @@ limits! {
     session_expiry_s = 0..=31_536_000 => max_session_expiry;
     retained_messages = 0..=1_000_000 => max_retained_messages;
     retained_bytes = 0..=1_073_741_824 => max_retained_bytes;
-    topics_per_principal = 1..=1_000_000 => max_topics_per_principal;
-    topics = 1..=10_000_000 => max_topics;
+    retained_messages_per_principal = 0..=1_000_000 => max_retained_messages_per_principal;
     publish_rate = 1..=1_000_000 => publish_rate;
     publish_burst = 1..=1_000_000 => publish_burst;
 }
@@ -141,9 +140,6 @@ fn fit_together(limits: &Limits) -> Result<(), InvalidConfig> {
     let refused = |what: &str| Err(InvalidConfig::Limits(what.to_owned()));
     if limits.max_queued_bytes < limits.max_packet_bytes {
         return refused("limits.queued_bytes is less than limits.packet_bytes: the largest message would never be delivered");
-    }
-    if limits.max_topics < limits.max_topics_per_principal {
-        return refused("limits.topics is less than limits.topics_per_principal: one client would use up what all share");
     }
     if limits.max_connections < limits.max_connections_per_principal {
         return refused(
@@ -185,7 +181,6 @@ mod tests {
         assert!(refusal("[limits]\nsubscriptions = -1\n").contains("line 2"));
         assert!(refusal("[limits]\nqueued_bytes = 5000\n").contains("packet_bytes"));
         assert!(refusal("[limits]\nconnections = 100\n").contains("connections_per_principal"));
-        assert!(refusal("[limits]\ntopics = 10\n").contains("topics_per_principal"));
     }
 
     #[test]

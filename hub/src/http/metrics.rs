@@ -108,7 +108,6 @@ fn mqtt(page: &mut Page, now: &Stats, limits: &crate::mqtt::Limits) {
     page.gauge("mqtt_queued_messages", "Messages that wait for a client or for its acknowledgement", now.queued_messages);
     page.bounded("mqtt_retained_messages", "Retained messages", now.retained_messages, limits.max_retained_messages);
     page.bounded("mqtt_retained_bytes", "Bytes of retained messages", now.retained_bytes, limits.max_retained_bytes);
-    page.bounded("mqtt_topics", "Different topics that clients have used", now.topics, limits.max_topics);
     page.counter("mqtt_connections_accepted", "Connections admitted", now.accepted);
     let refused = now.refused_by_code.iter().map(|(code, count)| (format!("0x{code:02x}"), *count));
     page.counters("mqtt_connections_refused", "Connections refused, by MQTT 5 reason code", "reason_code", refused);

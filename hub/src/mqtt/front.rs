@@ -52,7 +52,6 @@ pub(super) struct Inner<G: Gate, F: Fabric> {
     pub(super) retained: Mutex<Retained>,
     uses_by_principal: Mutex<HashMap<Principal, Arc<Mutex<Use>>>>,
     topic_hasher: RandomState,
-    pub(super) topics: AtomicUsize,
     hub_link: tokio::sync::Mutex<Option<F::Link>>,
     next_session: AtomicU64,
     next_connection: AtomicU64,
@@ -64,8 +63,8 @@ pub(super) struct Inner<G: Gate, F: Fabric> {
 /// What a principal uses of what all share, over all its connections.
 #[derive(Debug)]
 pub(super) struct Use {
-    /// Topics that it has published to, hashed with a secret key.
-    topics: HashSet<u64>,
+    /// Topics on which it has retained a message that is still there, hashed with a secret key.
+    retained: HashSet<u64>,
     /// Its connections of now.
     connections: usize,
     pub(super) publishes: Bucket,
@@ -157,7 +156,6 @@ impl<G: Gate, F: Fabric> Front<G, F> {
             retained: Mutex::new(retained),
             uses_by_principal: Mutex::default(),
             topic_hasher: RandomState::new(),
-            topics: AtomicUsize::new(0),
             hub_link: tokio::sync::Mutex::new(None),
             next_session: AtomicU64::new(last_session + 1),
             next_connection: AtomicU64::new(1),
@@ -556,7 +554,7 @@ impl<G: Gate, F: Fabric> Inner<G, F> {
         };
         let fresh = || {
             Arc::new(Mutex::new(Use {
-                topics: HashSet::new(),
+                retained: HashSet::new(),
                 connections: 0,
                 publishes: Bucket::new(limits.publish_rate, limits.publish_burst),
                 connects: Bucket::each(Duration::from_secs(60) / connects.max(1), connects),
@@ -565,20 +563,31 @@ impl<G: Gate, F: Fabric> Inner<G, F> {
         lock(&self.uses_by_principal).entry(principal.clone()).or_insert_with(fresh).clone()
     }
 
-    /// Whether a principal may use a topic, as far as the number of topics goes.
-    pub(super) fn has_room_for(&self, usage: &Mutex<Use>, topic: &TopicName) -> bool {
-        let hash = self.topic_hasher.hash_one(topic.as_str());
-        let topics = &mut lock(usage).topics;
-        if topics.contains(&hash) {
+    /// Whether a principal may retain a message, as far as the number of its topics goes. What is not retained leaves nothing
+    /// behind that would have to be counted.
+    pub(super) fn may_retain(&self, usage: &Mutex<Use>, topic: &TopicName, message: &Message) -> bool {
+        if !message.retain {
             return true;
         }
-        let has_room =
-            topics.len() < self.limits.max_topics_per_principal && self.topics.load(Ordering::Relaxed) < self.limits.max_topics;
-        if has_room {
-            topics.insert(hash);
-            self.topics.fetch_add(1, Ordering::Relaxed);
+        let hash = self.topic_hasher.hash_one(topic.as_str());
+        let retained = &mut lock(usage).retained;
+        if message.payload.is_empty() {
+            retained.remove(&hash);
+            return true;
         }
-        has_room
+        let most = self.limits.max_retained_messages_per_principal;
+        retained.contains(&hash) || retained.len() < most && retained.insert(hash)
+    }
+
+    /// Removes retained messages whose time is over; what expired or was removed by others counts for nobody any more.
+    fn sweep_retained(&self) {
+        let mut retained = lock(&self.retained);
+        self.persister.store_some_time(retained.expire(self.gate.now()));
+        let hashes: HashSet<u64> = retained.topics().map(|topic| self.topic_hasher.hash_one(topic.as_str())).collect();
+        drop(retained);
+        for usage in lock(&self.uses_by_principal).values() {
+            lock(usage).retained.retain(|hash| hashes.contains(hash));
+        }
     }
 
     fn queue_bounds(&self) -> QueueBounds {
@@ -610,9 +619,7 @@ async fn sweep<G: Gate, F: Fabric>(front: Weak<Inner<G, F>>) {
         let Some(front) = front.upgrade() else { return };
         front.sweep_sessions().await;
         if tick % 60 == 0 {
-            let now = front.gate.now();
-            let mut retained = lock(&front.retained);
-            front.persister.store_some_time(retained.expire(now));
+            front.sweep_retained();
         }
     }
 }

@@ -43,10 +43,8 @@ pub struct Limits {
     pub max_retained_messages: usize,
     /// Most bytes of retained messages; same consequence.
     pub max_retained_bytes: usize,
-    /// Most topics that one principal may use over time: the hub remembers each by some bytes. A further one is refused with 0x97.
-    pub max_topics_per_principal: usize,
-    /// Most topics of all principals over time; same consequence.
-    pub max_topics: usize,
+    /// Most topics on which one principal may have a retained message; a further one is refused with 0x97.
+    pub max_retained_messages_per_principal: usize,
     /// Publishes per second of one principal, over all its connections; beyond the burst it is read no faster than this.
     pub publish_rate: u32,
     /// Publishes that may come at once.
@@ -82,9 +80,8 @@ impl Default for Limits {
             max_session_expiry: Seconds::days(7),
             max_retained_messages: 10_000,
             max_retained_bytes: 16 * 1024 * 1024,
-            max_topics_per_principal: 1_024,
-            // Some bytes each.
-            max_topics: 100_000,
+            // A bridge with some dozens of devices behind it.
+            max_retained_messages_per_principal: 1_024,
             // Telemetry of a home server's bridge; a device sends one a second.
             publish_rate: 5_000,
             publish_burst: 10_000,

@@ -69,9 +69,9 @@ impl<G: Gate, F: Fabric, S: AsyncRead + AsyncWrite + Send> Connection<'_, G, F, 
                 return Ok(());
             }
         };
-        if !self.front.has_room_for(&self.usage, permit.topic()) {
-            self.limited("too many different topics");
-            self.refuse(answered, reason::QUOTA_EXCEEDED, "too many different topics");
+        if !self.front.may_retain(&self.usage, permit.topic(), &message) {
+            self.limited("too many retained messages of one client");
+            self.refuse(answered, reason::QUOTA_EXCEEDED, "too many retained messages of one client; remove some");
             return Ok(());
         }
         if self.link.is_none() {

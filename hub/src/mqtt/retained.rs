@@ -89,6 +89,11 @@ impl Retained {
         expired.iter().flat_map(|topic| self.remove(topic)).collect()
     }
 
+    /// The topics on which a message is kept.
+    pub(super) fn topics(&self) -> impl Iterator<Item = &TopicName> {
+        self.by_topic.keys()
+    }
+
     /// How many messages and bytes are kept.
     #[must_use]
     pub(super) fn size(&self) -> (usize, usize) {

@@ -74,8 +74,6 @@ pub struct Stats {
     pub denied: u64,
     /// Messages ever dropped at a bound.
     pub lost: u64,
-    /// Different topics that clients have ever used.
-    pub topics: usize,
     /// How often the router was replaced.
     pub router_replacements: u64,
 }
@@ -112,7 +110,6 @@ impl<G: Gate, F: Fabric> Front<G, F> {
             delivered: counters.delivered.load(Ordering::Relaxed),
             denied: counters.denied.load(Ordering::Relaxed),
             lost: counters.lost.load(Ordering::Relaxed),
-            topics: front.topics.load(Ordering::Relaxed),
             router_replacements: front.fabric.replacements(),
         }
     }

@@ -272,16 +272,32 @@ async fn a_watcher_sees_what_its_rights_cover_and_nothing_else() {
 }
 
 #[tokio::test]
-async fn the_number_of_topics_of_one_principal_is_bounded() {
-    let limits = Limits { max_topics_per_principal: 2, ..Limits::default() };
+async fn one_principal_does_not_use_up_the_retained_messages_of_all() {
+    let limits = Limits { max_retained_messages_per_principal: 2, ..Limits::default() };
     let home = Home::with(FakeGate::of_a_home(), limits).await;
     let mut lamp = home.v5("lamp").await;
-    for (channel, code) in [("a", 0), ("b", 0), ("c", 0x97), ("a", 0)] {
-        assert_eq!(lamp.publish1(&format!("dev/lamp/tele/{channel}"), "x").await, code, "{channel}");
+    let retains = async |client: &mut Client, channel: &str, payload: &str| {
+        client.publish(&format!("dev/lamp/tele/{channel}"), payload, true, &[]).await
+    };
+    for (channel, payload, code) in [("a", "x", 0), ("b", "x", 0), ("c", "x", 0x97), ("a", "y", 0), ("a", "", 0), ("c", "x", 0)] {
+        assert_eq!(retains(&mut lamp, channel, payload).await, code, "{channel}={payload}");
     }
     let mut again = home.connected(Connect { client_identifier: "lamp/2".to_owned(), ..Connect::v5("lamp") }).await;
-    assert_eq!(again.publish1("dev/lamp/tele/d", "x").await, 0x97, "another connection is no way round");
-    assert_eq!(home.v5("oven").await.publish1("dev/oven/tele/a", "x").await, 0);
+    assert_eq!(retains(&mut again, "d", "x").await, 0x97, "another connection is no way round");
+    assert_eq!(lamp.publish1("dev/lamp/tele/d", "x").await, 0, "what is not retained is not counted");
+    assert_eq!(home.v5("oven").await.publish("dev/oven/tele/a", "x", true, &[]).await, 0);
+}
+
+#[tokio::test]
+async fn a_device_answers_more_commands_than_it_may_retain_messages() {
+    let limits = Limits { max_retained_messages_per_principal: 2, ..Limits::default() };
+    let home = Home::with(FakeGate::of_a_home(), limits).await;
+    let mut lamp = home.v5("lamp").await;
+    for number in 0..3 {
+        assert_eq!(lamp.publish1(&format!("dev/lamp/ack/c-{number}"), r#"{"state":"succeeded"}"#).await, 0);
+    }
+    let heard: Vec<_> = home.gate.state.lock().unwrap().acknowledged.iter().map(|(_, id, _)| id.clone()).collect();
+    assert_eq!(heard, ["c-0", "c-1", "c-2"]);
 }
 
 #[tokio::test]
