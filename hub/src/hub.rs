@@ -642,7 +642,11 @@ fn affected_by(batch: &[Write], registry: &Registry) -> Vec<Affected> {
     for write in batch {
         let key = std::str::from_utf8(write.key()).unwrap_or_default();
         match write.table() {
-            Table::Device => affected.extend(DeviceId::parse(key).ok().map(|id| Affected::Principal(Principal::Device(id)))),
+            Table::Device => affected.extend(DeviceId::parse(key).into_iter().flat_map(|id| {
+                // Who acts for a device loses that with it.
+                let gateways = registry.gateways_of(&id).cloned().collect::<Vec<_>>();
+                gateways.into_iter().chain([id]).map(|id| Affected::Principal(Principal::Device(id)))
+            })),
             Table::Credential => {
                 affected.extend(registry.credential(key).map(|record| Affected::Principal(record.subject.clone())));
             }

@@ -149,6 +149,12 @@ impl Home {
         tokio::time::timeout(PATIENCE, found).await.expect("what must be audited was not")
     }
 
+    /// Asks until the answer is as it must become.
+    pub(crate) async fn until(&self, path: &str, is_it: impl Fn(&Value) -> bool) {
+        let seen = async { while !is_it(&self.get(path, &self.owner).await.body) {} };
+        tokio::time::timeout(PATIENCE, seen).await.expect("what must be seen was not");
+    }
+
     /// The last use of a credential; it is noted behind the answer.
     pub(crate) async fn used(&self, id: &str) -> Value {
         let noted = async {
@@ -289,6 +295,35 @@ impl Session {
             Some((first, body))
         };
         tokio::time::timeout(PATIENCE, packet).await.expect("what must happen did not happen")
+    }
+
+    /// Publishes with QoS 1; the reason code.
+    pub(crate) async fn publish(&mut self, topic: &str, payload: &str) -> u8 {
+        let length = u16::try_from(topic.len()).expect("short").to_be_bytes();
+        self.send(0x32, &[&length, topic.as_bytes(), &[0, 1, 0], payload.as_bytes()].concat()).await;
+        match self.receive().await {
+            Some((0x40, body)) => body.get(2).copied().unwrap_or(0),
+            other => panic!("a PUBACK: {other:?}"),
+        }
+    }
+
+    /// Subscribes with QoS 1; the reason code.
+    pub(crate) async fn subscribe(&mut self, filter: &str) -> u8 {
+        let length = u16::try_from(filter.len()).expect("short").to_be_bytes();
+        self.send(0x82, &[&[0, 1, 0], length.as_slice(), filter.as_bytes(), &[1]].concat()).await;
+        match self.receive().await {
+            Some((0x90, body)) => body.last().copied().expect("a reason code"),
+            other => panic!("a SUBACK: {other:?}"),
+        }
+    }
+
+    /// The topic of the next message, which is acknowledged.
+    pub(crate) async fn message(&mut self) -> String {
+        let (first, body) = self.receive().await.expect("a message");
+        assert_eq!(first & 0xF6, 0x32, "a message with QoS 1");
+        let end = 2 + usize::from(u16::from_be_bytes([body[0], body[1]]));
+        self.send(0x40, &body[end..end + 2]).await;
+        String::from_utf8(body[2..end].to_vec()).expect("UTF-8")
     }
 
     /// That the session still lives: a PINGREQ is answered.

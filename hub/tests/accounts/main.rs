@@ -3,6 +3,7 @@
 mod approvals;
 mod audit;
 mod described;
+mod gateways;
 mod home;
 mod keys;
 mod people;

@@ -271,6 +271,17 @@ impl Registry {
         Ok(self.rights_by_profile(profile, scope, device))
     }
 
+    /// The devices that act for a device.
+    pub fn gateways_of(&self, child: &DeviceId) -> impl Iterator<Item = &DeviceId> {
+        self.devices.values().filter(|device| device.children.contains(child)).map(|device| &device.id)
+    }
+
+    /// Whether what a device does counts for another one: it is the same, or acts for it.
+    #[must_use]
+    pub fn acts_for(&self, device: &DeviceId, other: &DeviceId) -> bool {
+        device == other || self.devices.get(device).is_some_and(|device| device.children.contains(other))
+    }
+
     fn rights_by_profile(&self, profile: &Profile, scope: &Scope, device: &DeviceRecord) -> Rights {
         // The owner cut a child off by its own name: then nobody acts for it either.
         let cut_off = |child: &DeviceId| self.devices.get(child).is_some_and(|child| device_is_active(child).is_err());

@@ -1,0 +1,26 @@
+//! Devices that act for others, and devices that merely listen to them.
+
+use crate::home::{Home, Session};
+use reqwest::Method;
+use serde_json::json;
+
+/// A gateway that acts for `bulb`, and its session.
+async fn bridge(home: &Home) -> Session {
+    let body = json!({"id": "bridge", "profile": "gateway", "authentication": "secret", "children": ["bulb"]});
+    let secret = home.owns(Method::POST, "/devices", body).await.body["client_secret"].as_str().expect("a secret").to_owned();
+    home.session("bridge", &home.access_token("bridge", &secret).await).await
+}
+
+#[tokio::test]
+async fn what_a_gateway_may_do_for_a_child_ends_with_the_child() {
+    let home = Home::open().await;
+    home.with_secret("bulb", "thermostat").await;
+    let mut bridge = bridge(&home).await;
+    assert_eq!(bridge.publish("dev/bulb/tele/power", "1").await, 0);
+    for (verb, code) in [("disable", 0x87), ("enable", 0), ("revoke", 0x87)] {
+        let done = home.owns(Method::POST, &format!("/devices/bulb/{verb}"), json!({})).await;
+        assert!(done.status < 300, "{done:?}");
+        assert_eq!(bridge.publish("dev/bulb/tele/power", "2").await, code, "{verb}");
+        assert_eq!(bridge.publish("dev/bridge/tele/power", "2").await, 0, "it may go on for itself");
+    }
+}
