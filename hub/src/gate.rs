@@ -44,7 +44,7 @@ struct Reports(Mutex<HashMap<DeviceId, Vec<u8>>>);
 /// What became of a command.
 enum Acknowledged {
     /// The device has the message.
-    Delivered { device: DeviceId, payload: Vec<u8> },
+    Delivered { listener: DeviceId, device: DeviceId, payload: Vec<u8> },
     /// The device answered.
     Answered { device: DeviceId, command_id: String, payload: Vec<u8> },
 }
@@ -171,8 +171,8 @@ impl Gate for HubGate {
         self.hub.judge(authority)
     }
 
-    fn commands_waiting(&self, device: &DeviceId) -> Vec<(TopicName, Message)> {
-        self.hub.commands_waiting(device)
+    fn commands_waiting(&self, listener: &DeviceId, device: &DeviceId) -> Vec<(TopicName, Message)> {
+        self.hub.commands_waiting(listener, device)
     }
 
     fn acknowledged(&self, device: &DeviceId, command_id: &str, payload: &[u8]) {
@@ -193,8 +193,8 @@ impl Gate for HubGate {
         let _ = self.report_bell.try_send(());
     }
 
-    fn delivered(&self, device: &DeviceId, payload: &[u8]) {
-        let delivered = Acknowledged::Delivered { device: device.clone(), payload: payload.to_vec() };
+    fn delivered(&self, listener: &DeviceId, device: &DeviceId, payload: &[u8]) {
+        let delivered = Acknowledged::Delivered { listener: listener.clone(), device: device.clone(), payload: payload.to_vec() };
         if self.acknowledgements.try_send(delivered).is_err() {
             tracing::warn!(%device, "a command is delivered but not noted as such: {MAX_WAITING} notes wait already");
         }
@@ -264,7 +264,9 @@ async fn write_down(hub: Arc<Hub>, mut inbox: mpsc::Receiver<SessionEvent>) {
 async fn relay_acknowledgements(hub: Arc<Hub>, mut inbox: mpsc::Receiver<Acknowledged>) {
     while let Some(acknowledged) = inbox.recv().await {
         match acknowledged {
-            Acknowledged::Delivered { device, payload } => hub.note_delivered_command(&device, &payload).await,
+            Acknowledged::Delivered { listener, device, payload } => {
+                hub.note_delivered_command(&listener, &device, &payload).await;
+            }
             Acknowledged::Answered { device, command_id, payload } => {
                 hub.acknowledge_command(&device, &command_id, &payload).await;
             }

@@ -41,15 +41,19 @@ impl Hub {
         Ok(command.record)
     }
 
-    /// The commands that a device has not answered and may still begin, ready to be delivered.
+    /// The commands that a device has not answered and may still begin, ready to be delivered to a listener: none for one that
+    /// does not act for the device.
     #[must_use]
-    pub fn commands_waiting(&self, device: &DeviceId) -> Vec<(TopicName, Message)> {
+    pub fn commands_waiting(&self, listener: &DeviceId, device: &DeviceId) -> Vec<(TopicName, Message)> {
         let now = self.now();
         let ready = |command: &CommandRecord| {
             let message = Message::at_least_once(command.payload(now)).expiring_at(command.expires_at);
             (command_topic(device, &command.name), message)
         };
-        self.view(|registry| registry.commands_waiting(device, now).map(ready).collect())
+        self.view(|registry| {
+            let waiting = registry.commands_waiting(device, now).filter(|_| registry.acts_for(listener, device));
+            waiting.map(ready).collect()
+        })
     }
 
     /// Tells whenever some command changed.
@@ -90,15 +94,19 @@ impl Hub {
         }
     }
 
-    /// Notes that a device has a command, so that no later session gets it again.
-    pub async fn note_delivered_command(&self, device: &DeviceId, payload: &[u8]) {
+    /// Notes that a device has a command, so that no later session gets it again. A listener that does not act for the device
+    /// got it for itself alone.
+    pub async fn note_delivered_command(&self, listener: &DeviceId, device: &DeviceId, payload: &[u8]) {
         #[derive(serde::Deserialize)]
         struct Command {
             id: String,
         }
         let Ok(Command { id }) = serde_json::from_slice(payload) else { return };
         let context = self.context(None, "");
-        let decision = |registry: &Registry| registry.note_delivered_command(device, &id, &context).ok_or(());
+        let decision = |registry: &Registry| {
+            let noted = registry.acts_for(listener, device).then(|| registry.note_delivered_command(device, &id, &context));
+            noted.flatten().ok_or(())
+        };
         if let Err(NotDecided::Unavailable(why)) = self.decide(decision).await {
             tracing::warn!(%device, command = id, why, "that a command was delivered could not be noted");
         }

@@ -217,15 +217,16 @@ impl<G: Gate, F: Fabric, S: AsyncRead + AsyncWrite + Send> Connection<'_, G, F, 
 }
 
 impl<G: Gate, F: Fabric> Inner<G, F> {
-    /// Tells the hub that a device has a command.
+    /// Tells the hub that a device's session has a command.
     fn note_delivery(&self, slot: &Slot, routed: &Routed) {
-        if let Some(device) = device_of_command(slot, routed) {
-            self.gate.delivered(&device, &routed.message.payload);
+        if let (Principal::Device(listener), Some(device)) = (&slot.key.principal, device_of_command(slot, routed)) {
+            self.gate.delivered(listener, &device, &routed.message.payload);
         }
     }
 }
 
-/// For whom a message is a command, if it is one and this is a device's session: its own, or a gateway's for its child.
+/// For whom a message is a command, if it is one and this is a device's session: its own, a gateway's for its child, or one
+/// that merely listens.
 fn device_of_command(slot: &Slot, routed: &Routed) -> Option<DeviceId> {
     if routed.publisher.is_some() || !matches!(slot.key.principal, Principal::Device(_)) {
         return None;

@@ -67,13 +67,15 @@ pub trait Gate: Send + Sync + 'static {
     /// The reason for which a session on this authority ends.
     fn judge(&self, authority: &Authority) -> Result<Standing, EndReason>;
 
-    /// The commands that a device has not answered and may still begin, in their order, with the topics under which they
-    /// were sent: a session that begins to listen gets those that came before it.
-    fn commands_waiting(&self, device: &DeviceId) -> Vec<(TopicName, Message)>;
+    /// The commands that `device` has not answered and may still begin, in their order, with the topics under which they
+    /// were sent: a session of `listener` that begins to listen gets those that came before it, if the listener is the device
+    /// or acts for it.
+    fn commands_waiting(&self, listener: &DeviceId, device: &DeviceId) -> Vec<(TopicName, Message)>;
 
-    /// A device has a command, as far as MQTT can tell: it acknowledged the message, or the message was sent with QoS 0.
-    fn delivered(&self, device: &DeviceId, payload: &[u8]) {
-        let _ = (device, payload);
+    /// A session of `listener` has a command for `device`, as far as MQTT can tell: it acknowledged the message, or the message
+    /// was sent with QoS 0. Whether the device has it then is the hub's to say: others may listen too.
+    fn delivered(&self, listener: &DeviceId, device: &DeviceId, payload: &[u8]) {
+        let _ = (listener, device, payload);
     }
 
     /// An authorized publish to `dev/<device>/ack/<command_id>` arrived; told after it was handed to subscribers.

@@ -122,11 +122,11 @@ impl<G: Gate, F: Fabric, S: AsyncRead + AsyncWrite + Send> Connection<'_, G, F, 
 
     /// Hands a device the commands that were sent before it listened.
     pub(super) fn offer_commands(&mut self, subscription: &Subscription) {
-        let Principal::Device(_) = self.slot.key.principal else { return };
+        let Principal::Device(listener) = &self.slot.key.principal else { return };
         // A gateway listens for its children as well: whose commands they are, the filter says.
         let mut levels = subscription.filter.as_str().split('/');
         let (Some("dev"), Some(Ok(device))) = (levels.next(), levels.next().map(DeviceId::parse)) else { return };
-        let waiting = self.front.gate.commands_waiting(&device).into_iter();
+        let waiting = self.front.gate.commands_waiting(listener, &device).into_iter();
         let heard = waiting.filter(|(topic, _)| subscription.filter.matches(topic));
         let routed =
             heard.map(|(topic, message)| Arc::new(Routed { topic, message, publisher: None, queued_for: Box::default() }));

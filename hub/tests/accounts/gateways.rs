@@ -24,3 +24,27 @@ async fn what_a_gateway_may_do_for_a_child_ends_with_the_child() {
         assert_eq!(bridge.publish("dev/bridge/tele/power", "2").await, 0, "it may go on for itself");
     }
 }
+
+#[tokio::test]
+async fn a_command_that_another_client_has_seen_still_waits_for_its_device() {
+    let home = Home::open().await;
+    let lamp = home.with_secret("lamp", "thermostat").await;
+    let watcher = home.with_secret("ha", "home-assistant").await;
+    home.with_secret("bulb", "thermostat").await;
+    let mut watcher = home.session("ha", &home.access_token("ha", &watcher).await).await;
+    assert_eq!(watcher.subscribe("dev/#").await, 1);
+    assert_eq!(home.owns(Method::POST, "/devices/lamp/commands/identify", json!({"ttl_s": 600})).await.status, 202);
+    assert_eq!(watcher.message().await, "dev/lamp/cmd/identify");
+    assert!(watcher.is_alive().await, "its acknowledgement has arrived");
+
+    // What a gateway gets for its child has arrived; notes are taken in their order.
+    let mut bridge = bridge(&home).await;
+    assert_eq!(bridge.subscribe("dev/bulb/cmd/+").await, 1);
+    assert_eq!(home.owns(Method::POST, "/devices/bulb/commands/identify", json!({"ttl_s": 600})).await.status, 202);
+    assert_eq!(bridge.message().await, "dev/bulb/cmd/identify");
+    home.until("/devices/bulb/commands", |commands| commands["items"][0].get("delivered_at").is_some()).await;
+
+    let mut lamp = home.session("lamp", &home.access_token("lamp", &lamp).await).await;
+    assert_eq!(lamp.subscribe("dev/lamp/cmd/+").await, 1);
+    assert_eq!(lamp.message().await, "dev/lamp/cmd/identify");
+}

@@ -152,7 +152,7 @@ impl Gate for OpenGate {
         Ok(standing())
     }
 
-    fn commands_waiting(&self, _: &DeviceId) -> Vec<(TopicName, Message)> {
+    fn commands_waiting(&self, _: &DeviceId, _: &DeviceId) -> Vec<(TopicName, Message)> {
         Vec::new()
     }
 

@@ -199,7 +199,7 @@ impl Gate for FakeGate {
         Ok(Standing { rights: grant.rights.clone(), expires_at: grant.expires_at })
     }
 
-    fn commands_waiting(&self, device: &DeviceId) -> Vec<(TopicName, Message)> {
+    fn commands_waiting(&self, _: &DeviceId, device: &DeviceId) -> Vec<(TopicName, Message)> {
         let waiting = self.state.lock().unwrap().commands_waiting.get(device.as_str()).cloned().unwrap_or_default();
         let ready = |name: &String| {
             (TopicName::parse(&format!("dev/{device}/cmd/{name}")).unwrap(), Message::at_least_once(name.clone().into_bytes()))
@@ -216,7 +216,7 @@ impl Gate for FakeGate {
         }
     }
 
-    fn delivered(&self, device: &DeviceId, payload: &[u8]) {
+    fn delivered(&self, _: &DeviceId, device: &DeviceId, payload: &[u8]) {
         self.state.lock().unwrap().delivered.push((device.to_string(), payload.to_vec()));
         self.changed.notify_waiters();
     }
