@@ -11,7 +11,7 @@ use super::{
     limits::{DENIALS_PER_SECOND, Limits, MAX_TOPIC_ALIASES, OUTBOX_HIGH_WATER, OUTBOX_LIMIT, RATE_REFUSAL_DELAY},
     message::QoS,
     packet::{
-        ClientPacket, Secret, Version, decode,
+        ClientPacket, Publish, Secret, Subscribe, Version, decode,
         encode::{ConnAck, Dialect},
         reason,
     },
@@ -32,18 +32,22 @@ use hearthkey_core::{
     Seconds, UnixTime,
     rights::{Denied, LastPermit, Rights},
     session::{EndReason, Standing},
-    topic::TopicName,
+    topic::{InvalidTopic, SubscriptionFilter, TopicName},
 };
 use std::{
     collections::HashMap,
     net::SocketAddr,
+    pin::Pin,
     sync::{Arc, Mutex},
     time::Duration,
 };
 use tokio::{
     io::{AsyncRead, AsyncWrite},
-    time::Instant,
+    time::{Instant, Sleep},
 };
+
+/// A connection for which nothing is due looks up this often.
+const LONGEST_SLEEP: Duration = Duration::from_secs(24 * 60 * 60);
 
 impl<G: Gate, F: Fabric> Front<G, F> {
     /// Serves one connection that speaks MQTT, to its end: TCP, TLS after its handshake, or WebSocket.
@@ -58,8 +62,8 @@ impl<G: Gate, F: Fabric> Front<G, F> {
 
     /// The same, where TLS has used up some of the time.
     ///
-    /// What is done once and waits for little is boxed here and below: a task is as large as the largest of its steps for as
-    /// long as it lives, and a connection lives by waiting.
+    /// A task is as large as the largest of its steps for as long as it lives, and a connection lives by waiting: what is done
+    /// once, or seldom, is boxed here and below.
     pub(super) fn serve_within<S>(
         &self,
         stream: S,
@@ -70,22 +74,35 @@ impl<G: Gate, F: Fabric> Front<G, F> {
     where
         S: AsyncRead + AsyncWrite + Send,
     {
-        let front = &*self.0;
-        let mut wire = Wire::new(stream);
+        let begun = Box::pin(begin(&*self.0, Wire::new(stream), peer, place, deadline));
         async move {
-            let guest = Box::pin(async {
-                tokio::select! {
-                    biased;
-                    () = place.taken_away() => Err(NoGuest::Gone),
-                    guest = handshake::welcome(&*front.gate, &mut wire, peer) => guest.map(Box::new),
-                    () = tokio::time::sleep_until(deadline) => Err(NoGuest::Gone),
-                }
-            });
-            match guest.await {
-                Ok(guest) => admit(front, wire, guest, peer, place).await,
-                Err(NoGuest::Gone) => {}
-                Err(NoGuest::Refused(refused)) => Box::pin(refuse(front, wire, *refused, peer, place)).await,
-            }
+            let Some(mut connection) = begun.await else { return };
+            let ending = connection.run().await;
+            Box::pin(connection.finish(ending)).await;
+        }
+    }
+}
+
+/// From the first byte to CONNACK 0x00; nothing if it does not come to that.
+async fn begin<G: Gate, F: Fabric, S: AsyncRead + AsyncWrite + Send>(
+    front: &Inner<G, F>,
+    mut wire: Wire<S>,
+    peer: SocketAddr,
+    place: Place,
+    deadline: Instant,
+) -> Option<Box<Connection<'_, G, F, S>>> {
+    let guest = tokio::select! {
+        biased;
+        () = place.taken_away() => Err(NoGuest::Gone),
+        guest = handshake::welcome(&*front.gate, &mut wire, peer) => guest,
+        () = tokio::time::sleep_until(deadline) => Err(NoGuest::Gone),
+    };
+    match guest {
+        Ok(guest) => admit(front, wire, guest, peer, place).await,
+        Err(NoGuest::Gone) => None,
+        Err(NoGuest::Refused(refused)) => {
+            refuse(front, wire, *refused, peer, place).await;
+            None
         }
     }
 }
@@ -127,29 +144,30 @@ async fn refuse<G: Gate, F: Fabric, S: AsyncRead + AsyncWrite>(
 async fn admit<G: Gate, F: Fabric, S: AsyncRead + AsyncWrite + Send>(
     front: &Inner<G, F>,
     wire: Wire<S>,
-    guest: Box<Guest>,
+    guest: Guest,
     peer: SocketAddr,
     place: Place,
-) {
+) -> Option<Box<Connection<'_, G, F, S>>> {
     let (mut attachment, assigned) = match handshake::seat(front, &guest) {
         Ok(seated) => seated,
-        Err(refused) => return Box::pin(refuse(front, wire, refused, peer, place)).await,
+        Err(refused) => {
+            refuse(front, wire, refused, peer, place).await;
+            return None;
+        }
     };
     drop(place);
     // Before CONNACK, so that a client's "online" comes after its predecessor's "offline".
-    if !attachment.wills.is_empty() {
-        Box::pin(front.publish_wills(std::mem::take(&mut attachment.wills))).await;
-    }
-    let mut connection = Connection::new(front, wire, &guest, attachment, peer);
+    front.publish_wills(std::mem::take(&mut attachment.wills)).await;
+    let mut connection = Box::new(Connection::new(front, wire, &guest, attachment, peer));
     // The hub may have changed its mind between its decision and the session.
     front.judge(&connection.slot);
-    let greeted = Box::pin(connection.greet(&guest, assigned)).await;
-    drop(guest);
-    let ending = match greeted {
-        Ok(()) => connection.run().await,
-        Err(ending) => ending,
-    };
-    Box::pin(connection.finish(ending)).await;
+    match connection.greet(&guest, assigned).await {
+        Ok(()) => Some(connection),
+        Err(ending) => {
+            Box::pin(connection.finish(ending)).await;
+            None
+        }
+    }
 }
 
 pub(super) struct Connection<'a, G: Gate, F: Fabric, S> {
@@ -180,6 +198,8 @@ pub(super) struct Connection<'a, G: Gate, F: Fabric, S> {
     pub(super) usage: Arc<Mutex<Use>>,
     keep_alive: Option<Duration>,
     last_heard: Instant,
+    /// Rings when something may be due, and not later.
+    alarm: Pin<Box<Sleep>>,
     denials: Bucket,
     /// Until when the client is not read, since it publishes too fast.
     pub(super) throttled_until: Option<Instant>,
@@ -189,6 +209,17 @@ pub(super) struct Connection<'a, G: Gate, F: Fabric, S> {
     pub(super) awaited: Option<Stored>,
     /// Whether CONNACK 0x00 was sent.
     is_greeted: bool,
+}
+
+/// A packet that may have to wait for the fabric.
+enum Patient {
+    /// Opens the link.
+    FirstPublish(Publish),
+    Subscribe(Subscribe),
+    Unsubscribe {
+        packet_identifier: u16,
+        filters: Vec<Result<SubscriptionFilter, InvalidTopic>>,
+    },
 }
 
 /// What CONNACK says of the session.
@@ -229,6 +260,7 @@ impl<'a, G: Gate, F: Fabric, S: AsyncRead + AsyncWrite + Send> Connection<'a, G,
             // MQTT-3.1.2-22: one and a half times the keep alive; 0 means never.
             keep_alive: (keep_alive > 0).then(|| Duration::from_millis(u64::from(keep_alive) * 1_500)),
             last_heard: Instant::now(),
+            alarm: Box::pin(tokio::time::sleep(LONGEST_SLEEP)),
             denials: Bucket::new(DENIALS_PER_SECOND, DENIALS_PER_SECOND),
             throttled_until: None,
             takes_forwards: true,
@@ -295,11 +327,14 @@ impl<'a, G: Gate, F: Fabric, S: AsyncRead + AsyncWrite + Send> Connection<'a, G,
             self.last_heard = Instant::now();
         }
         let reads = !is_held_up && self.wire.outbound.len() < OUTBOX_LIMIT;
+        self.set_alarm();
         let link = self.link.as_mut().filter(|_| pulls);
+        let told = self.awaited.clone().map(|stored| Box::pin(self.front.persister.told(stored)));
+        let drained = self.front.persister.is_backlogged().then(|| Box::pin(self.front.persister.drained()));
         tokio::select! {
             () = self.control.announced() => Ok(()),
             () = self.slot.wake.notified() => Ok(()),
-            () = sleep_until(next_timer(self.deadline, self.keep_alive, self.last_heard, self.throttled_until)) => self.on_timer().await,
+            () = self.alarm.as_mut() => self.on_timer().await,
             written = self.wire.outbound.write_some(), if self.wire.outbound.is_pending() => {
                 written.map_err(|_| Ending::ConnectionLost)
             }
@@ -316,8 +351,8 @@ impl<'a, G: Gate, F: Fabric, S: AsyncRead + AsyncWrite + Send> Connection<'a, G,
                 self.renewal = None;
                 self.renew(decision)
             }
-            Some(()) = OptionFuture::from(self.awaited.clone().map(|stored| self.front.persister.told(stored))) => Ok(()),
-            () = self.front.persister.drained(), if self.front.persister.is_backlogged() => Ok(()),
+            Some(()) = OptionFuture::from(told) => Ok(()),
+            Some(()) = OptionFuture::from(drained) => Ok(()),
             filled = self.wire.inbound.fill(), if reads => match filled {
                 Ok(true) => self.take_packets().await,
                 Ok(false) | Err(_) => Err(Ending::ConnectionLost),
@@ -342,6 +377,16 @@ impl<'a, G: Gate, F: Fabric, S: AsyncRead + AsyncWrite + Send> Connection<'a, G,
         if self.expires_at != standing.expires_at {
             self.expires_at = standing.expires_at;
             self.deadline = deadline(standing.expires_at, self.front.gate.now());
+        }
+    }
+
+    /// Moves the alarm forward if need be. What each packet puts off is found out when the alarm rings.
+    fn set_alarm(&mut self) {
+        let keep_alive = self.keep_alive.map(|keep_alive| self.last_heard + keep_alive);
+        let due = [self.deadline, keep_alive, self.throttled_until].into_iter().flatten().min();
+        let due = due.unwrap_or_else(|| self.last_heard + LONGEST_SLEEP);
+        if due < self.alarm.deadline() || self.alarm.is_elapsed() {
+            self.alarm.as_mut().reset(due);
         }
     }
 
@@ -378,6 +423,14 @@ impl<'a, G: Gate, F: Fabric, S: AsyncRead + AsyncWrite + Send> Connection<'a, G,
     }
 
     async fn take_each_packet(&mut self) -> Result<(), Ending> {
+        while let Some(patient) = self.take_packets_at_hand()? {
+            Box::pin(self.take_patiently(patient)).await?;
+        }
+        Ok(())
+    }
+
+    /// Obeys packets up to one that may have to wait for the fabric.
+    fn take_packets_at_hand(&mut self) -> Result<Option<Box<Patient>>, Ending> {
         while self.throttled_until.is_none() && !self.has_too_many_answers() && self.wire.outbound.len() < OUTBOX_LIMIT {
             self.obey()?;
             let frame =
@@ -385,36 +438,45 @@ impl<'a, G: Gate, F: Fabric, S: AsyncRead + AsyncWrite + Send> Connection<'a, G,
             let Some(frame) = frame else { break };
             self.last_heard = Instant::now();
             let packet = decode::packet(frame, self.dialect.version).map_err(|found| fault(found.code, found.reason))?;
-            self.take_packet(packet).await?;
+            if let Some(patient) = self.take_packet(packet)? {
+                return Ok(Some(Box::new(patient)));
+            }
         }
-        Ok(())
+        Ok(None)
     }
 
-    async fn take_packet(&mut self, packet: ClientPacket) -> Result<(), Ending> {
+    /// Obeys a packet, or gives it back if it may have to wait.
+    fn take_packet(&mut self, packet: ClientPacket) -> Result<Option<Patient>, Ending> {
         match packet {
-            ClientPacket::Connect => Err(fault(reason::PROTOCOL_ERROR, "a second CONNECT")),
-            ClientPacket::Publish(publish) => self.publish(publish).await,
-            ClientPacket::PubAck { packet_identifier, .. } => {
-                self.acknowledged(packet_identifier, QoS::AtLeastOnce);
-                Ok(())
-            }
-            ClientPacket::PubRec { packet_identifier, reason_code } => self.received(packet_identifier, reason_code),
-            ClientPacket::PubRel { packet_identifier, .. } => self.released(packet_identifier),
-            ClientPacket::PubComp { packet_identifier, .. } => {
-                self.completed(packet_identifier);
-                Ok(())
-            }
-            ClientPacket::Subscribe(subscribe) => Box::pin(self.subscribe(subscribe)).await,
+            ClientPacket::Connect => return Err(fault(reason::PROTOCOL_ERROR, "a second CONNECT")),
+            ClientPacket::Publish(publish) if self.link.is_none() => return Ok(Some(Patient::FirstPublish(publish))),
+            ClientPacket::Publish(publish) => self.publish(publish)?,
+            ClientPacket::PubAck { packet_identifier, .. } => self.acknowledged(packet_identifier, QoS::AtLeastOnce),
+            ClientPacket::PubRec { packet_identifier, reason_code } => self.received(packet_identifier, reason_code)?,
+            ClientPacket::PubRel { packet_identifier, .. } => self.released(packet_identifier)?,
+            ClientPacket::PubComp { packet_identifier, .. } => self.completed(packet_identifier),
+            ClientPacket::Subscribe(subscribe) => return Ok(Some(Patient::Subscribe(subscribe))),
             ClientPacket::Unsubscribe { packet_identifier, filters } => {
-                Box::pin(self.unsubscribe(packet_identifier, filters)).await
+                return Ok(Some(Patient::Unsubscribe { packet_identifier, filters }));
             }
             ClientPacket::PingReq => {
                 let dialect = self.dialect;
                 self.wire.outbound.push(|out| dialect.pingresp(out));
-                Ok(())
             }
-            ClientPacket::Disconnect { reason_code, session_expiry } => Err(self.take_leave(reason_code, session_expiry)),
-            ClientPacket::Auth(auth) => self.reauthenticate(auth),
+            ClientPacket::Disconnect { reason_code, session_expiry } => return Err(self.take_leave(reason_code, session_expiry)),
+            ClientPacket::Auth(auth) => self.reauthenticate(auth)?,
+        }
+        Ok(None)
+    }
+
+    async fn take_patiently(&mut self, packet: Box<Patient>) -> Result<(), Ending> {
+        match *packet {
+            Patient::FirstPublish(publish) => {
+                self.ensure_link().await?;
+                self.publish(publish)
+            }
+            Patient::Subscribe(subscribe) => self.subscribe(subscribe).await,
+            Patient::Unsubscribe { packet_identifier, filters } => self.unsubscribe(packet_identifier, filters).await,
         }
     }
 
@@ -437,7 +499,7 @@ impl<'a, G: Gate, F: Fabric, S: AsyncRead + AsyncWrite + Send> Connection<'a, G,
     }
 
     /// Says why, publishes the will, and lets go.
-    async fn finish(mut self, ending: Ending) {
+    async fn finish(mut self: Box<Self>, ending: Ending) {
         let forget_will = matches!(ending, Ending::ByClient { reason_code: reason::SUCCESS });
         let will = self.front.detach(&self.slot, self.number, forget_will);
         let dialect = self.dialect;
@@ -467,11 +529,9 @@ impl<'a, G: Gate, F: Fabric, S: AsyncRead + AsyncWrite + Send> Connection<'a, G,
         // The link's end also carries what was published before.
         self.link = None;
         let front = self.front;
-        let linger = async {
-            self.wire.linger().await;
-        };
-        tokio::join!(linger, front.publish_wills(will.into_iter().collect()));
-        front.connection_is_gone(&self.usage);
+        let Self { wire, usage, .. } = *self;
+        tokio::join!(wire.linger(), front.publish_wills(will.into_iter().collect()));
+        front.connection_is_gone(&usage);
     }
 
     pub(super) fn denied(&mut self, denied: Denied) {
@@ -522,21 +582,4 @@ pub(super) fn fault_of(reason_code: u8, error: &impl std::error::Error) -> Endin
 fn deadline(expires_at: Option<UnixTime>, now: UnixTime) -> Option<Instant> {
     // A time beyond what the clock can hold is as good as never.
     expires_at.and_then(|expires_at| Instant::now().checked_add(Duration::from_secs(expires_at.since(now).0)))
-}
-
-fn next_timer(
-    deadline: Option<Instant>,
-    keep_alive: Option<Duration>,
-    last_heard: Instant,
-    throttled_until: Option<Instant>,
-) -> Option<Instant> {
-    let keep_alive = keep_alive.map(|keep_alive| last_heard + keep_alive);
-    [deadline, keep_alive, throttled_until].into_iter().flatten().min()
-}
-
-async fn sleep_until(timer: Option<Instant>) {
-    match timer {
-        Some(timer) => tokio::time::sleep_until(timer).await,
-        None => std::future::pending().await,
-    }
 }

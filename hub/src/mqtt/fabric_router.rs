@@ -348,7 +348,7 @@ impl Link for RouterLink {
     /// What this returns for is kept for whoever subscribes to it, whether the router lives or dies.
     async fn flush(&mut self) -> Result<(), FabricGone> {
         while !self.unsent.is_empty() && !self.carry(Patience::WhileBusy) {
-            tokio::time::sleep(Duration::from_micros(200)).await;
+            Box::pin(tokio::time::sleep(Duration::from_micros(200))).await;
         }
         Ok(())
     }
@@ -398,7 +398,8 @@ impl Link for RouterLink {
             if let Some(forward) = self.arrived.pop_front() {
                 return Ok(forward);
             }
-            self.fetch().await?;
+            // Boxed: whoever pulls waits here most of the time, and has this size meanwhile.
+            Box::pin(self.fetch()).await?;
         }
     }
 

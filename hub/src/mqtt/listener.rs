@@ -1,12 +1,12 @@
 //! Accepts connections over TCP and TLS. The accept loop waits for nothing but the next connection.
 
-use super::{fabric::Fabric, front::Front, gate::Gate};
+use super::{fabric::Fabric, front::Front, gate::Gate, half_open::Place};
 use std::{future::Future, net::SocketAddr, pin::pin, time::Duration};
 use tokio::{
     net::{TcpListener, TcpStream},
     time::Instant,
 };
-use tokio_rustls::TlsAcceptor;
+use tokio_rustls::{TlsAcceptor, server::TlsStream};
 
 /// How long to wait when the system gives no more descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(20);
@@ -30,9 +30,10 @@ impl<G: Gate, F: Fabric> Front<G, F> {
                 accepted = listener.accept() => accepted,
             };
             match accepted {
-                Ok((stream, peer)) => {
-                    tokio::spawn(self.clone().serve_accepted(stream, peer, tls.clone()));
-                }
+                Ok((stream, peer)) => match &tls {
+                    None => drop(tokio::spawn(self.clone().serve_plain(stream, peer))),
+                    Some(tls) => drop(tokio::spawn(self.clone().serve_secured(stream, peer, tls.clone()))),
+                },
                 Err(error) => {
                     tracing::warn!(%error, "cannot accept an MQTT connection; closing the oldest that has not said CONNECT");
                     self.0.half_open.shed_oldest();
@@ -42,26 +43,44 @@ impl<G: Gate, F: Fabric> Front<G, F> {
         }
     }
 
-    async fn serve_accepted(self, stream: TcpStream, peer: SocketAddr, tls: Option<TlsAcceptor>) {
-        let place = self.0.half_open.enter();
-        let deadline = Instant::now() + self.0.limits.connect_timeout;
+    async fn serve_plain(self, stream: TcpStream, peer: SocketAddr) {
+        let (place, deadline) = self.enter(&stream);
+        self.serve_within(stream, peer, place, deadline).await;
+    }
+
+    async fn serve_secured(self, stream: TcpStream, peer: SocketAddr, tls: TlsAcceptor) {
+        let (place, deadline) = self.enter(&stream);
+        // Boxed: a task has its size for as long as it lives, and a handshake is large and short.
+        let secured = Box::pin(secure(stream, peer, tls, &place, deadline)).await;
+        let Some(stream) = secured else { return };
+        self.serve_within(stream, peer, place, deadline).await;
+    }
+
+    /// The place of a connection among those that have not said CONNECT, and until when it must.
+    fn enter(&self, stream: &TcpStream) -> (Place, Instant) {
         // Small packets that wait for nothing; without it, each answer would wait for an acknowledgement of TCP.
         let _ = stream.set_nodelay(true);
-        let Some(tls) = tls else {
-            return Box::pin(self.serve_within(stream, peer, place, deadline)).await;
-        };
-        // Boxed: a task has its size for as long as it lives, and a handshake is large and short.
-        let handshake = Box::pin(async {
-            tokio::select! {
-                handshake = tls.accept(stream) => Some(handshake),
-                () = tokio::time::sleep_until(deadline) => None,
-                () = place.taken_away() => None,
-            }
-        });
-        let Some(handshake) = handshake.await else { return };
-        match handshake {
-            Ok(stream) => Box::pin(self.serve_within(stream, peer, place, deadline)).await,
-            Err(error) => tracing::debug!(%peer, %error, "TLS handshake failed"),
+        (self.0.half_open.enter(), Instant::now() + self.0.limits.connect_timeout)
+    }
+}
+
+async fn secure(
+    stream: TcpStream,
+    peer: SocketAddr,
+    tls: TlsAcceptor,
+    place: &Place,
+    deadline: Instant,
+) -> Option<Box<TlsStream<TcpStream>>> {
+    let handshake = tokio::select! {
+        handshake = tls.accept(stream) => handshake,
+        () = tokio::time::sleep_until(deadline) => return None,
+        () = place.taken_away() => return None,
+    };
+    match handshake {
+        Ok(stream) => Some(Box::new(stream)),
+        Err(error) => {
+            tracing::debug!(%peer, %error, "TLS handshake failed");
+            None
         }
     }
 }

@@ -39,7 +39,7 @@ pub(super) enum Answer {
 }
 
 impl<G: Gate, F: Fabric, S: AsyncRead + AsyncWrite + Send> Connection<'_, G, F, S> {
-    pub(super) async fn publish(&mut self, publish: Publish) -> Result<(), Ending> {
+    pub(super) fn publish(&mut self, publish: Publish) -> Result<(), Ending> {
         let Publish { packet_identifier, topic, topic_alias, expiry, mut message, .. } = publish;
         let topic = self.topic_of(&topic, topic_alias)?;
         if has_too_many_levels(topic.as_str(), self.front.limits.max_topic_levels) {
