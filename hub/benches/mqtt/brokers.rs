@@ -15,6 +15,9 @@ use std::{
 };
 use tokio::net::TcpStream;
 
+/// All brokers: mosquitto, rumqttd's own server, and the hub on each fabric.
+pub(crate) const NAMES: [&str; 4] = ["mosquitto", "stock", "router", "native"];
+
 /// What a broker of ours says first, as one line of JSON.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct Serving {
@@ -40,14 +43,19 @@ impl Drop for Broker {
 }
 
 impl Broker {
-    /// Freshly started, the one to compare with first.
-    pub(crate) async fn all() -> Vec<Self> {
+    /// Freshly started, those of these names, in their order; the one to compare with is the first of [`NAMES`].
+    pub(crate) async fn started(names: &[&'static str]) -> Vec<Self> {
         let mut brokers = Vec::new();
-        match Self::mosquitto().await {
-            Some(mosquitto) => brokers.push(mosquitto),
-            None => println!("\n!!! mosquitto is NOT INSTALLED: nothing to compare with (Debian: mosquitto) !!!\n"),
+        for name in names {
+            match *name {
+                "mosquitto" => match Self::mosquitto().await {
+                    Some(mosquitto) => brokers.push(mosquitto),
+                    None => println!("\n!!! mosquitto is NOT INSTALLED: nothing to compare with (Debian: mosquitto) !!!\n"),
+                },
+                "stock" => brokers.push(Self::stock().await),
+                fabric => brokers.push(Self::hub(fabric).await),
+            }
         }
-        brokers.extend([Self::stock().await, Self::hub("router").await, Self::hub("native").await]);
         brokers
     }
 
@@ -56,18 +64,17 @@ impl Broker {
     }
 
     pub(crate) async fn hub(fabric: &'static str) -> Self {
-        let name = if fabric == "native" { "hearthkey, native" } else { "hearthkey, router" };
         let (mut process, mut line) = serve(fabric);
         let serving = serde_json::from_str(&read_line(&mut line)).unwrap();
         let input = process.stdin.take().unwrap();
-        Self { name, process, line: Some(Mutex::new((input, line))), serving, _files: None }
+        Self { name: fabric, process, line: Some(Mutex::new((input, line))), serving, _files: None }
     }
 
     async fn stock() -> Self {
         let (process, mut line) = serve("stock");
         let serving: Serving = serde_json::from_str(&read_line(&mut line)).unwrap();
         until_it_listens(serving.tcp).await;
-        Self { name: "rumqttd, no ACL", process, line: None, serving, _files: None }
+        Self { name: "stock", process, line: None, serving, _files: None }
     }
 
     async fn mosquitto() -> Option<Self> {

@@ -10,7 +10,7 @@ mod brokers;
 mod hub;
 mod load;
 
-use brokers::Broker;
+use brokers::{Broker, NAMES};
 use hearthkey::mqtt::FabricKind;
 use hearthkey_core::{
     DeviceId,
@@ -19,9 +19,13 @@ use hearthkey_core::{
     scope::PermissionName,
     topic::TopicName,
 };
-use load::{Row, TOPIC, Transport};
+use load::{PAYLOAD_BYTES, Row, TOPIC, Transport};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-use std::{hint::black_box, sync::Arc, time::Duration};
+use std::{
+    hint::black_box,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 const RUNS: usize = 3;
 const IDLE_CONNECTIONS: usize = 5_000;
@@ -50,48 +54,87 @@ fn raise_open_files() {
     setrlimit(Resource::Nofile, Rlimit { current: allowed.maximum, ..allowed }).unwrap();
 }
 
-/// All parts, or those that are named: throughput, latency, memory, topics, authorization, revocation.
-async fn compare(parts: &[String]) {
-    let named: Vec<&str> = parts.iter().map(String::as_str).filter(|part| !part.starts_with('-')).collect();
-    let wanted = |part: &str| named.is_empty() || named.contains(&part);
-    println!("{} CPUs, load generator on the same machine; payload {} bytes", cpus(), load::PAYLOAD_BYTES);
-    let mut cpu_of_native = None;
-    if wanted("throughput") {
-        cpu_of_native = throughput(&Broker::all().await).await;
+/// All parts and brokers, or those that are named: the rows of the tables of docs/fabrics.md, each as soon as it is measured.
+async fn compare(words: &[String]) {
+    const PARTS: [&str; 6] = ["throughput", "authorization", "latency", "memory", "revocation", "topics"];
+    let words: Vec<&str> = words.iter().map(String::as_str).filter(|word| !word.starts_with('-')).collect();
+    if let Some(unknown) = words.iter().find(|word| !PARTS.contains(word) && !NAMES.contains(word)) {
+        println!("what is {unknown}? Parts: {}; brokers: {}", PARTS.join(" "), NAMES.join(" "));
+        return;
     }
-    if wanted("authorization") {
+    let named = |among: &[&'static str]| -> Vec<&'static str> {
+        let named: Vec<_> = among.iter().copied().filter(|word| words.contains(word)).collect();
+        if named.is_empty() { among.to_vec() } else { named }
+    };
+    let (parts, names) = (named(&PARTS), named(&NAMES));
+    let started = Instant::now();
+    println!("{} CPUs, load generator on the same machine, load average {}\n", cpus(), load_average());
+    let mut cpu_of_native = None;
+    if parts.contains(&"throughput") {
+        println!(
+            "Deliveries per second, (CPU us per delivery), x mosquitto's rate; payload {PAYLOAD_BYTES} bytes, median of {RUNS}:"
+        );
+        print_header(&names);
+        cpu_of_native = throughput(&Broker::started(&names).await).await;
+        println!();
+    }
+    if parts.contains(&"authorization") {
         authorization(cpu_of_native);
     }
-    if wanted("latency") {
-        latency(&Broker::all().await).await;
+    if parts.iter().any(|part| ["latency", "memory", "revocation", "topics"].contains(part)) {
+        print_header(&names);
     }
-    if wanted("memory") {
+    if parts.contains(&"latency") {
+        latency(&Broker::started(&names).await).await;
+    }
+    if parts.contains(&"memory") {
+        let each = format!("each of {} idle connections, KB", grouped(IDLE_CONNECTIONS as f64));
         for (what, transport, filter) in [
-            ("TCP", Transport::Tcp, None),
-            ("TCP, 1 filter", Transport::Tcp, Some("dev/lamp/cmd/+")),
-            ("TLS, 1 filter", Transport::Tls, Some("dev/lamp/cmd/+")),
+            (each.as_str(), Transport::Tcp, None),
+            ("the same with 1 filter", Transport::Tcp, Some("dev/lamp/cmd/+")),
+            ("the same over TLS", Transport::Tls, Some("dev/lamp/cmd/+")),
         ] {
             // Fresh processes: what a busy one has freed hides what a connection costs.
-            memory(what, &Broker::all().await, transport, filter).await;
+            memory(what, &Broker::started(&names).await, transport, filter).await;
         }
     }
-    if wanted("topics") {
-        topics(&Broker::all().await).await;
+    if parts.contains(&"revocation") {
+        revocation(&names).await;
     }
-    if wanted("revocation") {
-        for broker in [Broker::hub("router").await, Broker::hub("native").await] {
-            revocation(broker).await;
-        }
+    if parts.contains(&"topics") {
+        topics(&Broker::started(&names).await).await;
     }
+    println!("\n{} s, load average {}", started.elapsed().as_secs(), load_average());
+}
+
+fn print_header(names: &[&str]) {
+    print_row("", names.iter().map(|name| (*name).to_owned()));
+    println!("|---{}|", "|---".repeat(names.len()));
+}
+
+fn print_row(what: &str, cells: impl Iterator<Item = String>) {
+    println!("| {what} | {} |", cells.collect::<Vec<_>>().join(" | "));
 }
 
 fn cpus() -> usize {
     std::thread::available_parallelism().map_or(0, usize::from)
 }
 
+/// Of the last minute: what else this machine does.
+fn load_average() -> String {
+    let text = std::fs::read_to_string("/proc/loadavg").unwrap_or_default();
+    text.split_whitespace().next().unwrap_or("unknown").to_owned()
+}
+
+/// A whole number with commas.
+fn grouped(number: f64) -> String {
+    let digits = format!("{number:.0}");
+    let groups: Vec<&str> = digits.as_bytes().rchunks(3).rev().map(|group| std::str::from_utf8(group).unwrap()).collect();
+    groups.join(",")
+}
+
 /// CPU microseconds per delivery of the native fabric, 1 to 1, QoS 0, without TLS.
 async fn throughput(brokers: &[Broker]) -> Option<f64> {
-    println!("\ndeliveries/s (CPU us per delivery), median of {RUNS}; ratio to mosquitto");
     let mut cpu_of_native = None;
     for transport in [Transport::Tcp, Transport::Tls] {
         for (publishers, subscribers, qos, messages) in
@@ -108,22 +151,18 @@ async fn throughput(brokers: &[Broker]) -> Option<f64> {
                 }
             }
             let figures: Vec<Option<(f64, f64)>> = runs.into_iter().map(median).collect();
-            println!("{row}");
-            let theirs = brokers.iter().zip(&figures).find(|(broker, _)| broker.name == "mosquitto");
-            let theirs = theirs.and_then(|(_, figure)| *figure).map(|(rate, _)| rate);
-            for (broker, figure) in brokers.iter().zip(&figures) {
-                match figure {
-                    Some((rate, cpu)) => {
-                        let ratio = theirs.map_or(String::new(), |theirs| format!("{:>6.2} x", rate / theirs));
-                        println!("    {:<20} {rate:>9.0} ({cpu:>5.2}) {ratio}", broker.name);
-                    }
-                    None if broker.offers(transport) => println!("    {:<20} FAILED: no run ended in {PATIENCE:?}", broker.name),
-                    None => println!("    {:<20} not offered", broker.name),
+            let of = |name| brokers.iter().zip(&figures).find(|(broker, _)| broker.name == name).and_then(|(_, figure)| *figure);
+            let cells = brokers.iter().zip(&figures).map(|(broker, figure)| match (figure, of("mosquitto")) {
+                (Some((rate, cpu)), Some((theirs, _))) if broker.name != "mosquitto" => {
+                    format!("{} k ({cpu:.2}) {:.1} x", grouped(rate / 1e3), rate / theirs)
                 }
-            }
+                (Some((rate, cpu)), _) => format!("{} k ({cpu:.2})", grouped(rate / 1e3)),
+                (None, _) if broker.offers(transport) => "did not end".to_owned(),
+                (None, _) => String::new(),
+            });
+            print_row(&row.to_string(), cells);
             if let (1, 1, 0, Transport::Tcp) = (publishers, subscribers, qos, transport) {
-                let native = brokers.iter().zip(&figures).find(|(broker, _)| broker.name.ends_with("native"));
-                cpu_of_native = native.and_then(|(_, figure)| *figure).map(|(_, cpu)| cpu);
+                cpu_of_native = of("native").map(|(_, cpu)| cpu);
             }
         }
     }
@@ -137,8 +176,7 @@ fn median<T: Copy>(mut runs: Vec<(f64, T)>) -> Option<(f64, T)> {
 }
 
 async fn latency(brokers: &[Broker]) {
-    println!("\nlatency at 2,000 messages/s, 1 to 1, TCP, p50 / p99 us, median of {RUNS} by p99");
-    for qos in [0, 1] {
+    for (qos, what) in [(0, "latency at 2,000/s, QoS 0, p50 / p99 us"), (1, "the same, QoS 1")] {
         let mut runs = vec![Vec::new(); brokers.len()];
         for _ in 0..RUNS {
             for (broker, runs) in brokers.iter().zip(&mut runs) {
@@ -146,36 +184,39 @@ async fn latency(brokers: &[Broker]) {
                 runs.push((p99 as f64, p50));
             }
         }
-        let figures: Vec<_> = runs.into_iter().map(|runs| median(runs).unwrap()).collect();
-        let theirs = brokers.iter().zip(&figures).find(|(broker, _)| broker.name == "mosquitto").map(|(_, figure)| figure.0);
-        println!("QoS {qos}");
-        for (broker, (p99, p50)) in brokers.iter().zip(&figures) {
-            let ratio = theirs.map_or(String::new(), |theirs| format!("p99 {:.2} x", p99 / theirs));
-            println!("    {:<20} {p50:>6} / {p99:>6.0} {ratio}", broker.name);
-        }
+        let cells = runs.into_iter().map(|runs| median(runs).unwrap());
+        print_row(what, cells.map(|(p99, p50)| format!("{} / {}", grouped(p50 as f64), grouped(p99))));
     }
 }
 
 async fn memory(what: &str, brokers: &[Broker], transport: Transport, filter: Option<&str>) {
-    println!("\nresident memory for each of {IDLE_CONNECTIONS} idle connections, {what}");
-    for broker in brokers.iter().filter(|broker| broker.offers(transport)) {
-        match tokio::time::timeout(PATIENCE * 2, load::idle_memory(broker, transport, IDLE_CONNECTIONS, filter)).await {
-            Ok((before, each)) => println!("    {:<20} {each:>6.2} KB (process before: {before} KB)", broker.name),
-            Err(_) => println!("    {:<20} FAILED: not connected in {:?}", broker.name, PATIENCE * 2),
+    let mut cells = Vec::new();
+    for broker in brokers {
+        if !broker.offers(transport) {
+            cells.push(String::new());
+            continue;
         }
+        let measuring = load::idle_memory(broker, transport, IDLE_CONNECTIONS, filter);
+        let each = tokio::time::timeout(PATIENCE * 2, measuring).await;
+        cells.push(each.map_or("did not end".to_owned(), |kilobytes| format!("{kilobytes:.2}")));
     }
+    print_row(what, cells.into_iter());
 }
 
 async fn topics(brokers: &[Broker]) {
-    println!("\ngrowth of resident memory when {PASSING_TOPICS} topics and as many filters come and go, twice");
+    let mut cells = Vec::new();
     for broker in brokers {
         let mut grown = Vec::new();
         for round in 0..2 {
             let passing = load::passing_topics(broker, round, PASSING_TOPICS);
-            grown.push(tokio::time::timeout(PATIENCE, passing).await.map_or("FAILED".to_owned(), |grown| format!("{grown} KB")));
+            let megabytes = |kilobytes: i64| format!("{:.1}", kilobytes as f64 / 1024.0);
+            grown.push(tokio::time::timeout(PATIENCE, passing).await.map_or("did not end".to_owned(), megabytes));
         }
-        println!("    {:<20} {}", broker.name, grown.join(", then "));
+        cells.push(grown.join(", "));
     }
+    let count = grouped(PASSING_TOPICS as f64);
+    let what = format!("growth when {count} topics and as many filters come and go, MB, then once more");
+    print_row(&what, cells.into_iter());
 }
 
 /// Nanoseconds of each decision, and what share of the CPU time of a delivery they are.
@@ -209,13 +250,14 @@ fn authorization(cpu_us_per_delivery: Option<f64>) {
         delivery.push(each(started));
     }
     println!(
-        "\nauthorization: publish {publish:.0} ns, to the topic before and with a copy of it {again:.0} ns, delivery to the owner {:.0} ns, to a device {:.0} ns",
+        "authorization: publish {publish:.0} ns, to the topic before and with a copy of it {again:.0} ns, delivery to the owner {:.0} ns, to a device {:.0} ns",
         delivery[0], delivery[1]
     );
     if let Some(cpu) = cpu_us_per_delivery {
         let share = (again + delivery[0]) / (cpu * 1_000.0) * 100.0;
-        println!("    {share:.1} % of the {cpu:.2} us of CPU for one delivery, native, 1 to 1, QoS 0: one of each");
+        println!("{share:.1} % of the {cpu:.2} us of CPU for one delivery, native, 1 to 1, QoS 0: one of each");
     }
+    println!();
 }
 
 /// Nanoseconds.
@@ -224,12 +266,23 @@ fn cpu_of_this_thread() -> u64 {
     text.split_whitespace().next().unwrap().parse().unwrap()
 }
 
-async fn revocation(broker: Broker) {
-    let mut times = load::revocations(&broker, REVOCATIONS).await;
-    println!("\n{}: {REVOCATIONS} devices connected, each revoked; p50 / p99 / worst us until DISCONNECT is read", broker.name);
-    for (what, times) in [("from the durable decision", &mut times.0), ("from the call, fdatasync included", &mut times.1)] {
-        times.sort_unstable();
-        let at = |share: usize| times[(times.len() * share / 100).min(times.len() - 1)];
-        println!("    {what:<36} {} / {} / {}", at(50), at(99), at(100));
+async fn revocation(names: &[&'static str]) {
+    let (mut from_decision, mut from_call) = (Vec::new(), Vec::new());
+    for name in names {
+        if ["mosquitto", "stock"].contains(name) {
+            from_decision.push(String::new());
+            from_call.push(String::new());
+            continue;
+        }
+        let times = load::revocations(&Broker::hub(name).await, REVOCATIONS).await;
+        for (mut times, cells) in [(times.0, &mut from_decision), (times.1, &mut from_call)] {
+            times.sort_unstable();
+            let at = |share: usize| grouped(times[times.len() * share / 100] as f64);
+            cells.push(format!("{} / {}", at(50), at(99)));
+        }
     }
+    let count = grouped(REVOCATIONS as f64);
+    let what = format!("revocation to DISCONNECT read, {count} connected, p50 / p99 us");
+    print_row(&what, from_decision.into_iter());
+    print_row("the same from the call, `fdatasync` included", from_call.into_iter());
 }
