@@ -9,10 +9,10 @@ use std::{collections::BTreeSet, fmt, sync::Arc};
 #[serde(try_from = "String", into = "String")]
 pub struct PermissionName(Arc<str>);
 
-/// A set of permissions, written as names in order with single spaces.
+/// A set of permissions, written as names in order with single spaces, and kept so: each session holds one.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
-pub struct Scope(BTreeSet<PermissionName>);
+pub struct Scope(Box<str>);
 
 /// Why a text is no scope.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -31,8 +31,12 @@ impl PermissionName {
     /// # Errors
     /// [`InvalidScope::Name`].
     pub fn parse(text: &str) -> Result<Self, InvalidScope> {
+        if Self::is_legal(text) { Ok(Self(text.into())) } else { Err(InvalidScope::Name) }
+    }
+
+    fn is_legal(text: &str) -> bool {
         let legal = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || b":._-".contains(&byte);
-        if (1..=32).contains(&text.len()) && text.bytes().all(legal) { Ok(Self(text.into())) } else { Err(InvalidScope::Name) }
+        (1..=32).contains(&text.len()) && text.bytes().all(legal)
     }
 
     /// The name as text.
@@ -56,27 +60,34 @@ impl Scope {
             if index >= MAX_SCOPES {
                 return Err(InvalidScope::TooMany);
             }
-            names.insert(PermissionName::parse(name)?);
+            if !PermissionName::is_legal(name) {
+                return Err(InvalidScope::Name);
+            }
+            names.insert(name);
         }
-        Ok(Self(names))
+        Ok(Self::of(names))
+    }
+
+    fn of(names: BTreeSet<&str>) -> Self {
+        Self(names.into_iter().collect::<Vec<_>>().join(" ").into())
     }
 
     /// Whether each permission of this is also in `other`.
     #[must_use]
     pub fn is_subset_of(&self, other: &Self) -> bool {
-        self.0.is_subset(&other.0)
+        self.names().all(|name| other.contains(name))
     }
 
     /// The permissions that both hold.
     #[must_use]
     pub fn intersection(&self, other: &Self) -> Self {
-        Self(self.0.intersection(&other.0).cloned().collect())
+        Self::of(self.names().filter(|name| other.contains(name)).collect())
     }
 
     /// Whether it holds a permission.
     #[must_use]
     pub fn contains(&self, name: &str) -> bool {
-        self.0.iter().any(|held| held.as_str() == name)
+        self.names().any(|held| held == name)
     }
 
     /// Whether it holds nothing.
@@ -86,14 +97,19 @@ impl Scope {
     }
 
     /// The names, in order.
-    pub fn iter(&self) -> impl Iterator<Item = &PermissionName> {
-        self.0.iter()
+    pub fn iter(&self) -> impl Iterator<Item = PermissionName> {
+        self.names().map(|name| PermissionName(name.into()))
+    }
+
+    fn names(&self) -> impl Iterator<Item = &str> {
+        self.0.split_terminator(' ')
     }
 }
 
 impl FromIterator<PermissionName> for Scope {
     fn from_iter<I: IntoIterator<Item = PermissionName>>(names: I) -> Self {
-        Self(names.into_iter().collect())
+        let names: Vec<_> = names.into_iter().collect();
+        Self::of(names.iter().map(PermissionName::as_str).collect())
     }
 }
 
@@ -105,11 +121,7 @@ impl fmt::Display for PermissionName {
 
 impl fmt::Display for Scope {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (index, name) in self.0.iter().enumerate() {
-            let separator = if index == 0 { "" } else { " " };
-            write!(f, "{separator}{name}")?;
-        }
-        Ok(())
+        f.write_str(&self.0)
     }
 }
 

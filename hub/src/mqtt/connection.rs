@@ -16,18 +16,14 @@ use super::{
         reason,
     },
     persister::Ticket,
-    publishing::Answer,
+    publishing::{Answer, next_answer},
     rate::Bucket,
     rows,
-    session::{Stored, Subscription},
+    session::{Stored, SubscriptionsByNumber},
     slot::{Control, Slot, lock},
     wire::{Outbox, Wire},
 };
-use futures_util::{
-    StreamExt,
-    future::{BoxFuture, OptionFuture},
-    stream::FuturesOrdered,
-};
+use futures_util::future::{BoxFuture, OptionFuture};
 use hearthkey_core::{
     Seconds, UnixTime,
     rights::{Denied, LastPermit, Rights},
@@ -35,7 +31,7 @@ use hearthkey_core::{
     topic::{InvalidTopic, SubscriptionFilter, TopicName},
 };
 use std::{
-    collections::HashMap,
+    collections::{BTreeMap, VecDeque},
     net::SocketAddr,
     pin::Pin,
     sync::{Arc, Mutex},
@@ -189,12 +185,13 @@ pub(super) struct Connection<'a, G: Gate, F: Fabric, S> {
     pub(super) challenged: Option<(Secret, Nonce)>,
     pub(super) renewal: Option<BoxFuture<'a, Result<Admission, Refusal>>>,
     pub(super) link: Option<F::Link>,
-    pub(super) subscriptions_by_number: HashMap<u32, Subscription>,
-    pub(super) answers: FuturesOrdered<BoxFuture<'static, (Answer, bool)>>,
+    pub(super) subscriptions: SubscriptionsByNumber,
+    /// What is to be answered, in order, and what each answer waits for.
+    pub(super) answers: VecDeque<(Option<Ticket>, Answer)>,
     /// QoS 1 publishes among what is to be answered.
     pub(super) unanswered_publishes: usize,
     /// What the client means by its topic aliases.
-    pub(super) topics_by_alias: HashMap<u16, TopicName>,
+    pub(super) topics_by_alias: BTreeMap<u16, TopicName>,
     pub(super) usage: Arc<Mutex<Use>>,
     keep_alive: Option<Duration>,
     last_heard: Instant,
@@ -253,10 +250,10 @@ impl<'a, G: Gate, F: Fabric, S: AsyncRead + AsyncWrite + Send> Connection<'a, G,
             challenged: None,
             renewal: None,
             link: None,
-            subscriptions_by_number: subscriptions.into_iter().map(|subscription| (subscription.number, subscription)).collect(),
-            answers: FuturesOrdered::new(),
+            subscriptions: SubscriptionsByNumber::from(subscriptions),
+            answers: VecDeque::new(),
             unanswered_publishes: 0,
-            topics_by_alias: HashMap::new(),
+            topics_by_alias: BTreeMap::new(),
             // MQTT-3.1.2-22: one and a half times the keep alive; 0 means never.
             keep_alive: (keep_alive > 0).then(|| Duration::from_millis(u64::from(keep_alive) * 1_500)),
             last_heard: Instant::now(),
@@ -276,7 +273,7 @@ impl<'a, G: Gate, F: Fabric, S: AsyncRead + AsyncWrite + Send> Connection<'a, G,
         {
             return Err(fault(reason::SERVER_UNAVAILABLE, "the session could not be stored"));
         }
-        if !self.subscriptions_by_number.is_empty() {
+        if !self.subscriptions.is_empty() {
             self.relink().await?;
         }
         let asked = guest.connect.session_expiry;
@@ -342,7 +339,7 @@ impl<'a, G: Gate, F: Fabric, S: AsyncRead + AsyncWrite + Send> Connection<'a, G,
                 Ok(forward) => self.take_forwards(forward),
                 Err(_) => Box::pin(self.relink()).await,
             },
-            Some((answer, durable)) = self.answers.next() => {
+            (answer, durable) = next_answer(&mut self.answers), if !self.answers.is_empty() => {
                 self.take_answer(answer, durable)?;
                 // Packets may have waited for room among the answers.
                 self.take_packets().await
@@ -472,6 +469,7 @@ impl<'a, G: Gate, F: Fabric, S: AsyncRead + AsyncWrite + Send> Connection<'a, G,
     async fn take_patiently(&mut self, packet: Box<Patient>) -> Result<(), Ending> {
         match *packet {
             Patient::FirstPublish(publish) => {
+                // Before anything is kept: a repetition of a QoS 2 publish that was taken is not carried.
                 self.ensure_link().await?;
                 self.publish(publish)
             }

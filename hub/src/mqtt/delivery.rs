@@ -35,7 +35,7 @@ impl<G: Gate, F: Fabric, S: AsyncRead + AsyncWrite + Send> Connection<'_, G, F, 
 
     fn take_forward(&mut self, forward: Forward) -> Result<(), Ending> {
         let Forward { subscription, routed, lost } = forward;
-        let Some(subscription) = self.subscriptions_by_number.get(&subscription) else { return Ok(()) };
+        let Some(subscription) = self.subscriptions.get(subscription) else { return Ok(()) };
         let options = subscription.options;
         if lost > 0 {
             self.front.counters.lost.fetch_add(lost, Ordering::Relaxed);

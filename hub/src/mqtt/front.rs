@@ -302,7 +302,10 @@ impl<G: Gate, F: Fabric> Inner<G, F> {
             let resumes = slot.is_durable && !arrival.clean_start && !state.is_over(Instant::now());
             // A will with delay is cancelled by a connection that goes on with the session (MQTT 5 section 3.1.3.2.2).
             wills.extend(state.armed.take().filter(|armed| !resumes || armed.will.delay == 0 && was_attached.is_some()).map(
-                |armed| Armed { rights: was_attached.as_ref().map_or(armed.rights, |attached| attached.rights.clone()), ..armed },
+                |armed| Armed {
+                    rights: was_attached.as_ref().map_or(armed.rights.clone(), |attached| attached.rights.clone()),
+                    ..*armed
+                },
             ));
             if !resumes {
                 discarded = Some(slot.clone());
@@ -334,7 +337,8 @@ impl<G: Gate, F: Fabric> Inner<G, F> {
         state.expiry = session_expiry;
         state.detached_at = None;
         let (authority, rights) = (&arrival.authority, &arrival.standing.rights);
-        state.armed = arrival.will.map(|will| Armed { will, authority: authority.clone(), rights: rights.clone(), due: None });
+        state.armed =
+            arrival.will.map(|will| Box::new(Armed { will, authority: authority.clone(), rights: rights.clone(), due: None }));
         state.session.outbound.resume(arrival.window);
         state.attached = Some(Attached {
             connection,
@@ -366,7 +370,7 @@ impl<G: Gate, F: Fabric> Inner<G, F> {
             drop(state);
             sessions.remove(&slot.key);
             self.discard(slot);
-            return armed;
+            return armed.map(|armed| *armed);
         }
         let now = Instant::now();
         state.detached_at = Some(now);
@@ -375,7 +379,7 @@ impl<G: Gate, F: Fabric> Inner<G, F> {
             armed.due = Some(now + Duration::from_secs(u64::from(armed.will.delay)));
             state.armed = Some(armed);
         }
-        armed
+        armed.map(|armed| *armed)
     }
 
     /// The connection's task is about to end.
@@ -635,7 +639,7 @@ impl<G: Gate, F: Fabric> Inner<G, F> {
                 let mut state = lock(&slot.state);
                 let is_over = state.is_over(now);
                 if is_over || state.armed.as_ref().is_some_and(|armed| armed.due.is_some_and(|due| due <= now)) {
-                    wills.extend(state.armed.take());
+                    wills.extend(state.armed.take().map(|armed| *armed));
                 }
                 if is_over {
                     over.push(slot.clone());

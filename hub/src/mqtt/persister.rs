@@ -7,9 +7,14 @@ use super::{
     session::Stored,
 };
 use hearthkey_core::write::Write;
-use std::sync::{
-    Arc,
-    atomic::{AtomicUsize, Ordering},
+use std::{
+    future::poll_fn,
+    pin::Pin,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    task::{Context, Poll},
 };
 use tokio::sync::{Notify, mpsc, oneshot};
 
@@ -41,8 +46,13 @@ pub(super) struct Ticket(oneshot::Receiver<bool>);
 
 impl Ticket {
     /// Waits. False also if the front is gone.
-    pub(super) async fn durable(self) -> bool {
-        self.0.await.unwrap_or(false)
+    pub(super) async fn durable(mut self) -> bool {
+        poll_fn(|context| self.poll_durable(context)).await
+    }
+
+    /// The same; not to be asked again once it has said.
+    pub(super) fn poll_durable(&mut self, context: &mut Context<'_>) -> Poll<bool> {
+        Pin::new(&mut self.0).poll(context).map(|told| told.unwrap_or(false))
     }
 }
 

@@ -19,7 +19,12 @@ use hearthkey_core::{
     Seconds,
     topic::{InvalidTopic, TopicName},
 };
-use std::sync::atomic::Ordering;
+use std::{
+    collections::VecDeque,
+    future::poll_fn,
+    sync::atomic::Ordering,
+    task::{Poll, ready},
+};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     time::Instant,
@@ -73,10 +78,6 @@ impl<G: Gate, F: Fabric, S: AsyncRead + AsyncWrite + Send> Connection<'_, G, F, 
             self.limited("too many retained messages of one client");
             self.refuse(answered, reason::QUOTA_EXCEEDED, "too many retained messages of one client; remove some");
             return Ok(());
-        }
-        if self.link.is_none() {
-            // Before anything is kept: a repetition of a QoS 2 publish that was taken is not carried.
-            Box::pin(self.ensure_link()).await?;
         }
         let taken = match answered {
             Some((identifier, QoS::ExactlyOnce)) => {
@@ -160,13 +161,7 @@ impl<G: Gate, F: Fabric, S: AsyncRead + AsyncWrite + Send> Connection<'_, G, F, 
             return self.answer(answer, true);
         }
         self.unanswered_publishes += answer.counts();
-        self.answers.push_back(Box::pin(async move {
-            let durable = match ticket {
-                Some(ticket) => ticket.durable().await,
-                None => true,
-            };
-            (answer, durable)
-        }));
+        self.answers.push_back((ticket, answer));
         Ok(())
     }
 
@@ -200,6 +195,20 @@ impl<G: Gate, F: Fabric, S: AsyncRead + AsyncWrite + Send> Connection<'_, G, F, 
         }
         Ok(())
     }
+}
+
+/// The first answer, when its time has come, and whether what it waited for is durable. May be dropped while it waits. There
+/// must be one.
+pub(super) async fn next_answer(answers: &mut VecDeque<(Option<Ticket>, Answer)>) -> (Answer, bool) {
+    poll_fn(|context| {
+        let Some((ticket, _)) = answers.front_mut() else { return Poll::Pending };
+        let durable = match ticket {
+            Some(ticket) => ready!(ticket.poll_durable(context)),
+            None => true,
+        };
+        answers.pop_front().map_or(Poll::Pending, |(_, answer)| Poll::Ready((answer, durable)))
+    })
+    .await
 }
 
 impl Answer {

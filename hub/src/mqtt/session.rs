@@ -8,7 +8,7 @@ use super::{
 };
 use hearthkey_core::topic::{SubscriptionFilter, TopicFilter};
 use std::{
-    collections::{BTreeMap, BTreeSet, VecDeque},
+    collections::{BTreeSet, VecDeque},
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -18,8 +18,8 @@ use std::{
 /// What a session keeps between connections.
 #[derive(Debug)]
 pub struct Session {
-    /// By filter.
-    subscriptions: BTreeMap<SubscriptionFilter, Subscription>,
+    /// In the order of their names: a list, since most sessions have few or none.
+    subscriptions: Vec<Subscription>,
     next_number: u32,
     /// What is on its way.
     pub outbound: Outbound,
@@ -51,7 +51,7 @@ impl Session {
     /// A session without subscriptions.
     #[must_use]
     pub fn new(bounds: QueueBounds) -> Self {
-        Self { subscriptions: BTreeMap::new(), next_number: 1, outbound: Outbound::new(bounds), unreleased: BTreeSet::new() }
+        Self { subscriptions: Vec::new(), next_number: 1, outbound: Outbound::new(bounds), unreleased: BTreeSet::new() }
     }
 
     /// Adds a subscription or replaces the one of the same filter. Tells whether it is new.
@@ -65,7 +65,7 @@ impl Session {
         identifier: Option<u32>,
         max: usize,
     ) -> Result<(Subscription, bool), TooManySubscriptions> {
-        let earlier = self.subscriptions.get(&asked).map(|earlier| earlier.number);
+        let earlier = self.position(&asked).ok().and_then(|at| self.subscriptions.get(at)).map(|earlier| earlier.number);
         if earlier.is_none() && self.subscriptions.len() >= max {
             return Err(TooManySubscriptions);
         }
@@ -79,17 +79,28 @@ impl Session {
     /// Puts a subscription back as it was.
     pub fn restore_subscription(&mut self, subscription: Subscription) {
         self.next_number = self.next_number.max(subscription.number.saturating_add(1));
-        self.subscriptions.insert(subscription.name(), subscription);
+        let at = self.position(&subscription.name());
+        match at.map(|at| self.subscriptions.get_mut(at)) {
+            Ok(Some(earlier)) => *earlier = subscription,
+            Ok(None) => {}
+            Err(at) => self.subscriptions.insert(at, subscription),
+        }
     }
 
     /// Removes a subscription.
     pub fn unsubscribe(&mut self, filter: &SubscriptionFilter) -> Option<Subscription> {
-        self.subscriptions.remove(filter)
+        self.position(filter).ok().map(|at| self.subscriptions.remove(at))
     }
 
     /// All subscriptions.
     pub fn subscriptions(&self) -> impl Iterator<Item = &Subscription> {
-        self.subscriptions.values()
+        self.subscriptions.iter()
+    }
+
+    /// Where the subscription of this name is, or would be.
+    fn position(&self, name: &SubscriptionFilter) -> Result<usize, usize> {
+        let wanted = (&name.share_name, &name.filter);
+        self.subscriptions.binary_search_by(|held| (&held.share_name, &held.filter).cmp(&wanted))
     }
 }
 
@@ -98,6 +109,54 @@ impl Subscription {
     #[must_use]
     pub fn name(&self) -> SubscriptionFilter {
         SubscriptionFilter { share_name: self.share_name.clone(), filter: self.filter.clone() }
+    }
+}
+
+/// Subscriptions in the order of their numbers.
+#[derive(Debug, Default)]
+pub struct SubscriptionsByNumber(Vec<Subscription>);
+
+impl From<Vec<Subscription>> for SubscriptionsByNumber {
+    fn from(mut subscriptions: Vec<Subscription>) -> Self {
+        subscriptions.sort_unstable_by_key(|subscription| subscription.number);
+        Self(subscriptions)
+    }
+}
+
+impl SubscriptionsByNumber {
+    /// The subscription of a number.
+    #[must_use]
+    pub fn get(&self, number: u32) -> Option<&Subscription> {
+        self.position(number).ok().and_then(|at| self.0.get(at))
+    }
+
+    /// Adds a subscription, in place of the one of its number.
+    pub fn insert(&mut self, subscription: Subscription) {
+        match self.position(subscription.number).map(|at| self.0.get_mut(at)) {
+            Ok(Some(earlier)) => *earlier = subscription,
+            Ok(None) => {}
+            Err(at) => self.0.insert(at, subscription),
+        }
+    }
+
+    /// Removes the subscription of a number.
+    pub fn remove(&mut self, number: u32) -> Option<Subscription> {
+        self.position(number).ok().map(|at| self.0.remove(at))
+    }
+
+    /// All.
+    pub fn iter(&self) -> impl Iterator<Item = &Subscription> {
+        self.0.iter()
+    }
+
+    /// Whether there is none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    fn position(&self, number: u32) -> Result<usize, usize> {
+        self.0.binary_search_by_key(&number, |subscription| subscription.number)
     }
 }
 

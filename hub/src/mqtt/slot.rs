@@ -41,7 +41,8 @@ pub(super) struct Slot {
 pub(super) struct SlotState {
     pub(super) session: Session,
     pub(super) attached: Option<Attached>,
-    pub(super) armed: Option<Armed>,
+    /// Boxed: few have a will.
+    pub(super) armed: Option<Box<Armed>>,
     pub(super) expiry: Seconds,
     pub(super) detached_at: Option<Instant>,
     pub(super) next_position: u64,

@@ -95,7 +95,7 @@ impl<G: Gate, F: Fabric, S: AsyncRead + AsyncWrite + Send> Connection<'_, G, F, 
             suback.reason_codes.push(options.qos as u8);
             return Ok(ticket);
         }
-        self.subscriptions_by_number.insert(subscription.number, subscription.clone());
+        self.subscriptions.insert(subscription.clone());
         self.ensure_link().await?;
         if is_new
             && let Some(link) = &mut self.link
@@ -181,7 +181,7 @@ impl<G: Gate, F: Fabric, S: AsyncRead + AsyncWrite + Send> Connection<'_, G, F, 
             };
             reason_codes.push(reason::SUCCESS);
             ticket = self.front.unsubscribed(&self.slot, &subscription).or(ticket);
-            if self.subscriptions_by_number.remove(&subscription.number).is_some()
+            if self.subscriptions.remove(subscription.number).is_some()
                 && let Some(link) = &mut self.link
                 && link.unsubscribe(&subscription.filter).await.is_err()
             {
@@ -207,7 +207,7 @@ impl<G: Gate, F: Fabric, S: AsyncRead + AsyncWrite + Send> Connection<'_, G, F, 
                 None => self.front.fabric.link().await.map_err(gone)?,
             };
             let mut alive = link.flush().await.is_ok();
-            for subscription in self.subscriptions_by_number.values() {
+            for subscription in self.subscriptions.iter() {
                 let filter = SubscriptionFilter { share_name: None, filter: subscription.filter.clone() };
                 if let Ok(permit) = self.rights.authorize_subscribe(filter)
                     && alive

@@ -640,7 +640,7 @@ fn refuse_beyond(
         Principal::Device(_) => PermissionName::parse(ManageDevices::NAME).into_iter().collect(),
         Principal::User(_) | Principal::Integration(_) => needed_to_grant(profile, scope),
     };
-    let missing: Scope = needed.iter().filter(|permission| !permit.allowed().contains(permission.as_str())).cloned().collect();
+    let missing: Scope = needed.iter().filter(|permission| !permit.allowed().contains(permission.as_str())).collect();
     if missing.is_empty() { Ok(()) } else { Err(CredentialRefused::KeyBeyondOwnRights { missing }) }
 }
 

@@ -337,14 +337,14 @@ pub(super) fn rights_of_user(source: &str, role: Role, scope: &Scope, devices: O
             (PUBLISH_BY_MQTT, None) => (text(&["#"]), Vec::new()),
             _ => continue,
         };
-        rights.extend(Rights::granting(source, permission, &publish, &subscribe));
+        rights.extend(Rights::granting(source, &permission, &publish, &subscribe));
     }
     rights
 }
 
 /// The part of a scope that a token can have which is limited to some devices.
 pub(super) fn about_devices(scope: &Scope) -> Scope {
-    scope.iter().filter(|permission| ABOUT_DEVICES.contains(&permission.as_str())).cloned().collect()
+    scope.iter().filter(|permission| ABOUT_DEVICES.contains(&permission.as_str())).collect()
 }
 
 /// What a person must be able to do to hand out rights of a profile: what they would let its holder do in the API, and with
@@ -357,7 +357,7 @@ pub(super) fn needed_to_grant(profile: &Profile, scope: &Scope) -> Scope {
         (granted.iter().any(|grant| !grant.publish.is_empty()), PUBLISH_BY_MQTT),
     ];
     let by_topics = topics.into_iter().filter_map(|(needed, name)| needed.then(|| PermissionName::parse(name).ok())?);
-    api_permissions(profile, scope).iter().cloned().chain(by_topics).collect()
+    api_permissions(profile, scope).iter().chain(by_topics).collect()
 }
 
 fn api_permissions(profile: &Profile, scope: &Scope) -> Scope {
