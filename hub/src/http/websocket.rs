@@ -36,7 +36,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 /// All WebSockets of now, by source.
 pub(super) type Websockets = Shares<IpAddr>;
 
-/// The sub-protocol (MQTT-6.0.0-3).
+/// The sub-protocol (MQTT-6.0.0-4).
 const MQTT: &str = "mqtt";
 /// What is read from the network at once: most packets are smaller, and an idle connection holds this.
 const READ_BYTES: usize = 4 * 1024;

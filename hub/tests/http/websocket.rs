@@ -54,13 +54,19 @@ async fn mqtt(home: &Home) -> Socket {
     open(home, &[("sec-websocket-protocol", "mqtt")]).await.expect("opened")
 }
 
-/// CONNECT of MQTT 5 with the owner's token.
-fn connect(home: &Home) -> Vec<u8> {
+/// CONNECT with the owner's token: MQTT 5, or 4 for MQTT 3.1.1.
+fn connect_in(version: u8, home: &Home) -> Vec<u8> {
     let text = |text: &str| [&(text.len() as u16).to_be_bytes()[..], text.as_bytes()].concat();
-    let body = [&b"\0\x04MQTT\x05\xc2\0\0\0"[..], &text("panel"), &text("owner"), &text(&home.owner)].concat();
+    let properties: &[u8] = if version == 5 { &[0] } else { &[] };
+    let start = [&b"\0\x04MQTT"[..], &[version, 0xc2, 0, 0], properties].concat();
+    let body = [start, text("panel"), text("owner"), text(&home.owner)].concat();
     let length = u8::try_from(body.len()).expect("short");
     assert!(length < 128);
     [&[0x10, length][..], &body].concat()
+}
+
+fn connect(home: &Home) -> Vec<u8> {
+    connect_in(5, home)
 }
 
 /// The bytes that come next, in however many frames, up to at least `least`.
@@ -84,21 +90,24 @@ async fn close_code(socket: &mut Socket) -> Option<CloseCode> {
     None
 }
 
+/// 5: 6.0.0-2, 6.0.0-4 · 3.1.1: 6.0.0-2, 6.0.0-4
 #[tokio::test]
 async fn packets_need_not_align_with_frames() {
     let home = Home::open().await;
-    let mut socket = mqtt(&home).await;
-    let together = [connect(&home), vec![0xc0, 0], vec![0xc0, 0]].concat();
-    let (all_but_one, last) = together.split_at(together.len() - 1);
-    for byte in all_but_one {
-        socket.send(Message::binary(vec![*byte])).await.expect("sent");
-        socket.send(Message::binary(Vec::new())).await.expect("sent");
+    for version in [5, 4] {
+        let mut socket = mqtt(&home).await;
+        let together = [connect_in(version, &home), vec![0xc0, 0], vec![0xc0, 0]].concat();
+        let (all_but_one, last) = together.split_at(together.len() - 1);
+        for byte in all_but_one {
+            socket.send(Message::binary(vec![*byte])).await.expect("sent");
+            socket.send(Message::binary(Vec::new())).await.expect("sent");
+        }
+        socket.send(Message::Ping("still there?".into())).await.expect("sent");
+        assert_eq!(read_packet_type(&mut socket).await, CONNACK, "{version}");
+        socket.send(Message::binary(last.to_vec())).await.expect("sent");
+        socket.send(Message::binary(b"\xe0\0".to_vec())).await.expect("sent");
+        assert_eq!(close_code(&mut socket).await, Some(CloseCode::Normal), "{version}");
     }
-    socket.send(Message::Ping("still there?".into())).await.expect("sent");
-    assert_eq!(read_packet_type(&mut socket).await, CONNACK);
-    socket.send(Message::binary(last.to_vec())).await.expect("sent");
-    socket.send(Message::binary(b"\xe0\0".to_vec())).await.expect("sent");
-    assert_eq!(close_code(&mut socket).await, Some(CloseCode::Normal));
 }
 
 /// The type of the next packet, pongs apart.
@@ -112,13 +121,14 @@ async fn read_packet_type(socket: &mut Socket) -> u8 {
     }
 }
 
+/// 5: 6.0.0-1 · 3.1.1: 6.0.0-1
 #[tokio::test]
 async fn a_text_frame_ends_the_connection() {
     let home = Home::open().await;
-    for is_connected in [false, true] {
+    for (version, is_connected) in [(5, false), (5, true), (4, true)] {
         let mut socket = mqtt(&home).await;
         if is_connected {
-            socket.send(Message::binary(connect(&home))).await.expect("sent");
+            socket.send(Message::binary(connect_in(version, &home))).await.expect("sent");
             assert_eq!(read(&mut socket, 2).await[0], CONNACK);
         }
         socket.send(Message::text("hello")).await.expect("sent");
@@ -155,6 +165,7 @@ async fn a_hub_that_stops_says_so() {
     home.server.await.expect("no panic").expect("no error");
 }
 
+/// 5: 6.0.0-3 · 3.1.1: 6.0.0-3
 #[tokio::test]
 async fn who_is_no_websocket_of_mqtt_is_told_what_is_needed() {
     let home = Home::open().await;

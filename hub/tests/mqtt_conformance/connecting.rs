@@ -76,7 +76,7 @@ async fn mqtt_3_1_2_4_a_clean_start_forgets_the_session() {
     }
 }
 
-/// 5: 3.1.2-5, 3.1.2-25, 3.2.2-3 · 3.1.1: 3.1.2-4, 3.2.2-2
+/// 5: 3.1.2-5, 3.1.2-23, 3.2.2-3 · 3.1.1: 3.1.2-4, 3.2.2-2
 #[tokio::test]
 async fn mqtt_3_1_2_5_without_clean_start_the_session_goes_on() {
     for version in BOTH {
@@ -101,10 +101,10 @@ async fn mqtt_3_1_2_6_without_a_session_a_new_one_begins() {
     }
 }
 
-/// 5: 3.1.2-18, 3.1.2-20 · 3.1.1: 3.1.2-18, 3.1.2-20
+/// 5: 3.1.2-16, 3.1.2-18 · 3.1.1: 3.1.2-18, 3.1.2-20
 /// What no flag announces is one byte too many.
 #[tokio::test]
-async fn mqtt_3_1_2_18_without_its_flag_a_user_name_or_password_is_malformed() {
+async fn mqtt_3_1_2_16_without_its_flag_a_user_name_or_password_is_malformed() {
     for version in BOTH {
         let home = Home::new().await;
         let payload = [string("owner"), string("owner")].concat();
@@ -114,9 +114,9 @@ async fn mqtt_3_1_2_18_without_its_flag_a_user_name_or_password_is_malformed() {
     }
 }
 
-/// 5: 3.1.2-19, 3.1.2-21 · 3.1.1: 3.1.2-19, 3.1.2-21
+/// 5: 3.1.2-17, 3.1.2-19 · 3.1.1: 3.1.2-19, 3.1.2-21
 #[tokio::test]
-async fn mqtt_3_1_2_19_with_its_flag_a_user_name_or_password_is_there() {
+async fn mqtt_3_1_2_17_with_its_flag_a_user_name_or_password_is_there() {
     for version in BOTH {
         let home = Home::new().await;
         is_malformed(&home, version, &connect_packet(version, 0x82, &string("owner"))).await;
@@ -135,9 +135,9 @@ async fn mqtt_311_3_1_2_22_no_password_without_a_user_name() {
     assert_eq!(client.receive().await.body[1], 0, "MQTT 5 allows it");
 }
 
-/// 5: 3.1.2-24, 3.2.2-22 · 3.1.1: 3.1.2-24
+/// 5: 3.1.2-22, 3.2.2-22 · 3.1.1: 3.1.2-24
 #[tokio::test]
-async fn mqtt_3_1_2_24_who_is_silent_for_one_and_a_half_keep_alives_is_cut() {
+async fn mqtt_3_1_2_22_who_is_silent_for_one_and_a_half_keep_alives_is_cut() {
     for version in BOTH {
         let home = Home::new().await;
         let begun = tokio::time::Instant::now();
@@ -147,10 +147,10 @@ async fn mqtt_3_1_2_24_who_is_silent_for_one_and_a_half_keep_alives_is_cut() {
     }
 }
 
-/// 5: 3.1.2-27
+/// 5: 3.1.2-24
 /// A client that takes 40 bytes gets none larger.
 #[tokio::test]
-async fn mqtt_3_1_2_27_no_packet_exceeds_the_maximum_packet_size() {
+async fn mqtt_3_1_2_24_no_packet_exceeds_the_maximum_packet_size() {
     let home = Home::new().await;
     let mut client = home.connected(with(owner(5, "a"), &[0x27, 0, 0, 0, 40])).await;
     client.subscribe("a", 0).await;
@@ -160,10 +160,10 @@ async fn mqtt_3_1_2_27_no_packet_exceeds_the_maximum_packet_size() {
     client.nothing_came().await;
 }
 
-/// 5: 3.1.2-28
+/// 5: 3.1.2-25
 /// Had it not been counted as sent, the window of one would be closed for ever.
 #[tokio::test]
-async fn mqtt_3_1_2_28_what_is_too_large_counts_as_sent() {
+async fn mqtt_3_1_2_25_what_is_too_large_counts_as_sent() {
     let home = Home::new().await;
     for connect in [owner(5, "a"), kept(5, "b")] {
         let mut client = home.connected(with(connect, &[0x27, 0, 0, 0, 40, 0x21, 0, 1])).await;
@@ -176,9 +176,9 @@ async fn mqtt_3_1_2_28_what_is_too_large_counts_as_sent() {
     }
 }
 
-/// 5: 3.1.2-29, 3.1.2-30, 3.3.2-11
+/// 5: 3.1.2-26, 3.1.2-27, 3.3.2-11
 #[tokio::test]
-async fn mqtt_3_1_2_30_no_topic_alias_beyond_what_the_client_takes() {
+async fn mqtt_3_1_2_27_no_topic_alias_beyond_what_the_client_takes() {
     let home = Home::new().await;
     for maximum in [None, Some(0_u16), Some(1)] {
         let alias: Vec<u8> = maximum.iter().flat_map(|maximum| [&[0x22], &maximum.to_be_bytes()[..]].concat()).collect();
@@ -195,18 +195,18 @@ async fn mqtt_3_1_2_30_no_topic_alias_beyond_what_the_client_takes() {
     }
 }
 
-/// 5: 3.1.2-31
+/// 5: 3.1.2-28
 #[tokio::test]
-async fn mqtt_3_1_2_31_no_response_information_unasked() {
+async fn mqtt_3_1_2_28_no_response_information_unasked() {
     let home = Home::new().await;
     for asked in [&[][..], &[0x19, 0]] {
         assert!(!holds(&home.connected(with(owner(5, "a"), asked)).await.connack, 2, 0x1A));
     }
 }
 
-/// 5: 3.1.2-32
+/// 5: 3.1.2-29
 #[tokio::test]
-async fn mqtt_3_1_2_32_who_wants_no_problem_information_gets_none() {
+async fn mqtt_3_1_2_29_who_wants_no_problem_information_gets_none() {
     let home = Home::new().await;
     for (asked, told) in [(&[0x17, 0][..], false), (&[0x17, 1], true), (&[], true)] {
         let mut lamp = home.connected(with(Connect::v5("lamp"), asked)).await;
@@ -219,9 +219,9 @@ async fn mqtt_3_1_2_32_who_wants_no_problem_information_gets_none() {
     }
 }
 
-/// 5: 3.1.2-33, 4.12.0-2, 4.12.0-3
+/// 5: 3.1.2-30, 4.12.0-2, 4.12.0-3
 #[tokio::test]
-async fn mqtt_3_1_2_33_a_challenge_is_answered_by_auth_and_by_nothing_else() {
+async fn mqtt_3_1_2_30_a_challenge_is_answered_by_auth_and_by_nothing_else() {
     let home = Home::new().await;
     let challenged = async || {
         let mut client = home.stranger().await;
@@ -345,9 +345,9 @@ async fn mqtt_311_3_1_3_8_the_nameless_cannot_have_a_kept_session() {
     is_refused(&home, &connect.packet(), Some(0x02)).await;
 }
 
-/// 5: 3.1.3-10 · 3.1.1: 3.1.3-11
+/// 5: 3.1.3-12 · 3.1.1: 3.1.3-11
 #[tokio::test]
-async fn mqtt_3_1_3_10_the_user_name_is_a_utf_8_string() {
+async fn mqtt_3_1_3_12_the_user_name_is_a_utf_8_string() {
     for version in BOTH {
         let home = Home::new().await;
         let payload = [string("owner"), binary(&[0xC3]), string("owner")].concat();
@@ -458,5 +458,56 @@ async fn mqtt_3_2_2_19_words_that_do_not_fit_are_left_out_of_connack() {
         let connack = client.receive().await;
         assert_eq!((connack.body[1], connack.body.len() > 3), (0x87, worded));
         assert!(connack.body.len() + 2 <= usize::from(size));
+    }
+}
+
+/// 5: 3.2.2-9, 3.2.2-10, 3.2.2-12
+/// No Maximum QoS is announced, and each is taken: of a will, of a subscription, of a publish.
+#[tokio::test]
+async fn mqtt_3_2_2_9_every_qos_is_taken_as_no_maximum_is_announced() {
+    let home = Home::new().await;
+    for qos in [0, 1, 2] {
+        let will = Some(("last".to_owned(), b"will".to_vec(), qos, false, Vec::new()));
+        let mut client = home.connected(Connect { will, ..owner(5, "a") }).await;
+        assert!(!holds(&client.connack, 2, 0x24), "{:?}", client.connack);
+        assert_eq!(client.subscribe("a", qos).await, qos);
+        let mut somebody = home.connected(owner(5, "somebody")).await;
+        assert_eq!(somebody.publish2("a", "x").await, 0);
+        assert_eq!(client.message().await.qos, qos);
+    }
+}
+
+/// 5: 3.2.2-13
+/// Retained messages are not said to be unavailable, and a will may be one.
+#[tokio::test]
+async fn mqtt_3_2_2_13_a_retained_will_is_taken_as_retaining_is_not_denied() {
+    let home = Home::new().await;
+    let will = Some(("last".to_owned(), b"will".to_vec(), 1, true, Vec::new()));
+    let client = home.connected(Connect { will, ..owner(5, "a") }).await;
+    assert!(!holds(&client.connack, 2, 0x25), "{:?}", client.connack);
+    client.goodbye().await;
+}
+
+/// 5: 4.2.0-1 · 3.1.1: 7.0.0-2, 7.1.1-1
+/// TCP is enough, and so is MQTT: user name and password, no extension. Packets come in any pieces, and in their order.
+#[tokio::test]
+async fn mqtt_4_2_0_1_packets_are_a_stream_of_bytes_over_tcp() {
+    for version in BOTH {
+        let home = Home::new().await;
+        let mut client = home.stranger().await;
+        client.version = version;
+        for byte in owner(version, "a").packet() {
+            client.send(&[byte]).await;
+        }
+        assert_eq!(client.receive().await.body[1], 0);
+        client.subscribe("a", 0).await;
+        let publishes: Vec<u8> =
+            ["1", "2", "3"].iter().flat_map(|payload| publish_bytes(version, 0, b"a", &[], payload)).collect();
+        let (one, other) = publishes.split_at(publishes.len() / 2);
+        client.send(one).await;
+        client.send(other).await;
+        for payload in ["1", "2", "3"] {
+            assert_eq!(client.message().await.payload, payload);
+        }
     }
 }

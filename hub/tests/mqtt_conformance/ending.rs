@@ -1,6 +1,7 @@
 //! Sections 3.12 to 3.15, 4.12 and 4.13: PINGREQ, DISCONNECT, AUTH, and how errors end a connection.
 
 use crate::{peer::*, support::*};
+use hearthkey::mqtt::Gate;
 
 const METHOD: &str = "client_credentials";
 
@@ -178,20 +179,28 @@ async fn mqtt_3_15_2_1_auth_has_one_of_its_reason_codes() {
     }
 }
 
-/// 5: 3.15.2-2
+/// 5: 3.15.2-2, 3.15.2-3
+/// The hub's words in AUTH are its time, a user property; it never sends a reason string there.
 #[tokio::test]
 async fn mqtt_3_15_2_2_words_that_do_not_fit_are_left_out_of_auth() {
     let home = Home::new().await;
-    // Too small even for the token: the connection ends rather than exceed it.
-    let small = with(Connect::by_method("lamp", METHOD, b"lamp"), &[0x27, 0, 0, 0, 80]);
-    let mut client = home.stranger().await;
-    client.send(&small.packet()).await;
-    let connack = client.receive().await;
-    assert!(connack.body.len() + 2 <= 80, "{connack:?}");
-    if connack.body[1] == 0 {
+    let renewed = async |largest: u8| {
+        let connect = with(Connect::by_method("lamp", METHOD, b"lamp"), &[0x27, 0, 0, 0, largest]);
+        let mut client = home.connected(connect).await;
         client.send(&auth(0x19, METHOD, "lamp")).await;
-        assert!(client.receive().await.body.len() + 2 <= 80);
-    }
+        let answer = client.receive().await;
+        assert_eq!((answer.first, answer.body[0]), (0xF0, 0x00), "{answer:?}");
+        assert!(!holds(&answer, 1, 0x1F), "{answer:?}");
+        (client.connack.body.len() + 2, answer)
+    };
+    let (connack, whole) = renewed(200).await;
+    assert!(holds(&whole, 1, 0x26), "the time: {whole:?}");
+    // CONNACK without the time is larger than AUTH without it, and smaller than AUTH with it.
+    let time = 1 + 2 + "date".len() + 2 + home.gate.now().0.to_string().len();
+    let largest = connack - time;
+    assert!(largest < whole.body.len() + 2);
+    let (_, cut) = renewed(u8::try_from(largest).unwrap()).await;
+    assert!(!holds(&cut, 1, 0x26) && cut.body.len() + 2 <= largest, "{cut:?}");
 }
 
 /// 5: 4.12.0-1

@@ -116,7 +116,7 @@ async fn mqtt_3_3_2_7_an_alias_ends_with_its_connection() {
     assert_eq!(client.disconnected().await.0, 0x82);
 }
 
-/// 5: 3.3.2-8, 3.3.2-9
+/// 5: 3.2.2-17, 3.3.2-8, 3.3.2-9
 #[tokio::test]
 async fn mqtt_3_3_2_8_an_alias_is_not_zero_and_not_beyond_the_maximum() {
     let home = Home::new().await;

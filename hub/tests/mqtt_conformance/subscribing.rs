@@ -240,3 +240,16 @@ async fn mqtt_3_10_4_6_one_unsuback_has_a_code_for_each_filter_in_their_order() 
         client.nothing_came().await;
     }
 }
+
+/// 5: 3.11.2-1, 3.11.2-2
+/// It has none at all, whether they would fit or not.
+#[tokio::test]
+async fn mqtt_3_11_2_1_unsuback_carries_no_words() {
+    let home = Home::new().await;
+    for largest in [&[][..], &[0x27, 0, 0, 0, 40]] {
+        let mut client = home.connected(with(owner(5, "a"), largest)).await;
+        client.send(&request(0xA2, 5, &string("none"))).await;
+        let unsuback = client.receive().await;
+        assert_eq!((unsuback.first, &unsuback.body[..]), (0xB0, &[0, 9, 0, 0x11][..]));
+    }
+}

@@ -29,7 +29,7 @@ async fn is_no_filter(filter: &str) {
     }
 }
 
-/// 5: 4.7.1-1 · 3.1.1: 4.7.1-2
+/// 5: 4.7.1-1 · 3.1.1: 3.8.3-2, 4.7.1-2
 #[tokio::test]
 async fn mqtt_4_7_1_1_the_multi_level_wildcard_is_the_whole_last_level() {
     for filter in ["a#", "a/#/b", "#/a", "a/b#", "##"] {

@@ -53,7 +53,7 @@ async fn mqtt_3_1_2_10_a_normal_disconnect_removes_the_will() {
     }
 }
 
-/// 5: 3.1.2-11, 3.1.2-13, 3.1.2-15 · 3.1.1: 3.1.2-11, 3.1.2-13, 3.1.2-15
+/// 5: 3.1.2-11, 3.1.2-13 · 3.1.1: 3.1.2-11, 3.1.2-13, 3.1.2-15
 #[tokio::test]
 async fn mqtt_3_1_2_11_without_a_will_there_are_no_will_flags_and_fields() {
     for version in BOTH {
@@ -66,9 +66,9 @@ async fn mqtt_3_1_2_11_without_a_will_there_are_no_will_flags_and_fields() {
     }
 }
 
-/// 5: 3.1.2-12 · 3.1.1: 3.1.2-12
+/// 3.1.1: 3.1.2-12
 #[tokio::test]
-async fn mqtt_3_1_2_12_without_a_will_nothing_is_published() {
+async fn mqtt_311_3_1_2_12_without_a_will_nothing_is_published() {
     for version in BOTH {
         let home = Home::new().await;
         let mut watcher = home.connected(owner(5, "watcher")).await;
@@ -79,9 +79,9 @@ async fn mqtt_3_1_2_12_without_a_will_nothing_is_published() {
     }
 }
 
-/// 5: 3.1.2-14 · 3.1.1: 3.1.2-14
+/// 5: 3.1.2-12 · 3.1.1: 3.1.2-14
 #[tokio::test]
-async fn mqtt_3_1_2_14_a_will_has_qos_0_1_or_2() {
+async fn mqtt_3_1_2_12_a_will_has_qos_0_1_or_2() {
     for version in BOTH {
         let home = Home::new().await;
         for (qos, gets) in [(0, 0), (1, 1), (2, 1)] {
@@ -95,9 +95,9 @@ async fn mqtt_3_1_2_14_a_will_has_qos_0_1_or_2() {
     }
 }
 
-/// 5: 3.1.2-16 · 3.1.1: 3.1.2-16
+/// 5: 3.1.2-14 · 3.1.1: 3.1.2-16
 #[tokio::test]
-async fn mqtt_3_1_2_16_a_will_without_retain_is_not_retained() {
+async fn mqtt_3_1_2_14_a_will_without_retain_is_not_retained() {
     for version in BOTH {
         let home = Home::new().await;
         let (client, mut watcher) = testator(&home, version, 1, false, &[]).await;
@@ -109,9 +109,9 @@ async fn mqtt_3_1_2_16_a_will_without_retain_is_not_retained() {
     }
 }
 
-/// 5: 3.1.2-17 · 3.1.1: 3.1.2-17
+/// 5: 3.1.2-15 · 3.1.1: 3.1.2-17
 #[tokio::test]
-async fn mqtt_3_1_2_17_a_will_with_retain_is_retained() {
+async fn mqtt_3_1_2_15_a_will_with_retain_is_retained() {
     for version in BOTH {
         let home = Home::new().await;
         let (client, mut watcher) = testator(&home, version, 1, true, &[]).await;
@@ -123,10 +123,10 @@ async fn mqtt_3_1_2_17_a_will_with_retain_is_retained() {
     }
 }
 
-/// 5: 3.1.2-26
+/// 5: 3.1.3-9
 /// A session that goes on before the delay has passed takes its old will with it.
 #[tokio::test]
-async fn mqtt_3_1_2_26_who_returns_in_time_leaves_no_will() {
+async fn mqtt_3_1_3_9_who_returns_in_time_leaves_no_will() {
     let home = Home::new().await;
     let mut watcher = home.connected(owner(5, "watcher")).await;
     watcher.subscribe("last", 1).await;
@@ -139,9 +139,20 @@ async fn mqtt_3_1_2_26_who_returns_in_time_leaves_no_will() {
     watcher.nothing_came().await;
 }
 
-/// 5: 3.1.3-9 · 3.1.1: 3.1.3-10
+/// 5: 3.1.3-10
 #[tokio::test]
-async fn mqtt_3_1_3_9_the_topic_of_a_will_is_a_utf_8_string() {
+async fn mqtt_3_1_3_10_the_user_properties_of_a_will_keep_their_order() {
+    let home = Home::new().await;
+    let pairs = [("b", "1"), ("a", "2"), ("b", "1"), ("", "")];
+    let bytes: Vec<u8> = pairs.iter().flat_map(|(name, value)| [vec![0x26], string(name), string(value)].concat()).collect();
+    let (client, mut watcher) = testator(&home, 5, 1, false, &bytes).await;
+    drop(client);
+    assert_eq!(watcher.message().await.properties, bytes);
+}
+
+/// 5: 3.1.3-11 · 3.1.1: 3.1.3-10
+#[tokio::test]
+async fn mqtt_3_1_3_11_the_topic_of_a_will_is_a_utf_8_string() {
     let home = Home::new().await;
     for (version, code) in [(5, Some(0x90)), (4, None)] {
         let will: &[u8] = if version == 5 { &[0] } else { &[] };

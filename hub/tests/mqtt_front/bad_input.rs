@@ -7,6 +7,7 @@ use hearthkey::mqtt::{
     packet::{Version, decode, frame},
 };
 
+/// 5: 3.2.2-15
 #[tokio::test]
 async fn each_fault_has_its_code() {
     let limits = Limits { max_packet_bytes: 1_000, ..Limits::default() };
@@ -111,6 +112,7 @@ async fn packets_that_come_with_connect_are_obeyed_after_it() {
     assert_eq!(lamp.receive().await.first, 0xD0);
 }
 
+/// 5: 3.3.4-7
 #[tokio::test]
 async fn more_unacknowledged_publishes_than_announced_end_the_connection() {
     let limits = Limits { receive_maximum: 3, ..Limits::default() };
