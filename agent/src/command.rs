@@ -82,6 +82,8 @@ pub enum CommandRefusal {
     Expired,
     /// Another command is being carried out.
     Busy,
+    /// There is no room to answer it: PUBACK says so.
+    NoRoom,
 }
 
 impl CommandRefusal {
@@ -95,6 +97,7 @@ impl CommandRefusal {
             Self::Stale => "sequence not above the highest seen",
             Self::Expired => "time to live is over",
             Self::Busy => "another command is being carried out",
+            Self::NoRoom => "no room for its answers",
         }
     }
 }
@@ -126,7 +129,7 @@ impl CommandGate {
         Self { highest: stored, stored, seen: Deque::new() }
     }
 
-    /// Judges a message under `cmd/<name>`, received at `now`. `is_busy` if a command is still being carried out.
+    /// Judges a message under `cmd/<name>`, received at `now`. `hindrance` is why no command whatever can be carried out now.
     ///
     /// # Errors
     /// [`Refused`].
@@ -135,7 +138,7 @@ impl CommandGate {
         name: &'a str,
         publish: &Publish<'a>,
         now: Instant,
-        is_busy: bool,
+        hindrance: Option<CommandRefusal>,
     ) -> Result<Command<'a>, Refused<'a>> {
         let command = read(name, publish, now).ok_or(Refused { id: None, refusal: CommandRefusal::Malformed })?;
         let refuse = |refusal| Err(Refused { id: Some(command.id), refusal });
@@ -160,10 +163,7 @@ impl CommandGate {
         if now >= command.deadline {
             return refuse(CommandRefusal::Expired);
         }
-        if is_busy {
-            return refuse(CommandRefusal::Busy);
-        }
-        Ok(command)
+        hindrance.map_or(Ok(command), refuse)
     }
 
     /// The sequence to write to storage, once it is worth a write.
@@ -226,14 +226,14 @@ mod tests {
     }
 
     fn refusal(gate: &mut CommandGate, publish: &Publish<'_>) -> CommandRefusal {
-        gate.admit("set", publish, NOW, false).expect_err("refused").refusal
+        gate.admit("set", publish, NOW, None).expect_err("refused").refusal
     }
 
     #[test]
     fn a_live_command_in_sequence_passes_with_its_arguments() {
         let mut gate = CommandGate::new(11);
         let publish = message(r#"{"id":"c-1","seq":12,"ttl_s":30,"by":"owner","args":{"target_c":21}}"#);
-        let command = gate.admit("set", &publish, NOW, false).expect("passes");
+        let command = gate.admit("set", &publish, NOW, None).expect("passes");
         assert_eq!((command.id(), command.name(), command.sequence(), command.by()), ("c-1", "set", 12, "owner"));
         assert_eq!(command.args().map(|args| args.as_raw()), Some(r#"{"target_c":21}"#));
         assert_eq!(command.deadline(), Instant::from_millis(40_000));
@@ -246,7 +246,7 @@ mod tests {
         publish.retain = true;
         assert_eq!(refusal(&mut gate, &publish), CommandRefusal::Retained);
         publish.retain = false;
-        assert!(gate.admit("set", &publish, NOW, false).is_ok());
+        assert!(gate.admit("set", &publish, NOW, None).is_ok());
     }
 
     #[test]
@@ -256,7 +256,7 @@ mod tests {
         assert_eq!(refusal(&mut gate, &message(r#"{"id":"c-1","seq":12,"ttl_s":0}"#)), CommandRefusal::Expired);
         assert_eq!(refusal(&mut gate, &message(r#"{"id":"c-1","seq":13,"ttl_s":30}"#)), CommandRefusal::Repeated);
         assert_eq!(refusal(&mut gate, &message(r#"{"id":"c-2","seq":12,"ttl_s":30}"#)), CommandRefusal::Stale);
-        let busy = gate.admit("set", &message(r#"{"id":"c-3","seq":13,"ttl_s":30}"#), NOW, true);
+        let busy = gate.admit("set", &message(r#"{"id":"c-3","seq":13,"ttl_s":30}"#), NOW, Some(CommandRefusal::Busy));
         assert_eq!(busy.map_err(|refused| refused.refusal), Err(CommandRefusal::Busy));
         assert_eq!(refusal(&mut gate, &message(r#"{"id":"c-4","seq":13,"ttl_s":30}"#)), CommandRefusal::Stale);
     }
@@ -266,7 +266,7 @@ mod tests {
         let mut gate = CommandGate::new(0);
         let mut publish = message(r#"{"id":"c-1","seq":1,"ttl_s":30}"#);
         publish.message_expiry = Some(4);
-        let command = gate.admit("set", &publish, NOW, false).expect("passes");
+        let command = gate.admit("set", &publish, NOW, None).expect("passes");
         assert_eq!(command.deadline(), Instant::from_millis(14_000));
         let mut publish = message(r#"{"id":"c-2","seq":2,"ttl_s":30}"#);
         publish.message_expiry = Some(0);
@@ -300,7 +300,7 @@ mod tests {
         let mut writes = 0;
         for sequence in 1..=64 {
             let body = std::format!(r#"{{"id":"c-{sequence}","seq":{sequence},"ttl_s":30}}"#);
-            gate.admit("set", &message(&body), NOW, false).expect("passes");
+            gate.admit("set", &message(&body), NOW, None).expect("passes");
             if let Some(highest) = gate.sequence_to_store() {
                 gate.stored(highest);
                 writes += 1;

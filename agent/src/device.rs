@@ -12,7 +12,7 @@ use crate::keys::Drbg;
 use crate::lifecycle::{Awaited, Backoff, Ending, Lifecycle, Next as Course};
 use crate::mqtt::codec::{self, Auth, ConnAck, Connect, DecodeError, Packet, Publish, Qos, SubAck};
 use crate::mqtt::reason::ReasonCode;
-use crate::mqtt::session::{Class, Next, PublishId, RESERVED, Session, Settled};
+use crate::mqtt::session::{ANSWERS, Class, Next, PublishId, RESERVED, Session, Settled};
 use crate::mqtt::{MAX_INCOMING_PACKET, MAX_PAYLOAD, MAX_TOPIC, RECEIVE_MAXIMUM};
 use crate::oauth::{self, Grant, MAX_TOKEN_REQUEST};
 use crate::time::{Clock, Instant, UnixTime};
@@ -306,7 +306,7 @@ impl Device {
         let Phase::Online(online) = &mut self.phase else {
             return Ok(false);
         };
-        if online.subscribe == Subscribe::ToSend {
+        if online.subscribe == Subscribe::ToSend && self.session.may_hear_more() {
             let packet_id = self.session.new_packet_id();
             let filters = [topic(&self.identity, "cmd/+"), topic(&self.identity, "twin/desired")];
             codec::write_subscribe(out, packet_id, &[&filters[0], &filters[1]]).map_err(too_large)?;
@@ -538,11 +538,7 @@ impl Device {
         now: Instant,
         application: &mut A,
     ) -> ReasonCode {
-        // Accepted, executing and an outcome: without room for all three the hub would be left in doubt.
-        if self.session.free_places() < RESERVED {
-            return ReasonCode::QUOTA_EXCEEDED;
-        }
-        let command = match self.gate.admit(name, publish, now, self.executing.is_some()) {
+        let command = match self.gate.admit(name, publish, now, self.hindrance()) {
             Ok(command) => command,
             Err(refused) => {
                 application.event(Event::CommandRefused { id: refused.id, refusal: refused.refusal });
@@ -550,6 +546,7 @@ impl Device {
                     (None, _) => ReasonCode::PAYLOAD_FORMAT_INVALID,
                     // The first delivery was answered, or will be.
                     (Some(_), CommandRefusal::Repeated) => ReasonCode::SUCCESS,
+                    (Some(_), CommandRefusal::NoRoom) => ReasonCode::QUOTA_EXCEEDED,
                     (Some(id), refusal) => {
                         self.answer(id, "rejected", refusal.reason());
                         ReasonCode::SUCCESS
@@ -568,6 +565,13 @@ impl Device {
         }
         self.settle_finished_command(application);
         ReasonCode::SUCCESS
+    }
+
+    /// Why no command can be carried out now.
+    fn hindrance(&self) -> Option<CommandRefusal> {
+        // Without room for every answer the hub would be left in doubt.
+        let has_room = self.session.free_places() >= ANSWERS;
+        if has_room { self.executing.as_ref().map(|_| CommandRefusal::Busy) } else { Some(CommandRefusal::NoRoom) }
     }
 
     fn settle_finished_command<A: Application>(&mut self, application: &mut A) {

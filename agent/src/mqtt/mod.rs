@@ -15,5 +15,6 @@ pub const MAX_OUTGOING_PACKET: usize = 1280;
 pub const MAX_TOPIC: usize = 96;
 /// The longest payload that we publish.
 pub const MAX_PAYLOAD: usize = 512;
-/// How many QoS 1 publishes of the hub may wait for our acknowledgement (our Receive Maximum).
-pub const RECEIVE_MAXIMUM: u16 = 4;
+/// How many QoS 1 publishes of the hub may wait for our acknowledgement (our Receive Maximum). One: a command needs places for
+/// its answers, and the acknowledgement of the one before says that there are some.
+pub const RECEIVE_MAXIMUM: u16 = 1;

@@ -35,7 +35,7 @@ fn lamp_connect(data: &[u8]) -> Connect<'_> {
         clean_start: true,
         keep_alive: 60,
         session_expiry: 3_600,
-        receive_maximum: 4,
+        receive_maximum: 1,
         maximum_packet_size: 2_048,
         authentication: Some(("client_credentials", data)),
         will: Some(("dev/lamp/status", b"offline")),
@@ -116,7 +116,7 @@ fn an_independent_codec_reads_what_the_device_writes() {
             ("connect-with-assertion", FromClient::Connect(connect)) => {
                 assert_eq!(connect.client_identifier, "lamp");
                 assert_eq!((connect.clean_start, connect.keep_alive, connect.session_expiry), (true, 60, 3_600));
-                assert_eq!((connect.receive_maximum, connect.maximum_packet_size), (4, 2_048));
+                assert_eq!((connect.receive_maximum, connect.maximum_packet_size), (1, 2_048));
                 assert_eq!((connect.method.as_deref(), connect.data.as_deref()), (Some("client_credentials"), Some(FORM)));
                 assert_eq!(connect.will, Some(("dev/lamp/status".into(), b"offline".to_vec(), 1, true)));
             }

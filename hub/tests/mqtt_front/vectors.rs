@@ -45,7 +45,7 @@ fn the_hub_reads_each_packet_of_a_device() {
 
     let without_date = connect("connect-without-date");
     assert_eq!((&*without_date.client_identifier, without_date.clean_start, without_date.keep_alive), ("lamp", true, 60));
-    assert_eq!((without_date.session_expiry, without_date.receive_maximum, without_date.maximum_packet_size), (3_600, 4, 2_048));
+    assert_eq!((without_date.session_expiry, without_date.receive_maximum, without_date.maximum_packet_size), (3_600, 1, 2_048));
     assert_eq!(without_date.authentication_method.as_deref(), Some("client_credentials"));
     assert!(without_date.authentication_data.as_ref().unwrap().expose().is_empty());
     let will = without_date.will.unwrap();
