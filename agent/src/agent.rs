@@ -8,7 +8,7 @@ use crate::keys::Drbg;
 use crate::lifecycle::{Awaited, Ending, Next};
 use crate::mqtt::codec;
 use crate::mqtt::{MAX_INCOMING_PACKET, MAX_OUTGOING_PACKET};
-use crate::platform::{Platform, Record, Transport as _};
+use crate::platform::{Platform, Record, StorageFailed, Transport as _};
 use crate::time::{Clock, Instant};
 use crate::tls::{self, Connection, TrustAnchor};
 use crate::workspace::Workspace;
@@ -73,7 +73,6 @@ impl Agent {
         loop {
             self.reseed(platform);
             if let Some(farewell) = self.wait(platform, application, due).await {
-                self.store_sequence(platform, application, self.device.gate.unstored_sequence());
                 return Ended::Left(farewell);
             }
             let ending = self.connection(platform, application, workspace).await;
@@ -89,7 +88,6 @@ impl Agent {
                 due = now.after(delay);
                 continue;
             }
-            self.store_sequence(platform, application, self.device.gate.unstored_sequence());
             return match ending {
                 Ending::Left(farewell) => Ended::Left(farewell),
                 _ => Ended::Revoked,
@@ -112,13 +110,11 @@ impl Agent {
         }
     }
 
-    fn store_sequence<P: Platform, A: Application>(&mut self, platform: &mut P, application: &mut A, sequence: Option<u64>) {
-        let Some(sequence) = sequence else { return };
-        if platform.store(Record::CommandSequence, &sequence.to_be_bytes()).is_err() {
-            application.event(Event::StorageFailed);
+    fn store_sequence<P: Platform, A: Application>(&mut self, platform: &mut P, application: &mut A, sequence: u64) {
+        match platform.store(Record::CommandSequence, &sequence.to_be_bytes()) {
+            Ok(()) => self.device.gate.stored(sequence),
+            Err(StorageFailed) => application.event(Event::StorageFailed),
         }
-        // Stored or not: a medium that fails is not worn out by trying at every turn.
-        self.device.gate.stored(sequence);
     }
 
     /// Waits without a connection until `due`; the application is asked meanwhile.
@@ -205,8 +201,6 @@ impl Agent {
             if let Turn::Stop(farewell) = turn {
                 self.device.leave(farewell, now)?;
             }
-            let sequence = self.device.gate.sequence_to_store();
-            self.store_sequence(platform, application, sequence);
 
             while connection.has_room_for(MAX_OUTGOING_PACKET) {
                 let mut out = Buffer::new(outgoing);
@@ -244,6 +238,9 @@ impl Agent {
             while let Some(length) = complete_packet(incoming, received)? {
                 let bytes = incoming.get(..length).unwrap_or_default();
                 let packet = codec::decode(bytes).map_err(Ending::BadPacket)?;
+                if let Some(sequence) = self.device.sequence_to_store(&packet, now) {
+                    self.store_sequence(platform, application, sequence);
+                }
                 self.device.receive(&packet, now, application)?;
                 incoming.copy_within(length..received, 0);
                 received -= length;

@@ -15,8 +15,6 @@ pub const MAX_COMMAND_NAME: usize = 40;
 pub const MAX_COMMAND_PAYLOAD: usize = 1024;
 /// How many finished commands are remembered by id, to tell a repetition from a stale sequence.
 const REMEMBERED: usize = 8;
-/// The sequence is written to storage once it ran ahead by this much.
-const STORE_EVERY: u64 = 16;
 
 /// A command that passed every check. Only [`CommandGate::admit`] makes one.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -84,6 +82,8 @@ pub enum CommandRefusal {
     Busy,
     /// There is no room to answer it: PUBACK says so.
     NoRoom,
+    /// Its sequence is not in storage: after a power cut it could be carried out again.
+    NotStored,
 }
 
 impl CommandRefusal {
@@ -98,14 +98,16 @@ impl CommandRefusal {
             Self::Expired => "time to live is over",
             Self::Busy => "another command is being carried out",
             Self::NoRoom => "no room for its answers",
+            Self::NotStored => "its sequence cannot be stored",
         }
     }
 }
 
 /// Keeps the highest sequence and the last ids.
 ///
-/// A restart may forget up to fifteen sequences, since storage is written sparsely. Nothing can be replayed through that gap:
-/// only the hub publishes commands, and the first connection after a restart drops what the hub had queued for the former one.
+/// A command is carried out at most once, whatever happens to the device meanwhile: its sequence is in storage before it begins.
+/// The hub offers it again as long as it has heard nothing of it, also to a device that just came back from a power cut or a
+/// panic in that very command; it is stale then.
 #[derive(Debug, Default)]
 pub struct CommandGate {
     highest: u64,
@@ -163,19 +165,20 @@ impl CommandGate {
         if now >= command.deadline {
             return refuse(CommandRefusal::Expired);
         }
-        hindrance.map_or(Ok(command), refuse)
+        if let Some(hindrance) = hindrance {
+            return refuse(hindrance);
+        }
+        if command.sequence > self.stored {
+            return refuse(CommandRefusal::NotStored);
+        }
+        Ok(command)
     }
 
-    /// The sequence to write to storage, once it is worth a write.
+    /// The sequence to write to storage, and then to [tell](Self::stored), before [`admit`](Self::admit) may pass this message.
     #[must_use]
-    pub fn sequence_to_store(&self) -> Option<u64> {
-        (self.highest >= self.stored.saturating_add(STORE_EVERY)).then_some(self.highest)
-    }
-
-    /// The highest sequence, if storage does not hold it yet: for a clean stop.
-    #[must_use]
-    pub fn unstored_sequence(&self) -> Option<u64> {
-        (self.highest > self.stored).then_some(self.highest)
+    pub fn sequence_to_store(&self, name: &str, publish: &Publish<'_>, now: Instant) -> Option<u64> {
+        let command = read(name, publish, now).filter(|command| !publish.retain && now < command.deadline)?;
+        (command.sequence > self.highest.max(self.stored)).then_some(command.sequence)
     }
 
     /// Notes that `sequence` is in storage.
@@ -225,15 +228,27 @@ mod tests {
         }
     }
 
+    /// As the shell does: what is to be stored first is stored.
+    fn admit<'a>(
+        gate: &mut CommandGate,
+        publish: &Publish<'a>,
+        hindrance: Option<CommandRefusal>,
+    ) -> Result<Command<'a>, Refused<'a>> {
+        if let Some(sequence) = gate.sequence_to_store("set", publish, NOW) {
+            gate.stored(sequence);
+        }
+        gate.admit("set", publish, NOW, hindrance)
+    }
+
     fn refusal(gate: &mut CommandGate, publish: &Publish<'_>) -> CommandRefusal {
-        gate.admit("set", publish, NOW, None).expect_err("refused").refusal
+        admit(gate, publish, None).expect_err("refused").refusal
     }
 
     #[test]
     fn a_live_command_in_sequence_passes_with_its_arguments() {
         let mut gate = CommandGate::new(11);
         let publish = message(r#"{"id":"c-1","seq":12,"ttl_s":30,"by":"owner","args":{"target_c":21}}"#);
-        let command = gate.admit("set", &publish, NOW, None).expect("passes");
+        let command = admit(&mut gate, &publish, None).expect("passes");
         assert_eq!((command.id(), command.name(), command.sequence(), command.by()), ("c-1", "set", 12, "owner"));
         assert_eq!(command.args().map(|args| args.as_raw()), Some(r#"{"target_c":21}"#));
         assert_eq!(command.deadline(), Instant::from_millis(40_000));
@@ -246,7 +261,7 @@ mod tests {
         publish.retain = true;
         assert_eq!(refusal(&mut gate, &publish), CommandRefusal::Retained);
         publish.retain = false;
-        assert!(gate.admit("set", &publish, NOW, None).is_ok());
+        assert!(admit(&mut gate, &publish, None).is_ok());
     }
 
     #[test]
@@ -256,7 +271,7 @@ mod tests {
         assert_eq!(refusal(&mut gate, &message(r#"{"id":"c-1","seq":12,"ttl_s":0}"#)), CommandRefusal::Expired);
         assert_eq!(refusal(&mut gate, &message(r#"{"id":"c-1","seq":13,"ttl_s":30}"#)), CommandRefusal::Repeated);
         assert_eq!(refusal(&mut gate, &message(r#"{"id":"c-2","seq":12,"ttl_s":30}"#)), CommandRefusal::Stale);
-        let busy = gate.admit("set", &message(r#"{"id":"c-3","seq":13,"ttl_s":30}"#), NOW, Some(CommandRefusal::Busy));
+        let busy = admit(&mut gate, &message(r#"{"id":"c-3","seq":13,"ttl_s":30}"#), Some(CommandRefusal::Busy));
         assert_eq!(busy.map_err(|refused| refused.refusal), Err(CommandRefusal::Busy));
         assert_eq!(refusal(&mut gate, &message(r#"{"id":"c-4","seq":13,"ttl_s":30}"#)), CommandRefusal::Stale);
     }
@@ -266,7 +281,7 @@ mod tests {
         let mut gate = CommandGate::new(0);
         let mut publish = message(r#"{"id":"c-1","seq":1,"ttl_s":30}"#);
         publish.message_expiry = Some(4);
-        let command = gate.admit("set", &publish, NOW, None).expect("passes");
+        let command = admit(&mut gate, &publish, None).expect("passes");
         assert_eq!(command.deadline(), Instant::from_millis(14_000));
         let mut publish = message(r#"{"id":"c-2","seq":2,"ttl_s":30}"#);
         publish.message_expiry = Some(0);
@@ -295,18 +310,21 @@ mod tests {
     }
 
     #[test]
-    fn the_sequence_is_stored_once_in_sixteen_commands() {
-        let mut gate = CommandGate::new(0);
-        let mut writes = 0;
-        for sequence in 1..=64 {
-            let body = std::format!(r#"{{"id":"c-{sequence}","seq":{sequence},"ttl_s":30}}"#);
-            gate.admit("set", &message(&body), NOW, None).expect("passes");
-            if let Some(highest) = gate.sequence_to_store() {
-                gate.stored(highest);
-                writes += 1;
-            }
+    fn a_command_passes_only_once_its_sequence_is_stored_and_what_cannot_pass_costs_no_write() {
+        let mut gate = CommandGate::new(4);
+        let publish = message(r#"{"id":"c-5","seq":5,"ttl_s":30}"#);
+        assert_eq!(gate.sequence_to_store("set", &publish, NOW), Some(5));
+        let unstored = gate.admit("set", &publish, NOW, None).map_err(|refused| refused.refusal);
+        assert_eq!(unstored, Err(CommandRefusal::NotStored));
+        for (sequence, ttl) in [(5, 30), (4, 30), (6, 0)] {
+            let body = std::format!(r#"{{"id":"c-6","seq":{sequence},"ttl_s":{ttl}}}"#);
+            assert_eq!(gate.sequence_to_store("set", &message(&body), NOW), None, "{body}");
         }
-        assert_eq!(writes, 4);
-        assert_eq!(gate.unstored_sequence(), None);
+        let publish = message(r#"{"id":"c-7","seq":7,"ttl_s":30}"#);
+        let retained = Publish { retain: true, ..publish };
+        assert_eq!(gate.sequence_to_store("set", &retained, NOW), None);
+        gate.stored(gate.sequence_to_store("set", &publish, NOW).expect("in order"));
+        assert!(gate.admit("set", &publish, NOW, None).is_ok());
+        assert_eq!(refusal(&mut CommandGate::new(7), &publish), CommandRefusal::Stale, "after a restart");
     }
 }

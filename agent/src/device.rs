@@ -406,6 +406,19 @@ impl Device {
         }
     }
 
+    /// What storage must hold before [`receive`](Self::receive) takes this packet: the command that it brings, if any, is refused
+    /// unless the gate is told that it does.
+    pub(crate) fn sequence_to_store(&self, packet: &Packet<'_>, now: Instant) -> Option<u64> {
+        let Packet::Publish(publish) = packet else { return None };
+        let name = self.below_own(publish.topic)?.strip_prefix("cmd/")?;
+        self.gate.sequence_to_store(name, publish, now)
+    }
+
+    /// What follows `dev/<client_id>/`.
+    fn below_own<'a>(&self, topic: &'a str) -> Option<&'a str> {
+        topic.strip_prefix("dev/")?.strip_prefix(self.identity.client_id.as_str())?.strip_prefix('/')
+    }
+
     fn learn<A: Application>(&mut self, date: Option<UnixTime>, now: Instant, application: &mut A) {
         if let Some(date) = date {
             self.clock.learn(now, date);
@@ -505,9 +518,7 @@ impl Device {
         now: Instant,
         application: &mut A,
     ) -> Result<(), Ending> {
-        let own = publish.topic.strip_prefix("dev/").and_then(|rest| rest.strip_prefix(self.identity.client_id.as_str()));
-        let below = own.and_then(|rest| rest.strip_prefix('/'));
-        let reason = match below.map(|below| (below.strip_prefix("cmd/"), below)) {
+        let reason = match self.below_own(publish.topic).map(|below| (below.strip_prefix("cmd/"), below)) {
             Some((Some(name), _)) => self.receive_command(name, publish, now, application),
             Some((None, "twin/desired")) => {
                 if let Ok(desired) = Object::parse(publish.payload) {

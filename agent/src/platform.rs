@@ -27,7 +27,7 @@ pub trait Platform {
 
     /// Replaces the record `key`, durably and all or nothing: a power cut leaves the old bytes or the new.
     /// The identity is written twice in a device's life (its key, then its enrolment) and holds the secret key: on a system
-    /// with other users, a file that only its owner reads. The command sequence is written once in sixteen commands.
+    /// with other users, a file that only its owner reads. The command sequence is written before each command is carried out.
     ///
     /// # Errors
     /// [`StorageFailed`] if the medium failed.

@@ -136,19 +136,22 @@ impl SansIo {
         self.0.next_packet(now, application, out)
     }
 
-    /// Takes one whole packet of the hub.
+    /// Takes one whole packet of the hub. If it is a command, its sequence goes to `store` first, which says whether it is in
+    /// storage now.
     ///
     /// # Errors
     /// How the connection ends.
-    pub fn receive<A: Application>(&mut self, packet: &[u8], now: Instant, application: &mut A) -> Result<(), Ending> {
+    pub fn receive<A: Application>(
+        &mut self,
+        packet: &[u8],
+        now: Instant,
+        application: &mut A,
+        store: impl FnOnce(u64) -> bool,
+    ) -> Result<(), Ending> {
         let packet = codec::decode(packet).map_err(Ending::BadPacket)?;
+        if let Some(sequence) = self.0.sequence_to_store(&packet, now).filter(|sequence| store(*sequence)) {
+            self.0.gate.stored(sequence);
+        }
         self.0.receive(&packet, now, application)
-    }
-
-    /// The command sequence to store now, if any; counts as stored.
-    pub fn sequence_to_store(&mut self) -> Option<u64> {
-        let sequence = self.0.gate.sequence_to_store()?;
-        self.0.gate.stored(sequence);
-        Some(sequence)
     }
 }

@@ -24,7 +24,6 @@ pub(super) enum Deed {
     Connect,
     Send(Vec<u8>),
     Ended(Ending),
-    Executed(String),
     WakeAt(u64),
 }
 
@@ -39,6 +38,8 @@ pub(super) struct VirtualDevice {
     config: Config,
     /// What it wrote to its flash memory.
     sequence: Option<u64>,
+    /// A flash memory that keeps nothing.
+    forgets: bool,
     state: State,
 }
 
@@ -69,6 +70,7 @@ impl VirtualDevice {
             thermostat: VirtualThermostat { reporting, reach_for: None, executed: Vec::new(), sessions: 0 },
             config,
             sequence: None,
+            forgets: false,
             state: State::Waiting { until_ms: 0 },
         }
     }
@@ -98,6 +100,16 @@ impl VirtualDevice {
         if self.state != State::Stopped {
             self.state = State::Waiting { until_ms: 0 };
         }
+    }
+
+    /// Its flash memory keeps nothing of what it is told to keep.
+    pub(super) fn forget_sequences(&mut self) {
+        self.forgets = true;
+    }
+
+    /// What it carried out since it was last asked.
+    pub(super) fn executed(&mut self) -> Vec<String> {
+        std::mem::take(&mut self.thermostat.executed)
     }
 
     /// Its firmware will publish to this topic.
@@ -132,7 +144,14 @@ impl VirtualDevice {
     /// Takes a packet of the hub.
     pub(super) fn receive(&mut self, packet: &[u8], now_ms: u64) -> Result<(), Ending> {
         let Some(core) = &mut self.core else { return Ok(()) };
-        core.receive(packet, Instant::from_millis(now_ms), &mut self.thermostat)
+        let stored = &mut self.sequence;
+        let forgets = self.forgets;
+        core.receive(packet, Instant::from_millis(now_ms), &mut self.thermostat, |sequence| {
+            if !forgets {
+                *stored = Some(sequence);
+            }
+            true
+        })
     }
 
     /// Does what is due.
@@ -144,7 +163,6 @@ impl VirtualDevice {
         {
             deeds.push(Deed::Ended(ending));
         }
-        deeds.extend(self.thermostat.executed.drain(..).map(Deed::Executed));
         deeds
     }
 
@@ -158,9 +176,6 @@ impl VirtualDevice {
         }
         core.tick(now)?;
         let turn = core.poll_application(&mut self.thermostat, now);
-        if let Some(sequence) = core.sequence_to_store() {
-            self.sequence = Some(sequence);
-        }
         loop {
             let mut bytes = [0; MAX_OUTGOING_PACKET];
             let mut out = Buffer::new(&mut bytes);

@@ -83,8 +83,13 @@ fn command(data: &[u8]) {
         message_expiry: Some(60),
         payload: data,
     };
-    assert!(gate.admit("set", &Publish { retain: true, ..publish }, now, false).is_err(), "retained");
-    let Ok(command) = gate.admit("set", &publish, now, false) else { return };
+    assert!(gate.admit("set", &Publish { retain: true, ..publish }, now, None).is_err(), "retained");
+    let Some(sequence) = gate.sequence_to_store("set", &publish, now) else {
+        assert!(gate.admit("set", &publish, now, None).is_err(), "not stored");
+        return;
+    };
+    gate.stored(sequence);
+    let command = gate.admit("set", &publish, now, None).expect("nothing stands against it");
     assert!(data.len() <= MAX_COMMAND_PAYLOAD && command.id().len() <= MAX_COMMAND_ID && !command.id().is_empty());
     assert!(command.sequence() > 3 && command.deadline() > now && command.deadline() <= Instant::from_millis(61_000));
     let theirs: Value = serde_json::from_slice(data).unwrap_or_default();
@@ -93,8 +98,8 @@ fn command(data: &[u8]) {
         assert_eq!(theirs["seq"].as_u64(), Some(command.sequence()));
         assert_eq!(theirs.get("by").map_or(Some(""), Value::as_str), Some(command.by()));
     }
-    assert!(gate.admit("set", &publish, now, false).is_err(), "again");
-    assert!(CommandGate::new(command.sequence()).admit("set", &publish, now, false).is_err(), "again after a restart");
+    assert!(gate.admit("set", &publish, now, None).is_err(), "again");
+    assert!(CommandGate::new(command.sequence()).admit("set", &publish, now, None).is_err(), "again after a restart");
 }
 
 /// The members of an object in their order, names unescaped, names twice and all.

@@ -20,6 +20,8 @@ pub struct TestPlatform {
     calls: mpsc::UnboundedSender<DuplexStream>,
     pub storage: Rc<RefCell<BTreeMap<&'static str, Vec<u8>>>>,
     pub writes: Rc<Cell<usize>>,
+    /// Its storage takes nothing more.
+    pub is_broken: bool,
     seed: u64,
 }
 
@@ -27,7 +29,7 @@ impl TestPlatform {
     /// The device, and the end at which its calls arrive.
     pub fn new(seed: u64) -> (Self, mpsc::UnboundedReceiver<DuplexStream>) {
         let (calls, answered) = mpsc::unbounded_channel();
-        let platform = Self { started: tokio::time::Instant::now(), calls, storage: Rc::default(), writes: Rc::default(), seed };
+        let platform = Self { started: tokio::time::Instant::now(), calls, storage: Rc::default(), writes: Rc::default(), is_broken: false, seed };
         (platform, answered)
     }
 }
@@ -58,6 +60,9 @@ impl Platform for TestPlatform {
     }
 
     fn store(&mut self, key: Record, bytes: &[u8]) -> Result<(), StorageFailed> {
+        if self.is_broken {
+            return Err(StorageFailed);
+        }
         self.writes.set(self.writes.get() + 1);
         self.storage.borrow_mut().insert(key.name(), bytes.to_vec());
         Ok(())
