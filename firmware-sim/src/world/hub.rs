@@ -46,7 +46,7 @@ pub(super) enum Output {
     /// A publish was refused.
     Refused,
     /// A token was issued on this request.
-    Issued { to: DeviceId, jti: Box<str>, request: Vec<u8> },
+    Issued { to: DeviceId, request: Vec<u8> },
     /// A command has come to its end.
     CommandEnded { device: DeviceId, id: String },
 }
@@ -78,6 +78,8 @@ struct Session {
     expires_at: UnixTime,
     listens: bool,
     next_packet_id: u16,
+    /// The command that it has not acknowledged yet: the agent takes one at a time.
+    in_flight: Option<(u16, String)>,
 }
 
 impl Hub {
@@ -217,22 +219,51 @@ impl Hub {
             .iter()
             .find(|(_, connection)| connection.session.as_ref().is_some_and(|session| session.device == *id && session.listens));
         if let Some(connection) = listening.map(|(connection, _)| *connection) {
-            self.deliver(connection, &command.record.name, &command.payload, COMMAND_TTL.0, out);
+            self.deliver_next(connection, now, out);
         }
-        Some(command.record.id.to_string())
+        let is_told = self.sabotage != Some(Sabotage::InventCommands);
+        is_told.then(|| command.record.id.to_string())
     }
 
-    fn deliver(&mut self, connection: ConnectionId, name: &CommandName, payload: &[u8], ttl: u64, out: &mut Vec<Output>) {
-        let Some(session) = self.connections.get_mut(&connection).and_then(|connection| connection.session.as_mut()) else {
-            return;
-        };
-        let topic = TopicName::parse(&format!("dev/{}/cmd/{name}", session.device)).expect("ids and names are legal levels");
+    /// Sends the oldest command that waits, unless one is on its way.
+    fn deliver_next(&mut self, connection: ConnectionId, now: UnixTime, out: &mut Vec<Output>) {
+        let session = self.connections.get_mut(&connection).and_then(|connection| connection.session.as_mut());
+        let Some(session) = session.filter(|session| session.in_flight.is_none()) else { return };
+        let Some(command) = self.registry.commands_waiting(&session.device, now).next() else { return };
+        let topic = format!("dev/{}/cmd/{}", session.device, command.name);
+        let topic = TopicName::parse(&topic).expect("ids and names are legal levels");
         if session.rights.authorize_delivery(&topic).is_err() {
             return;
         }
         session.next_packet_id = session.next_packet_id.checked_add(1).unwrap_or(1);
-        let expiry = u32::try_from(ttl).unwrap_or(u32::MAX);
-        out.push(Output::Send(connection, wire::publish(topic.as_str(), payload, session.next_packet_id, expiry)));
+        session.in_flight = Some((session.next_packet_id, command.id.to_string()));
+        let expiry = u32::try_from(command.expires_at.since(now).0).unwrap_or(u32::MAX);
+        let publish = wire::publish(topic.as_str(), &command.payload(now), session.next_packet_id, expiry);
+        out.push(Output::Send(connection, publish));
+    }
+
+    /// The device has a command: the next one may come.
+    fn delivered(
+        &mut self,
+        id: ConnectionId,
+        packet_id: u16,
+        reason_code: u8,
+        now: UnixTime,
+        out: &mut Vec<Output>,
+    ) -> Result<(), String> {
+        let Some(session) = self.connections.get_mut(&id).and_then(|connection| connection.session.as_mut()) else { return Ok(()) };
+        let (device, in_flight) = (session.device.clone(), session.in_flight.take());
+        let Some((_, command)) = in_flight.filter(|(expected, _)| *expected == packet_id) else {
+            return Err(format!("{device} acknowledged a message that it did not get"));
+        };
+        if reason_code >= 0x80 {
+            return Err(format!("{device} had no room for the command {command}: PUBACK {reason_code:#x}"));
+        }
+        if let Some(change) = self.registry.note_delivered_command(&device, &command, &context(now)) {
+            self.keep(change);
+        }
+        self.deliver_next(id, now, out);
+        Ok(())
     }
 
     /// Judges every session anew.
@@ -323,7 +354,7 @@ impl Hub {
             FromAgent::Disconnect => {
                 self.connections.remove(&id);
             }
-            FromAgent::PubAck => {}
+            FromAgent::PubAck { packet_id, reason_code } => self.delivered(id, packet_id, reason_code, now, out)?,
         }
         Ok(())
     }
@@ -347,7 +378,7 @@ impl Hub {
             "expires_in": issued.expires_in,
             "scope": issued.claims.scope,
         });
-        out.push(Output::Issued { to: client.id().clone(), jti: issued.claims.jti.clone(), request: form.to_vec() });
+        out.push(Output::Issued { to: client.id().clone(), request: form.to_vec() });
         Ok((issued.authority(), json.to_string().into_bytes()))
     }
 
@@ -378,6 +409,8 @@ impl Hub {
             }
         };
         let is_earlier = |connection: &Connection| connection.session.as_ref().is_some_and(|session| session.device == device);
+        let takes_over = self.sabotage != Some(Sabotage::KeepBothSessions);
+        let is_earlier = |connection: &Connection| takes_over && is_earlier(connection);
         let earlier: Vec<_> = self.connections.iter().filter(|(_, other)| is_earlier(other)).map(|(id, _)| *id).collect();
         for earlier in earlier {
             self.end(earlier, &EndReason::TakenOver, out);
@@ -385,7 +418,7 @@ impl Hub {
         if let Some(connection) = self.connections.get_mut(&id) {
             let expires_at = standing.expires_at.unwrap_or(UnixTime(u64::MAX));
             let rights = standing.rights;
-            connection.session = Some(Session { device, authority, rights, expires_at, listens: false, next_packet_id: 0 });
+            connection.session = Some(Session { device, authority, rights, expires_at, listens: false, next_packet_id: 0, in_flight: None });
             out.push(Output::Send(id, wire::connack(&response, now.0)));
         }
     }
@@ -444,6 +477,9 @@ impl Hub {
         if let Some(change) = self.registry.acknowledge_command(&device, &command, answer, &context(now)) {
             self.keep(change);
             if self.registry.command(&device, &command).is_some_and(|command| command.state.is_final()) {
+                if self.sabotage == Some(Sabotage::EndCommandsTwice) {
+                    out.push(Output::CommandEnded { device: device.clone(), id: command.clone() });
+                }
                 out.push(Output::CommandEnded { device, id: command });
             }
         }
@@ -464,17 +500,9 @@ impl Hub {
         let codes: Vec<u8> = filters.iter().map(grant).collect();
         let listens = filters.iter().zip(&codes).any(|(filter, code)| *code == 1 && filter.ends_with("/cmd/+"));
         session.listens |= listens;
-        let device = session.device.clone();
         out.push(Output::Send(id, wire::suback(packet_id, &codes)));
         if listens {
-            let waiting: Vec<_> = self
-                .registry
-                .commands_waiting(&device, now)
-                .map(|command| (command.name.clone(), command.payload(now), command.expires_at.since(now).0))
-                .collect();
-            for (name, payload, ttl) in waiting {
-                self.deliver(id, &name, &payload, ttl, out);
-            }
+            self.deliver_next(id, now, out);
         }
     }
 }

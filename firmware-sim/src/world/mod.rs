@@ -31,6 +31,10 @@ const YEAR_MS: f64 = 365.0 * 86_400_000.0;
 const LOOK_EVERY_MS: u64 = 600_000;
 /// The longest that a device or the hub is without power.
 const LONGEST_OUTAGE_MS: u64 = 3_600_000;
+/// In a home where power fails, one of so many commands costs its device the power (a relay, a bug in the firmware).
+const ONE_COMMAND_IN: u8 = 8;
+/// And the device is back within this, when the command still waits.
+const LATEST_REBOOT_MS: u64 = 60_000;
 /// How long a disabled device waits for its owner at most.
 const LONGEST_PAUSE_MS: u64 = 86_400_000;
 /// A packet takes from the first to the second to its destination.
@@ -47,6 +51,10 @@ pub enum Sabotage {
     ForgetUsedAssertions,
     KeepEveryRow,
     LockOut,
+    KeepBothSessions,
+    ForgetSequences,
+    InventCommands,
+    EndCommandsTwice,
 }
 
 /// What happened in a world.
@@ -204,7 +212,10 @@ impl World {
         for index in 0..scenario.devices {
             let id = DeviceId::parse(&format!("virtual-{}", index + 1)).expect("legal");
             let seed = scenario.seed.wrapping_add(index as u64);
-            let device = VirtualDevice::new(&id, config, scenario.interval, seed, &mut world.random);
+            let mut device = VirtualDevice::new(&id, config, scenario.interval, seed, &mut world.random);
+            if sabotage == Some(Sabotage::ForgetSequences) {
+                device.forget_sequences();
+            }
             world.hub.add_device(&id, &device.point(), date(0));
             world.devices.push(device);
             let at = world.random.u64(..ramp_ms);
@@ -299,6 +310,16 @@ impl World {
                     return Ok(());
                 }
                 let received = self.devices[index].receive(&packet, self.now_ms);
+                for command in self.devices[index].executed() {
+                    self.truth.executed(index, &command)?;
+                    if self.chances.power_cuts > 0.0 && self.random.u8(..ONE_COMMAND_IN) == 0 {
+                        // Before anybody hears of it.
+                        self.chronicle.power_cuts += 1;
+                        let after = self.random.u64(1_000..LATEST_REBOOT_MS);
+                        self.lose_power(index, after);
+                        return Ok(());
+                    }
+                }
                 match received {
                     Ok(()) => self.drive(index),
                     Err(ending) => self.device_ends(index, &ending),
@@ -521,7 +542,6 @@ impl World {
                         self.at(at, Event::ToHub(id, packet));
                     }
                     Deed::Ended(ending) => ended = Some(ending),
-                    Deed::Executed(command) => self.truth.executed(index, &command)?,
                     Deed::WakeAt(at) => {
                         let key = self.at(at.max(self.now_ms + 1), Event::Wake(index));
                         self.devices[index].wake = Some(key);
@@ -587,9 +607,9 @@ impl World {
                     self.truth.accepted(&by, &topic)?;
                 }
                 Output::Refused => self.chronicle.refused += 1,
-                Output::Issued { to, jti, request } => {
+                Output::Issued { to, request } => {
                     self.chronicle.tokens += 1;
-                    self.truth.issued(&to, &jti, &request)?;
+                    self.truth.issued(&to, &request)?;
                     if self.overheard.len() == OVERHEARD {
                         self.overheard.pop_front();
                     }

@@ -24,7 +24,6 @@ const CONNECTIONS_PER_DEVICE: usize = 8;
 pub(super) struct Truth {
     devices: Vec<Account>,
     index_by_id: BTreeMap<DeviceId, usize>,
-    tokens: BTreeSet<Box<str>>,
     requests: BTreeSet<u64>,
     /// How long a device may be without a session that it should have.
     patience_ms: u64,
@@ -35,8 +34,15 @@ pub(super) struct Truth {
 struct Account {
     status: Status,
     absent_since: Option<u64>,
-    /// Commands that were sent, each with whether the hub knows its end.
-    commands: VecDeque<(String, bool)>,
+    /// Commands that were sent.
+    commands: VecDeque<CommandAccount>,
+}
+
+struct CommandAccount {
+    id: String,
+    is_executed: bool,
+    /// The hub knows its end.
+    is_ended: bool,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -53,7 +59,6 @@ impl Truth {
         Self {
             devices: (0..devices).map(|_| Account::default()).collect(),
             index_by_id: (0..devices).map(|index| (id(index), index)).collect(),
-            tokens: BTreeSet::new(),
             requests: BTreeSet::new(),
             patience_ms: patience.as_millis() as u64,
             longest_absence_ms: 0,
@@ -93,16 +98,18 @@ impl Truth {
         if commands.len() == REMEMBERED_COMMANDS {
             commands.pop_front();
         }
-        commands.push_back((command, false));
+        commands.push_back(CommandAccount { id: command, is_executed: false, is_ended: false });
     }
 
-    /// No command is carried out that nobody sent, or again after its end was told.
+    /// No command is carried out that nobody sent, or twice, or after its end was told.
     pub(super) fn executed(&mut self, index: usize, command: &str) -> Result<(), String> {
-        match self.devices[index].commands.iter().find(|(id, _)| id == command) {
-            Some((_, false)) => Ok(()),
-            Some((_, true)) => Err(format!("device {} carried out {command} again after its end", index + 1)),
-            None => Err(format!("device {} carried out {command}, which nobody sent", index + 1)),
+        match self.devices[index].commands.iter_mut().find(|account| account.id == command) {
+            Some(CommandAccount { is_executed: is_executed @ false, is_ended: false, .. }) => *is_executed = true,
+            Some(CommandAccount { is_ended: false, .. }) => return Err(format!("device {} carried out {command} twice", index + 1)),
+            Some(_) => return Err(format!("device {} carried out {command} after its end", index + 1)),
+            None => return Err(format!("device {} carried out {command}, which nobody sent", index + 1)),
         }
+        Ok(())
     }
 
     /// Each command ends once.
@@ -110,9 +117,9 @@ impl Truth {
         let Some(account) = self.index_by_id.get(device).and_then(|index| self.devices.get_mut(*index)) else {
             return Err(format!("{device}, which is no device, ended a command"));
         };
-        match account.commands.iter_mut().find(|(id, _)| id == command) {
-            Some((_, ended @ false)) => *ended = true,
-            Some((_, true)) => return Err(format!("the command {command} of {device} ended twice")),
+        match account.commands.iter_mut().find(|account| account.id == command) {
+            Some(CommandAccount { is_ended: ended @ false, .. }) => *ended = true,
+            Some(_) => return Err(format!("the command {command} of {device} ended twice")),
             None => return Err(format!("the command {command} of {device} ended, and nobody sent it")),
         }
         Ok(())
@@ -131,8 +138,8 @@ impl Truth {
         }
     }
 
-    /// Tokens go to who may have one; none is issued twice, and no request is good twice.
-    pub(super) fn issued(&mut self, to: &DeviceId, jti: &str, request: &[u8]) -> Result<(), String> {
+    /// Tokens go to who may have one, and no request is good twice.
+    pub(super) fn issued(&mut self, to: &DeviceId, request: &[u8]) -> Result<(), String> {
         let status = self.index_by_id.get(to).map(|index| self.devices[*index].status);
         if status != Some(Status::Active) {
             return Err(format!("a token was issued to {to}, which is {status:?}"));
@@ -141,9 +148,6 @@ impl Truth {
         request.hash(&mut hasher);
         if !self.requests.insert(hasher.finish()) {
             return Err(format!("a token request of {to} was good twice"));
-        }
-        if !self.tokens.insert(jti.into()) {
-            return Err(format!("the token {jti} was issued twice"));
         }
         Ok(())
     }

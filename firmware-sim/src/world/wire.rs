@@ -33,7 +33,10 @@ pub(super) enum FromAgent {
         payload: Vec<u8>,
         packet_id: Option<u16>,
     },
-    PubAck,
+    PubAck {
+        packet_id: u16,
+        reason_code: u8,
+    },
     Subscribe {
         packet_id: u16,
         filters: Vec<String>,
@@ -62,7 +65,10 @@ pub(super) fn read(packet: &[u8]) -> Option<FromAgent> {
             bytes.properties()?;
             FromAgent::Publish { topic, payload: bytes.0.to_vec(), packet_id }
         }
-        0x40 => FromAgent::PubAck,
+        0x40 => {
+            let packet_id = bytes.u16()?;
+            FromAgent::PubAck { packet_id, reason_code: if bytes.0.is_empty() { 0 } else { bytes.u8()? } }
+        }
         0x82 => {
             let packet_id = bytes.u16()?;
             bytes.properties()?;

@@ -68,7 +68,7 @@ fn the_same_seed_is_the_same_life_to_the_last_byte_and_another_is_not() {
     assert_ne!(first.digest, other.digest);
 }
 
-/// The control: each check finds what it is there for.
+/// The control: the checks find what they are there for.
 #[test]
 fn a_home_that_is_broken_on_purpose_is_found_out() {
     for (sabotage, says) in [
@@ -77,6 +77,10 @@ fn a_home_that_is_broken_on_purpose_is_found_out() {
         (Sabotage::ForgetUsedAssertions, "good a second time"),
         (Sabotage::KeepEveryRow, "rows, more than"),
         (Sabotage::LockOut, "virtual-1 is locked out"),
+        (Sabotage::KeepBothSessions, "has two sessions"),
+        (Sabotage::ForgetSequences, "twice"),
+        (Sabotage::InventCommands, "which nobody sent"),
+        (Sabotage::EndCommandsTwice, "ended twice"),
     ] {
         let mut scenario = troubled(4, 200, 5);
         if sabotage == Sabotage::KeepEveryRow {
