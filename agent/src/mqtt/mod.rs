@@ -13,6 +13,8 @@ pub const MAX_INCOMING_PACKET: usize = 2048;
 pub const MAX_OUTGOING_PACKET: usize = 1280;
 /// The longest topic that we publish to: `dev/<32>/ack/<40>` and some air.
 pub const MAX_TOPIC: usize = 96;
+/// The most levels of a topic that the hub takes.
+pub const MAX_TOPIC_LEVELS: usize = 32;
 /// The longest payload that we publish.
 pub const MAX_PAYLOAD: usize = 512;
 /// How many QoS 1 publishes of the hub may wait for our acknowledgement (our Receive Maximum). One: a command needs places for

@@ -3,7 +3,7 @@
 
 use super::codec::{self, ConnAck, OutgoingPublish, PubAck, Qos};
 use super::reason::ReasonCode;
-use super::{MAX_OUTGOING_PACKET, MAX_PAYLOAD, MAX_TOPIC, RECEIVE_MAXIMUM};
+use super::{MAX_OUTGOING_PACKET, MAX_PAYLOAD, MAX_TOPIC, MAX_TOPIC_LEVELS, RECEIVE_MAXIMUM};
 use crate::buffer::{Buffer, BufferFull};
 use crate::time::Instant;
 use core::time::Duration;
@@ -38,7 +38,8 @@ pub enum NotQueued {
     Full,
     /// QoS 0 is not kept while there is no connection.
     Offline,
-    /// The topic is empty, longer than [`MAX_TOPIC`], or holds a wildcard.
+    /// The topic is empty, longer than [`MAX_TOPIC`], has more than [`MAX_TOPIC_LEVELS`], or holds a wildcard or a control
+    /// character.
     Topic,
     /// The payload is longer than [`MAX_PAYLOAD`].
     Payload,
@@ -127,7 +128,9 @@ impl Session {
         retain: bool,
         class: Class,
     ) -> Result<PublishId, NotQueued> {
-        if topic.is_empty() || topic.contains(['+', '#', '\0']) {
+        // The hub ends the connection of a device that publishes to what is no topic, and would end the next one as well.
+        let is_illegal = |character: char| matches!(character, '+' | '#') || character.is_control();
+        if topic.is_empty() || topic.contains(is_illegal) || topic.split('/').count() > MAX_TOPIC_LEVELS {
             return Err(NotQueued::Topic);
         }
         let topic = String::try_from(topic).map_err(|_| NotQueued::Topic)?;
@@ -437,7 +440,13 @@ mod tests {
         assert_eq!(refuse("", b""), NotQueued::Topic);
         assert_eq!(refuse("dev/+/state", b""), NotQueued::Topic);
         assert_eq!(refuse(&"x".repeat(MAX_TOPIC + 1), b""), NotQueued::Topic);
+        for unprintable in ["dev/lamp/tele/a\0", "dev/lamp/tele/\n", "dev/lamp/tele/\u{7f}", "dev/lamp/tele/\u{85}"] {
+            assert_eq!(refuse(unprintable, b""), NotQueued::Topic, "{unprintable:?}");
+        }
+        assert_eq!(refuse(&"/".repeat(MAX_TOPIC_LEVELS), b""), NotQueued::Topic);
         assert_eq!(refuse("t", &[0; MAX_PAYLOAD + 1]), NotQueued::Payload);
+        let levels = "/".repeat(MAX_TOPIC_LEVELS - 1);
+        assert!(session.enqueue(&levels, b"", Qos::AtLeastOnce, false, Class::Agent).is_ok(), "as many as the hub takes");
     }
 
     #[test]
