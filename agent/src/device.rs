@@ -91,6 +91,8 @@ enum Renewal {
 enum Subscribe {
     ToSend,
     Awaited { packet_id: u16 },
+    /// Not all of it was granted: asked again with the next token, whose rights may be others.
+    Refused,
     Done,
 }
 
@@ -489,6 +491,9 @@ impl Device {
         }
         let grant = Grant::from_token_response(auth.data).map_err(|_| Ending::BadAuthentication)?;
         online.renewal = Renewal::Due(grant.renew_at(now, &mut self.random));
+        if online.subscribe == Subscribe::Refused {
+            online.subscribe = Subscribe::ToSend;
+        }
         self.learn(auth.date, now, application);
         let took = PATIENCE.saturating_sub(deadline.since(now));
         application.event(Event::Renewed { expires_in: grant.lifetime, scope: &grant.scope, took });
@@ -502,7 +507,8 @@ impl Device {
         if online.subscribe != (Subscribe::Awaited { packet_id: suback.packet_id }) || suback.reason_codes.len() != 2 {
             return Err(Ending::BadPacket(DecodeError::Protocol("SUBACK that answers no SUBSCRIBE")));
         }
-        online.subscribe = Subscribe::Done;
+        let is_refused = suback.reason_codes.iter().any(|code| ReasonCode(*code).is_failure());
+        online.subscribe = if is_refused { Subscribe::Refused } else { Subscribe::Done };
         for (&code, filter) in suback.reason_codes.iter().zip(["cmd/+", "twin/desired"]) {
             if ReasonCode(code).is_failure() {
                 let filter = topic(&self.identity, filter);

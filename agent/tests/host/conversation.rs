@@ -385,6 +385,35 @@ async fn the_token_is_renewed_in_place_before_it_ends_and_writes_nothing_to_stor
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_refused_subscription_is_asked_for_again_with_each_new_token_until_it_is_granted() {
+    let mut home = Home::new(31).await;
+    let (lamp, events) = lamp();
+    let check = async |hub: &mut Hub| {
+        let mut call = hub.admit().await;
+        let mut codes = [[0x87, 1], [1, 0x87], [1, 1]].into_iter();
+        let mut renewals = 0;
+        while renewals < 4 {
+            match call.packet().await {
+                FromClient::Subscribe { packet_id, .. } => {
+                    call.send(&mqtt::suback(packet_id, &codes.next().expect("granted at the third time"))).await;
+                    assert_eq!(codes.len(), 2 - renewals, "once with each token");
+                }
+                FromClient::Publish { packet_id: Some(packet_id), .. } => call.send(&mqtt::puback(packet_id, 0, "")).await,
+                FromClient::Auth { reason: 0x19, .. } => {
+                    call.send(&mqtt::auth(0, &token_response(LIFETIME), Some(hub.date()))).await;
+                    renewals += 1;
+                }
+                FromClient::PingReq => call.send(&mqtt::PINGRESP).await,
+                other => panic!("{other:?}"),
+            }
+        }
+        assert_eq!(codes.len(), 0);
+    };
+    home.run(lamp, check).await;
+    assert_eq!(count(&events, "SubscriptionRefused"), 2, "{events:?}");
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_renewal_that_nobody_answers_ends_the_connection() {
     let mut home = Home::new(9).await;
     let (lamp, events) = lamp();
