@@ -90,7 +90,9 @@ enum Renewal {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Subscribe {
     ToSend,
-    Awaited { packet_id: u16 },
+    Awaited {
+        packet_id: u16,
+    },
     /// Not all of it was granted: asked again with the next token, whose rights may be others.
     Refused,
     Done,

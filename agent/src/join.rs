@@ -1,9 +1,12 @@
 //! Joining without an enrolment string: the device asks a hub of which it knows only the address, shows a code, and waits until
 //! the owner has found the same code at the hub and said yes (RFC 8628, docs/protocol.md).
 //!
-//! The CA that the device sees then is trusted on first use, and the code is what makes that safe: it is made of that CA, of the
-//! device's key and of a share from either side. The device commits to its share before it sees the hub's, so who stands in
+//! The CA that the device sees then is trusted on first use, and the code is what ties it to the hub: it is made of that CA, of
+//! the device's key and of a share from either side. The device commits to its share before it sees the hub's, so who stands in
 //! the middle cannot choose CA and key until two codes are the same: it gets one guess in 25 thousand million.
+//!
+//! The owner's word reaches the hub, not the device: a server that stands in for the hub altogether can say that the owner
+//! agreed. So nothing counts that is said before the code was shown, and the application is asked before the device believes it.
 
 use crate::buffer::{Buffer, BufferFull};
 use crate::enrolment::{Enrolled, Refusal, Software, answer, is_plain, keep, pending_key, refusal, registration};
@@ -126,6 +129,10 @@ pub enum JoinError {
     Denied,
     /// The owner said nothing in time.
     Expired,
+    /// The server let the device in before anybody could compare the code: that is no hub.
+    NotCompared,
+    /// The application did not confirm what the server said.
+    NotConfirmed,
     /// The hub's answer makes no sense.
     BadAnswer,
 }
@@ -149,6 +156,12 @@ impl core::fmt::Display for JoinError {
             Self::Expired => {
                 formatter.write_str("nobody approved in time; the owner opens a window with `hearthkey join`, then try again")
             }
+            Self::NotCompared => formatter.write_str(
+                "the server let this device in before it showed its code: it is not the hub; use an enrolment string instead",
+            ),
+            Self::NotConfirmed => formatter.write_str(
+                "nobody confirmed at the device that the owner let it in; if `hearthkey approve` knew no such code, the server was not the hub",
+            ),
             Self::BadAnswer => formatter.write_str("the hub's answer to the wish to join makes no sense"),
         }
     }
@@ -190,6 +203,8 @@ impl JoinError {
             | Self::Http(_)
             | Self::Denied
             | Self::Expired
+            | Self::NotCompared
+            | Self::NotConfirmed
             | Self::BadAnswer => false,
         }
     }
@@ -245,6 +260,10 @@ struct Granted {
 /// Asks to join, tells `progress` the code to show, and waits for the owner's word: until the hub gives up, some ten minutes.
 /// Makes a key (and stores it before anything is sent), and stores the identity. Dropping the future gives up.
 ///
+/// `confirm` is asked, with the code, once the server says that the owner agreed; nothing of the server's is stored unless it
+/// returns true. A device with a button has the owner press it: who only answers in the hub's place cannot. A device without one
+/// can but believe: `async |_| true`.
+///
 /// # Errors
 /// [`JoinError`].
 pub async fn join<P: Platform>(
@@ -253,6 +272,7 @@ pub async fn join<P: Platform>(
     software: Software<'_>,
     workspace: &mut Workspace,
     mut progress: impl FnMut(Joining),
+    confirm: impl AsyncFnOnce(JoinCode) -> bool,
 ) -> Result<Enrolled, JoinError> {
     let mut seed = Zeroizing::new([0; 32]);
     platform.entropy(&mut *seed);
@@ -274,7 +294,8 @@ pub async fn join<P: Platform>(
     workspace.incoming.zeroize();
 
     let until = platform.now().after(asked.expires_in);
-    let mut compare = Some(JoinCode::new(&seen.ca_sha256, &key.public, &nonce, &asked.hub_share));
+    let code = JoinCode::new(&seen.ca_sha256, &key.public, &nonce, &asked.hub_share);
+    let mut is_shown = false;
     let mut form = Zeroizing::new([0; 384]);
     let mut form = Buffer::new(&mut *form);
     write_poll(&mut form, &asked.device_code.0, &nonce).map_err(|BufferFull| JoinError::BadAnswer)?;
@@ -285,8 +306,12 @@ pub async fn join<P: Platform>(
         let polled = request(platform, same, "/oauth2/token", form.written(), workspace, &mut random).await;
         let polled = polled.and_then(|(_, length)| read_poll(response(workspace, length)?, platform.now()));
         match polled {
+            Ok(Polled::Granted { .. }) if !is_shown => return Err(JoinError::NotCompared),
             Ok(Polled::Granted { registered: (client_id, issuer), mqtt_port, clock }) => {
                 workspace.wipe();
+                if !confirm(code).await {
+                    return Err(JoinError::NotConfirmed);
+                }
                 let HubLocation { host, https_port } = hub.clone();
                 let hub = HubAddress { host, https_port, mqtt_port };
                 let identity = keep(platform, Identity { key, client_id, issuer, hub, home_ca: seen.home_ca })?;
@@ -294,7 +319,7 @@ pub async fn join<P: Platform>(
             }
             // The hub knows our share of the code from the first poll on.
             Ok(Polled::Pending) => {
-                if let Some(code) = compare.take() {
+                if !core::mem::replace(&mut is_shown, true) {
                     progress(Joining::Compare { code, expires_in: asked.expires_in });
                 }
             }

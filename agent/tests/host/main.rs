@@ -6,4 +6,5 @@ mod conversation;
 mod enrolment;
 mod handshake;
 mod hostile;
+mod joining;
 mod support;

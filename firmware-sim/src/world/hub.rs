@@ -251,7 +251,9 @@ impl Hub {
         now: UnixTime,
         out: &mut Vec<Output>,
     ) -> Result<(), String> {
-        let Some(session) = self.connections.get_mut(&id).and_then(|connection| connection.session.as_mut()) else { return Ok(()) };
+        let Some(session) = self.connections.get_mut(&id).and_then(|connection| connection.session.as_mut()) else {
+            return Ok(());
+        };
         let (device, in_flight) = (session.device.clone(), session.in_flight.take());
         let Some((_, command)) = in_flight.filter(|(expected, _)| *expected == packet_id) else {
             return Err(format!("{device} acknowledged a message that it did not get"));
@@ -418,7 +420,8 @@ impl Hub {
         if let Some(connection) = self.connections.get_mut(&id) {
             let expires_at = standing.expires_at.unwrap_or(UnixTime(u64::MAX));
             let rights = standing.rights;
-            connection.session = Some(Session { device, authority, rights, expires_at, listens: false, next_packet_id: 0, in_flight: None });
+            connection.session =
+                Some(Session { device, authority, rights, expires_at, listens: false, next_packet_id: 0, in_flight: None });
             out.push(Output::Send(id, wire::connack(&response, now.0)));
         }
     }

@@ -105,7 +105,9 @@ impl Truth {
     pub(super) fn executed(&mut self, index: usize, command: &str) -> Result<(), String> {
         match self.devices[index].commands.iter_mut().find(|account| account.id == command) {
             Some(CommandAccount { is_executed: is_executed @ false, is_ended: false, .. }) => *is_executed = true,
-            Some(CommandAccount { is_ended: false, .. }) => return Err(format!("device {} carried out {command} twice", index + 1)),
+            Some(CommandAccount { is_ended: false, .. }) => {
+                return Err(format!("device {} carried out {command} twice", index + 1));
+            }
             Some(_) => return Err(format!("device {} carried out {command} after its end", index + 1)),
             None => return Err(format!("device {} carried out {command}, which nobody sent", index + 1)),
         }

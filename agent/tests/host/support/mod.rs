@@ -29,7 +29,14 @@ impl TestPlatform {
     /// The device, and the end at which its calls arrive.
     pub fn new(seed: u64) -> (Self, mpsc::UnboundedReceiver<DuplexStream>) {
         let (calls, answered) = mpsc::unbounded_channel();
-        let platform = Self { started: tokio::time::Instant::now(), calls, storage: Rc::default(), writes: Rc::default(), is_broken: false, seed };
+        let platform = Self {
+            started: tokio::time::Instant::now(),
+            calls,
+            storage: Rc::default(),
+            writes: Rc::default(),
+            is_broken: false,
+            seed,
+        };
         (platform, answered)
     }
 }
