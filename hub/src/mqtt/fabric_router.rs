@@ -210,16 +210,21 @@ async fn watch(shared: Weak<Shared>) {
         every.tick().await;
         let Some(shared) = shared.upgrade() else { return };
         let Ok(running) = shared.ready().await else { continue };
-        // A link of each round's own: one that is kept would keep the fabric.
-        let mut canary = RouterLink::new(shared.clone());
-        let round_trip = async {
-            canary.listen(CANARY).await?;
-            canary.sing().await
-        };
-        if !matches!(tokio::time::timeout(ROUTER_ANSWER_TIMEOUT, round_trip).await, Ok(Ok(()))) {
+        if !carries(&shared).await {
             shared.respawn(running.generation);
         }
     }
+}
+
+/// Whether a message comes round in time.
+async fn carries(shared: &Arc<Shared>) -> bool {
+    // A link of each round's own: one that is kept would keep the fabric.
+    let mut canary = RouterLink::new(shared.clone());
+    let round_trip = async {
+        canary.listen(CANARY).await?;
+        canary.sing().await
+    };
+    matches!(tokio::time::timeout(ROUTER_ANSWER_TIMEOUT, round_trip).await, Ok(Ok(())))
 }
 
 fn spawn_router(max_links: usize, generation: u64) -> Running {
@@ -638,4 +643,72 @@ fn unwrap(mut bytes: Bytes) -> Option<Routed> {
     let qos = QoS::from_bits(flags & 0x03)?;
     let message = Message { payload: bytes, qos, retain: flags & 1 << 2 != 0, expires_at, properties };
     Some(Routed { topic, message, publisher, queued_for })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// More than the timers' own.
+    const MOMENT: Duration = Duration::from_millis(20);
+
+    /// A router that was there and gives no answer any more: its thread lives, and nothing comes of what it is asked.
+    async fn fall_silent(fabric: &RouterFabric) {
+        fabric.0.ready().await.expect("a router");
+        let router = &mut lock(&fabric.0.state).router;
+        router.open = Arc::new(|_| {
+            loop {
+                std::thread::park();
+            }
+        });
+    }
+
+    /// Lets so much virtual time pass, and everybody have turns.
+    async fn pass(time: Duration) {
+        tokio::time::advance(time).await;
+        for _ in 0..100 {
+            tokio::task::yield_now().await;
+        }
+    }
+
+    #[tokio::test]
+    async fn the_watchdog_hears_itself_through_a_router_that_carries() {
+        let fabric = RouterFabric::new(10);
+        fabric.0.ready().await.expect("a router");
+        for _ in 0..3 {
+            assert!(carries(&fabric.0).await);
+        }
+    }
+
+    #[test]
+    fn a_router_that_gives_no_answer_is_replaced_by_the_next_round_of_the_watchdog_and_no_sooner() {
+        let live = tokio::runtime::Builder::new_current_thread().enable_time().build().expect("a runtime");
+        // Made outside of virtual time, in which the router's thread would be late at once; hence without a watchdog.
+        let fabric = RouterFabric::new(10);
+        live.block_on(fall_silent(&fabric));
+        let paused = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().expect("a runtime");
+        paused.block_on(async {
+            tokio::spawn(watch(Arc::downgrade(&fabric.0)));
+            pass(Duration::ZERO).await;
+            pass(ROUTER_WATCH_EVERY + MOMENT).await;
+            assert_eq!(fabric.replacements(), 0, "it is asked");
+            pass(ROUTER_ANSWER_TIMEOUT - 2 * MOMENT).await;
+            assert_eq!(fabric.replacements(), 0, "and has time to answer");
+            pass(4 * MOMENT).await;
+            assert_eq!(fabric.replacements(), 1);
+        });
+        assert!(live.block_on(async { fabric.0.ready().await.is_ok() && carries(&fabric.0).await }), "by one that carries");
+    }
+
+    #[test]
+    fn the_watchdog_ends_with_its_fabric() {
+        let paused = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().expect("a runtime");
+        paused.block_on(async {
+            let fabric = RouterFabric::new(10);
+            let watching = tokio::spawn(watch(Arc::downgrade(&fabric.0)));
+            drop(fabric);
+            tokio::time::advance(ROUTER_WATCH_EVERY).await;
+            watching.await.expect("ended");
+        });
+    }
 }
