@@ -13,7 +13,7 @@ use crate::{
     http,
     hub::{Foundation, Hub, Outlet, StartError},
     mqtt::{FabricKind, front::Front, gate::Affected, limits::Limits, message::Message},
-    store::{RestoredFromBackup, SledStore, StoreError},
+    store::{Closed, RestoredFromBackup, SledStore, StoreError},
     sys_topics,
     tls::{self, CertificateInUse, WithoutCa},
 };
@@ -28,7 +28,12 @@ use std::{
     sync::{Arc, Weak},
     time::Duration,
 };
-use tokio::{net::TcpListener, sync::watch, task::JoinSet};
+use tokio::{
+    net::TcpListener,
+    sync::watch,
+    task::{JoinHandle, JoinSet},
+    time::timeout,
+};
 use tokio_rustls::TlsAcceptor;
 use zeroize::Zeroizing;
 
@@ -36,6 +41,11 @@ use zeroize::Zeroizing;
 const CERTIFICATE_CHECK_EVERY: Duration = Duration::from_secs(60 * 60);
 /// How often everything durable is written to `DATA/backups`: a damaged store is restored from there.
 const BACKUP_EVERY: Duration = Duration::from_secs(24 * 60 * 60);
+
+/// How long what was observed may take to be written down when the hub stops.
+const WRITING_DOWN_PATIENCE: Duration = Duration::from_secs(5);
+/// How long whoever still works with the store, such as a backup, may take when the hub stops.
+const CLOSING_PATIENCE: Duration = Duration::from_secs(30);
 
 /// What a hub is started with.
 #[derive(Debug, Clone)]
@@ -70,7 +80,9 @@ pub struct Server {
     restored: Option<RestoredFromBackup>,
     stop: watch::Sender<bool>,
     listeners: JoinSet<()>,
+    writing_down: JoinHandle<()>,
     housekeeping: JoinSet<()>,
+    store_closed: Closed,
 }
 
 /// Why a hub does not start.
@@ -166,8 +178,8 @@ impl Server {
         hub.connect_outlet(Arc::downgrade(&outlet));
 
         let (stop, stopping) = watch::channel(false);
+        let writing_down = tokio::spawn(writing_down);
         let mut housekeeping = JoinSet::new();
-        housekeeping.spawn(writing_down);
         housekeeping.spawn(Hub::keep_house(Arc::downgrade(&hub)));
         housekeeping.spawn(Hub::publish_twins(Arc::downgrade(&hub)));
         housekeeping.spawn(renew_certificate(Arc::clone(&ca), settings.names.clone(), certificate, Arc::clone(&in_use)));
@@ -210,7 +222,9 @@ impl Server {
             restored: opened.restored,
             stop,
             listeners,
+            writing_down,
             housekeeping,
+            store_closed: store.closed(),
         })
     }
 
@@ -250,16 +264,23 @@ impl Server {
         self.restored.as_ref()
     }
 
-    /// Stops: sessions are told, answers under way go out, what was observed is written down.
+    /// Stops: sessions are told, answers under way go out, what was observed is written down, the store is closed. Then the
+    /// data directory is free for another hub.
     pub async fn stop(mut self) {
         let _ = self.stop.send(true);
         self.front.stop().await;
         while self.listeners.join_next().await.is_some() {}
-        let Self { hub, front, outlet, mut housekeeping, .. } = self;
+        let Self { hub, front, outlet, writing_down, mut housekeeping, store_closed, .. } = self;
         // The gate goes with the front; then the writing down ends, and with the hub the housekeeping.
         drop((outlet, front, hub));
-        let _ = tokio::time::timeout(Duration::from_secs(5), housekeeping.join_next()).await;
+        if timeout(WRITING_DOWN_PATIENCE, writing_down).await.is_err() {
+            tracing::error!("what was observed last may be missing from the audit log");
+        }
         housekeeping.shutdown().await;
+        // What runs on a thread of its own, a backup or a recovery, cannot be stopped: it ends, and lets go.
+        if timeout(CLOSING_PATIENCE, store_closed.wait()).await.is_err() {
+            tracing::error!("something still holds the store: the data directory is in use until this process ends");
+        }
     }
 }
 
@@ -374,6 +395,26 @@ async fn write_local_context(hub: &Arc<Hub>, data: &DataDir, https: SocketAddr) 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test]
+    async fn a_hub_that_has_stopped_leaves_its_directory_to_the_next_whoever_still_held_the_store() {
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let temp = tempfile::tempdir().expect("a temporary directory");
+        let any = SocketAddr::from(([127, 0, 0, 1], 0));
+        let settings = Settings::new(temp.path().join("data"), Listeners { https: any, mqtts: any, mqtt: None });
+        let server = Server::start(settings.clone()).await.expect("a hub");
+        let address = server.addresses().https;
+        let held = Arc::clone(server.hub());
+        let stopping = tokio::spawn(server.stop());
+        // Until after the listeners are gone, and for as many turns as all else may take.
+        while tokio::net::TcpStream::connect(address).await.is_ok() {}
+        for _ in 0..1_000 {
+            tokio::task::yield_now().await;
+        }
+        drop(held);
+        stopping.await.expect("stopped");
+        Server::start(settings).await.expect("the directory is free").stop().await;
+    }
 
     #[test]
     fn the_hub_renews_its_certificate_when_two_thirds_of_its_life_are_over_and_not_before() {

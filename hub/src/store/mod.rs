@@ -20,7 +20,7 @@ use std::sync::Arc;
 use hearthkey_core::write::{Sequence, Table, Write};
 
 pub use self::directory::{FREE_SPACE_FLOOR_BYTES, LAST_SPACE_BYTES, MAX_DAMAGED_KEPT, RESERVE_BYTES};
-pub use self::sled::{Opened, RestoredFromBackup, SledStore, restore};
+pub use self::sled::{Closed, Opened, RestoredFromBackup, SledStore, restore};
 
 /// Longest key. The engine keeps keys inside its index nodes, which must stay small.
 pub const MAX_KEY_BYTES: usize = 255;

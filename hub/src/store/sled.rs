@@ -13,6 +13,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use hearthkey_core::write::{Sequence, Table, Write};
+use tokio::sync::watch;
 
 use super::backup::Backup;
 use super::committer::{Committer, Engine};
@@ -49,7 +50,12 @@ pub struct SledStore {
     state: RwLock<State>,
     reopening: Mutex<()>,
     directory: Directory,
+    /// Goes last: whoever waits for its end finds the directory free.
+    alive: watch::Sender<()>,
 }
+
+/// Tells when a store is closed and its directory free, whoever held it.
+pub struct Closed(watch::Receiver<()>);
 
 enum State {
     Running(Committer<SledEngine>),
@@ -108,8 +114,14 @@ impl SledStore {
             Err(Failure::Other(error)) => return Err(error),
         };
         let state = State::Running(start(engine)?);
-        let store = SledStore { state: RwLock::new(state), reopening: Mutex::new(()), directory };
+        let store = SledStore { state: RwLock::new(state), reopening: Mutex::new(()), directory, alive: watch::Sender::new(()) };
         Ok(Opened { store, created, restored })
+    }
+
+    /// What tells of its end.
+    #[must_use]
+    pub fn closed(&self) -> Closed {
+        Closed(self.alive.subscribe())
     }
 
     /// Writes everything that is durable now to `DATA/backups`, and removes all but the newest two. Returns the file.
@@ -158,6 +170,13 @@ impl SledStore {
     fn replace(&self, state: State) -> State {
         let mut guard = self.state.write().unwrap_or_else(PoisonError::into_inner);
         std::mem::replace(&mut guard, state)
+    }
+}
+
+impl Closed {
+    /// Waits for it.
+    pub async fn wait(mut self) {
+        while self.0.changed().await.is_ok() {}
     }
 }
 
