@@ -152,13 +152,14 @@ impl Session {
         if is_repetition { Ok(()) } else { Err(format!("retained and not asked for, before {earlier:?}")) }
     }
 
-    /// A message came: whether that breaks a promise. `fabric_died` since it was published; it has expired.
+    /// A message came: whether that breaks a promise. Whether its time was over, and
+    /// whether the hub has restarted since it was published.
     pub(crate) fn receive(
         &mut self,
         number: usize,
         message: Message,
         (qos, dup, connection): (u8, bool, usize),
-        (fabric_died, is_expired): (bool, bool),
+        (is_expired, has_restarted): (bool, bool),
     ) -> Result<(), String> {
         self.owed.remove(&number);
         let highest = self.granted.get(&message.topic).copied();
@@ -169,7 +170,8 @@ impl Session {
         let copies = earlier.map_or(0, |(copies, ..)| copies) + 1;
         self.got.insert(number, (copies, connection, qos));
         if let Some((_, on, before)) = earlier {
-            let is_excused = message.was_resent && message.qos < 2 || fabric_died && qos.min(before) < 2;
+            // What comes at QoS 0 does not wait for the disk: a power cut may take back that it was published.
+            let is_excused = message.was_resent && (message.qos < 2 || has_restarted && qos.min(before) == 0);
             return match qos.max(before) {
                 _ if is_excused => Ok(()),
                 1 if on != connection && dup => Ok(()),

@@ -42,7 +42,7 @@ pub(crate) struct World<F: Ground> {
     retained: Retained,
     step: usize,
     highest_qos: u8,
-    fabric_died: usize,
+    restarted_at: usize,
     connections: usize,
     /// Seconds since the beginning.
     now_s: u64,
@@ -98,7 +98,7 @@ impl<F: Ground> World<F> {
             retained: Retained::default(),
             step: 0,
             highest_qos: 1,
-            fabric_died: 0,
+            restarted_at: 0,
             connections: 0,
             now_s: 0,
             log: Vec::new(),
@@ -516,7 +516,7 @@ impl<F: Ground> World<F> {
         self.gate = Arc::new(gate);
         self.fabric = F::new();
         self.front = Front::with_fabric(self.gate.clone(), Limits::default(), rows, self.fabric.clone());
-        self.fabric_died = self.step;
+        self.restarted_at = self.step;
         self.note("the hub restarts".to_owned());
         self.settle().await
     }
@@ -534,12 +534,6 @@ impl<F: Ground> World<F> {
         let mut dying = Some(tokio::spawn(self.fabric.die()));
         self.wait("the death of the fabric", |_| dying.as_ref().is_none_or(tokio::task::JoinHandle::is_finished)).await?;
         if dying.take().unwrap().await.unwrap() {
-            self.fabric_died = self.step;
-            for session in self.clients.iter_mut().filter_map(|of| of.session.as_mut()).filter(|session| !session.is_kept) {
-                // What only the fabric carried may be lost until all have found the new one.
-                session.owed.clear();
-                session.subscriptions.values_mut().for_each(|subscription| subscription.is_weak = true);
-            }
             self.note("the fabric dies".to_owned());
         }
         Ok(())
@@ -678,7 +672,7 @@ impl<F: Ground> World<F> {
             published.qos, published.dup, published.retain
         ));
         self.received += 1;
-        let fabric_died = self.fabric_died >= message.step;
+        let since = (message.is_expired(self.now_s), self.restarted_at >= message.step);
         let of = &mut self.clients[client];
         let identifier = published.packet_identifier;
         let is_repetition = published.qos == 2 && !of.memory.taken.insert(identifier);
@@ -698,7 +692,7 @@ impl<F: Ground> World<F> {
             let session = of.session.as_mut().ok_or_else(|| format!("without a session: {says}"))?;
             let received = match published.retain {
                 true => session.receive_retained(number, message, how),
-                false => session.receive(number, message, how, (fabric_died, message.is_expired(self.now_s))),
+                false => session.receive(number, message, how, since),
             };
             received.map_err(|why| format!("{why}: {says}"))?;
         }
@@ -748,7 +742,7 @@ impl<F: Ground> World<F> {
             let can_read = of.may_read[message.topic];
             if let Some(session) = &mut of.session {
                 // Of a publish that was sent twice, only kept sessions can be sure.
-                if session.is_kept || !message.was_resent && self.fabric_died < message.step {
+                if session.is_kept || !message.was_resent {
                     session.promise(number, message, can_read);
                 }
             }
