@@ -152,8 +152,14 @@ impl Network {
             // A hub on the host's loopback, which QEMU's network shows at the gateway.
             Ok(_) => lease.gateway.ok_or(ConnectFailed::Unreachable)?,
             Err(_) if host == "localhost" => lease.gateway.ok_or(ConnectFailed::Unreachable)?,
-            // Names need a resolver, which this board does without.
-            Err(_) => return Err(ConnectFailed::HostNotFound),
+            Err(_) => {
+                say!(
+                    "the hub's address is the name {}, and this board has no resolver: let `names` in the hub's configuration \
+                     begin with an IP address, and add the device anew",
+                    host
+                );
+                return Err(ConnectFailed::HostNotFound);
+            }
         };
         self.with_tcp(|tcp| tcp.abort());
         self.poll();

@@ -94,3 +94,14 @@ async fn a_board_without_an_enrolment_string_says_what_it_needs() {
     let needs = board.said("not enrolled").await;
     assert!(needs.contains("hearthkey device add"), "{needs}");
 }
+
+#[tokio::test]
+async fn a_hub_that_is_given_by_name_is_refused_with_what_to_do() {
+    // The golden vector whose host is `h`.
+    let vectors = include_str!("../../vectors/enrolment.txt").lines().filter_map(|line| line.strip_suffix(" 1 65535 h"));
+    let string = vectors.filter_map(|line| line.split(' ').next()).next().expect("the vector");
+    let mut board = Board::start(string, &[]).await;
+    let told = board.said("the hub's address is the name h, and this board has no resolver: ").await;
+    assert!(told.contains("`names` in the hub's configuration") && told.contains("IP address"), "{told}");
+    board.said("enrolment failed: no connection to the hub: HostNotFound").await;
+}
