@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use hearthkey_agent::json::Object;
+use hearthkey_agent::tls::{Refusal, TlsError};
 use hearthkey_agent::{
     Application, Awaited, Buffer, BufferFull, Command, ConnectFailed, Ending, Event, Farewell, NotQueued, Now, Outbox, Outcome,
     PublishId, Qos, Reply, Turn,
@@ -217,6 +218,9 @@ fn in_words(ending: &Ending) -> String {
         Ending::ConnectFailed(ConnectFailed::Unreachable) => "the hub cannot be reached".to_owned(),
         Ending::ConnectFailed(ConnectFailed::NoResources) => "no socket is left on this host; raise `ulimit -n`".to_owned(),
         Ending::Tls(error) if error.is_broken_connection() => "the connection broke".to_owned(),
+        Ending::Tls(TlsError::Refused(Refusal::OutsideValidity)) => {
+            "the hub's certificate does not hold at the date that the device knows".to_owned()
+        }
         Ending::Tls(error) => format!("the server did not prove to be the hub: {error:?}"),
         Ending::TimedOut(awaited) => {
             let what = match awaited {

@@ -14,4 +14,4 @@ pub use file::{
 };
 pub use play::{Outcome, PlayError, Stage, Verdict, play};
 pub use record::{Mark, Record, Sample};
-pub use report::Report;
+pub use report::{Report, VirtualReport};

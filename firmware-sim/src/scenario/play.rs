@@ -407,7 +407,7 @@ fn judge(scenario: &Scenario, seen: &Seen, summary: &Summary, delivery: Option<D
     }
     if expect.nothing_refused {
         let refused = summary.refused.saturating_sub(seen.refused_as_it_should);
-        expected("no device is refused what is its own".to_owned(), refused == 0, format!("{refused} publishes refused"));
+        expected("no device is refused what is its own".to_owned(), refused == 0, format!("{refused} of its own refused"));
     }
     if expect.commands_succeed {
         let found = match seen.failed_commands.first() {

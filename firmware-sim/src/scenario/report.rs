@@ -7,8 +7,9 @@ use plotters::prelude::*;
 use plotters::style::text_anchor::{HPos, Pos, VPos};
 
 use super::play::Verdict;
-use super::record::Record;
+use super::record::{Mark, Record};
 use crate::summary::{Latency, Summary};
+use crate::world::Chronicle;
 
 const SIZE: (u32, u32) = (860, 240);
 /// The plots are drawn in these colours, which the style sheet then replaces by those of the reader's theme.
@@ -66,22 +67,8 @@ impl Report<'_> {
     }
 
     fn write(&self, html: &mut String) -> Result<(), Box<dyn std::error::Error>> {
-        let (title, story) = (escaped(self.title), escaped(self.story));
-        write!(
-            html,
-            "<!doctype html>\n<html lang=\"en\"><head><meta charset=\"utf-8\"><title>{title}</title>\
-             <meta name=\"viewport\" content=\"width=device-width\"><style>{STYLE}</style></head><body>\n\
-             <h1>{title}</h1><p>{story}</p>\n"
-        )?;
-        if !self.verdicts.is_empty() {
-            html.push_str("<table><tr><th>Expected</th><th>Found</th><th></th></tr>\n");
-            for Verdict { expected, found, met } in self.verdicts {
-                let (class, word) = if *met { ("met", "met") } else { ("broken", "not met") };
-                let (expected, found) = (escaped(expected), escaped(found));
-                writeln!(html, "<tr><td>{expected}</td><td>{found}</td><td class=\"{class}\">{word}</td></tr>")?;
-            }
-            html.push_str("</table>\n");
-        }
+        write_head(html, self.title, self.story)?;
+        write_verdicts(html, self.verdicts)?;
         for note in self.notes {
             writeln!(html, "<p>{}</p>", escaped(note))?;
         }
@@ -103,11 +90,13 @@ impl Report<'_> {
         let rate = from_nothing(|sample| sample.acknowledged_per_s);
         let p50 = while_acknowledging(|sample| sample.publish_p50_ms);
         let p99 = while_acknowledging(|sample| sample.publish_p99_ms);
-        self.write_plot(html, "<span class=\"first\">Devices online</span>", &[(&online, FIRST)])?;
-        self.write_plot(html, "<span class=\"first\">Publishes acknowledged per second</span>", &[(&rate, FIRST)])?;
+        let end = samples.last().map_or(1.0, |sample| sample.at_s).max(1.0);
+        let course = Course { end, unit: "s", marks: &self.record.marks };
+        write_plot(html, &course, "<span class=\"first\">Devices online</span>", &[(&online, FIRST)])?;
+        write_plot(html, &course, "<span class=\"first\">Publishes acknowledged per second</span>", &[(&rate, FIRST)])?;
         let latency =
             "Publish to acknowledgement, ms: <span class=\"first\">half</span> and <span class=\"second\">99 of 100</span>";
-        self.write_plot(html, latency, &[(&p50, FIRST), (&p99, SECOND)])?;
+        write_plot(html, &course, latency, &[(&p50, FIRST), (&p99, SECOND)])?;
         if !self.record.marks.is_empty() {
             html.push_str("<table><tr><th class=\"number\">Second</th><th>What happened</th></tr>\n");
             for mark in &self.record.marks {
@@ -154,55 +143,146 @@ impl Report<'_> {
         html.push_str("</table>\n");
         Ok(())
     }
+}
 
-    fn write_plot(
-        &self,
-        html: &mut String,
-        caption: &str,
-        lines: &[(&Line, RGBColor)],
-    ) -> Result<(), Box<dyn std::error::Error>> {
-        let end = self.record.samples.last().map_or(1.0, |sample| sample.at_s).max(1.0);
-        let values = lines.iter().flat_map(|(line, _)| line.iter().flatten()).map(|(_, value)| *value);
-        let highest = values.fold(1.0, f64::max);
-        let mut svg = String::new();
-        {
-            let area = SVGBackend::with_string(&mut svg, SIZE).into_drawing_area();
-            let mut chart = ChartBuilder::on(&area)
-                .margin(8)
-                .x_label_area_size(28)
-                .y_label_area_size(56)
-                .build_cartesian_2d(0.0..end, 0.0..highest * 1.05)?;
-            let style = ("sans-serif", 13).into_font().color(&INK);
-            chart
-                .configure_mesh()
-                .disable_x_mesh()
-                .bold_line_style(GRID)
-                .light_line_style(TRANSPARENT)
-                .axis_style(GRID)
-                .label_style(style.pos(Pos::new(HPos::Center, VPos::Center)))
-                .y_labels(6)
-                .x_label_formatter(&|seconds| format!("{seconds:.0} s"))
-                .y_label_formatter(&|value| if highest < 5.0 { format!("{value:.1}") } else { format!("{value:.0}") })
-                .draw()?;
-            for mark in self.record.marks.iter().filter(|mark| mark.at_s <= end) {
-                chart.draw_series([PathElement::new(vec![(mark.at_s, 0.0), (mark.at_s, highest * 1.05)], MARK)])?;
-            }
-            for (line, colour) in lines {
-                for stretch in line.iter() {
-                    chart.draw_series(LineSeries::new(stretch.iter().copied(), colour.stroke_width(2)))?;
-                    // A stretch of one point is no line.
-                    let alone = stretch.iter().filter(|_| stretch.len() == 1);
-                    chart.draw_series(alone.map(|point| Circle::new(*point, 2, colour.filled())))?;
-                }
-            }
-            area.present()?;
+/// The heading of a file that opens without a network.
+fn write_head(html: &mut String, title: &str, story: &str) -> std::fmt::Result {
+    let (title, story) = (escaped(title), escaped(story));
+    write!(
+        html,
+        "<!doctype html>\n<html lang=\"en\"><head><meta charset=\"utf-8\"><title>{title}</title>\
+         <meta name=\"viewport\" content=\"width=device-width\"><style>{STYLE}</style></head><body>\n\
+         <h1>{title}</h1><p>{story}</p>\n"
+    )
+}
+
+fn write_verdicts(html: &mut String, verdicts: &[Verdict]) -> std::fmt::Result {
+    if verdicts.is_empty() {
+        return Ok(());
+    }
+    html.push_str("<table><tr><th>Expected</th><th>Found</th><th></th></tr>\n");
+    for Verdict { expected, found, met } in verdicts {
+        let (class, word) = if *met { ("met", "met") } else { ("broken", "not met") };
+        let (expected, found) = (escaped(expected), escaped(found));
+        writeln!(html, "<tr><td>{expected}</td><td>{found}</td><td class=\"{class}\">{word}</td></tr>")?;
+    }
+    html.push_str("</table>\n");
+    Ok(())
+}
+
+/// What passes from left to right in a plot.
+struct Course<'a> {
+    end: f64,
+    unit: &'a str,
+    marks: &'a [Mark],
+}
+
+fn write_plot(
+    html: &mut String,
+    course: &Course<'_>,
+    caption: &str,
+    lines: &[(&Line, RGBColor)],
+) -> Result<(), Box<dyn std::error::Error>> {
+    let Course { end, unit, marks } = *course;
+    let values = lines.iter().flat_map(|(line, _)| line.iter().flatten()).map(|(_, value)| *value);
+    let highest = values.fold(1.0, f64::max);
+    let mut svg = String::new();
+    {
+        let area = SVGBackend::with_string(&mut svg, SIZE).into_drawing_area();
+        let mut chart = ChartBuilder::on(&area)
+            .margin(8)
+            .x_label_area_size(28)
+            .y_label_area_size(56)
+            .build_cartesian_2d(0.0..end, 0.0..highest * 1.05)?;
+        let style = ("sans-serif", 13).into_font().color(&INK);
+        chart
+            .configure_mesh()
+            .disable_x_mesh()
+            .bold_line_style(GRID)
+            .light_line_style(TRANSPARENT)
+            .axis_style(GRID)
+            .label_style(style.pos(Pos::new(HPos::Center, VPos::Center)))
+            .y_labels(6)
+            .x_label_formatter(&|at| format!("{at:.0} {unit}"))
+            .y_label_formatter(&|value| if highest < 5.0 { format!("{value:.1}") } else { format!("{value:.0}") })
+            .draw()?;
+        for mark in marks.iter().filter(|mark| mark.at_s <= end) {
+            chart.draw_series([PathElement::new(vec![(mark.at_s, 0.0), (mark.at_s, highest * 1.05)], MARK)])?;
         }
-        for (colour, name) in THEME {
-            svg = svg.replace(&format!("\"{colour}\""), &format!("\"var(--{name})\""));
+        for (line, colour) in lines {
+            for stretch in line.iter() {
+                chart.draw_series(LineSeries::new(stretch.iter().copied(), colour.stroke_width(2)))?;
+                // A stretch of one point is no line.
+                let alone = stretch.iter().filter(|_| stretch.len() == 1);
+                chart.draw_series(alone.map(|point| Circle::new(*point, 2, colour.filled())))?;
+            }
         }
-        writeln!(html, "<figure><figcaption>{caption}</figcaption>{svg}</figure>")?;
+        area.present()?;
+    }
+    for (colour, name) in THEME {
+        svg = svg.replace(&format!("\"{colour}\""), &format!("\"var(--{name})\""));
+    }
+    writeln!(html, "<figure><figcaption>{caption}</figcaption>{svg}</figure>")?;
+    Ok(())
+}
+
+/// A life in virtual time.
+#[derive(Debug)]
+pub struct VirtualReport<'a> {
+    /// Its heading.
+    pub title: &'a str,
+    /// What was done, in a sentence.
+    pub story: &'a str,
+    /// What was expected.
+    pub verdicts: &'a [Verdict],
+    /// What happened in all.
+    pub chronicle: &'a Chronicle,
+    /// How it stood from time to time, in the order of time.
+    pub stages: &'a [Chronicle],
+}
+
+impl VirtualReport<'_> {
+    /// The whole file.
+    ///
+    /// # Errors
+    /// What the plotting library could not draw.
+    pub fn to_html(&self) -> Result<String, String> {
+        let mut html = String::new();
+        self.write(&mut html).map_err(|error| error.to_string())?;
+        Ok(html)
+    }
+
+    fn write(&self, html: &mut String) -> Result<(), Box<dyn std::error::Error>> {
+        write_head(html, self.title, self.story)?;
+        write_verdicts(html, self.verdicts)?;
+        html.push_str("<table>\n");
+        for (name, value) in serde_json::to_value(self.chronicle)?.as_object().into_iter().flatten() {
+            writeln!(html, "<tr><td>{}</td><td class=\"number\">{value}</td></tr>", name.replace('_', " "))?;
+        }
+        html.push_str("</table>\n");
+        let course = Course { end: days(self.chronicle).max(1.0), unit: "d", marks: &[] };
+        let per_day = |count: fn(&Chronicle) -> u64| -> Line {
+            let rate = |pair: &[Chronicle]| {
+                let [before, after] = pair else { return None };
+                let passed = days(after) - days(before);
+                (passed > 0.0).then(|| (days(after), count(after).saturating_sub(count(before)) as f64 / passed))
+            };
+            vec![self.stages.windows(2).filter_map(rate).collect()]
+        };
+        for (what, line) in [
+            ("Publishes accepted per day", per_day(|chronicle| chronicle.accepted)),
+            ("Sessions opened per day", per_day(|chronicle| chronicle.sessions)),
+            ("Tokens issued per day", per_day(|chronicle| chronicle.tokens)),
+        ] {
+            write_plot(html, &course, &format!("<span class=\"first\">{what}</span>"), &[(&line, FIRST)])?;
+        }
+        html.push_str("</body></html>\n");
         Ok(())
     }
+}
+
+fn days(chronicle: &Chronicle) -> f64 {
+    chronicle.passed_s as f64 / 86_400.0
 }
 
 fn escaped(text: &str) -> String {
@@ -212,7 +292,7 @@ fn escaped(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::scenario::{Mark, Sample};
+    use crate::scenario::Sample;
 
     fn html(verdicts: &[Verdict]) -> String {
         let mut record = Record::default();
@@ -250,6 +330,20 @@ mod tests {
     fn where_nothing_was_acknowledged_no_latency_is_drawn() {
         // Each ninth of the 50 samples has no acknowledgement: six stretches, for each of two lines; and two lines without gaps.
         assert_eq!(html(&[]).matches("stroke-width=\"2\"").count(), 2 + 2 * 6);
+    }
+
+    #[test]
+    fn a_year_is_drawn_by_what_happened_each_day() {
+        let stage = |day: u64| Chronicle { passed_s: day * 86_400, accepted: day * 2_000, sessions: day, ..Chronicle::default() };
+        let stages: Vec<_> = (0..=20).map(stage).collect();
+        let broken = Verdict { expected: "every invariant holds".to_owned(), found: "seed 7, day 20".to_owned(), met: false };
+        let (verdicts, chronicle) = (&[broken], &stages[20]);
+        let report = VirtualReport { title: "year", story: "a year", verdicts, chronicle, stages: &stages };
+        let html = report.to_html().expect("drawn");
+        assert_eq!(html.matches("<svg").count(), 3);
+        for shown in ["seed 7, day 20", "not met", "<td>accepted</td><td class=\"number\">40000</td>", "\n2000\n", "20 d"] {
+            assert!(html.contains(shown), "{shown}: {html}");
+        }
     }
 
     #[test]

@@ -253,6 +253,7 @@ impl World {
     pub fn step(&mut self) -> Result<bool, Violation> {
         let Some(((at, _), event)) = self.due.pop_first() else { return Ok(false) };
         if at >= self.end_ms {
+            self.now_ms = self.end_ms;
             return Ok(false);
         }
         self.now_ms = at;

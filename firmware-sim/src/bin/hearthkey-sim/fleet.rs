@@ -39,7 +39,7 @@ pub(crate) async fn run(arguments: FleetArguments) -> Result<bool, Failure> {
         let interval = humantime::format_duration(run.interval());
         let story = format!("{} devices, a reading every {interval}, seed {}", summary.devices, run.seed());
         let report = Report { title: "A fleet", story: &story, verdicts: &[], notes: &[], summary: &summary, record: &record };
-        write_report(file, &report)?;
+        write_report(file, report.to_html()?)?;
     }
     // A closed standard output has nobody to tell.
     let _ = print_summary(&summary, run.output);
@@ -73,8 +73,8 @@ pub(crate) async fn find_hub(arguments: &FleetArguments) -> Result<Option<(Owner
 }
 
 /// Writes an HTML report and says where.
-pub(crate) fn write_report(file: &Path, report: &Report<'_>) -> Result<(), Failure> {
-    std::fs::write(file, report.to_html()?).map_err(|error| format!("{}: {error}", file.display()))?;
+pub(crate) fn write_report(file: &Path, html: String) -> Result<(), Failure> {
+    std::fs::write(file, html).map_err(|error| format!("{}: {error}", file.display()))?;
     remark(&format!("the report is in {}", file.display()));
     Ok(())
 }

@@ -4,7 +4,7 @@ use std::io::{self, Read as _, Write as _};
 use std::path::Path;
 use std::time::Instant;
 
-use hearthkey_sim::scenario::{self, ClockKind, MAX_SCENARIO_BYTES, Report, Scenario, Stage};
+use hearthkey_sim::scenario::{self, ClockKind, MAX_SCENARIO_BYTES, Report, Scenario, Stage, Verdict, VirtualReport};
 use hearthkey_sim::world::World;
 
 use crate::arguments::{FleetArguments, Output, RunArguments, ScenarioCommand};
@@ -14,6 +14,8 @@ use crate::{Failure, end_of_run};
 
 /// Steps of a virtual home between two looks at the keyboard.
 const STEPS_AT_ONCE: usize = 2_000;
+/// Points of a plot of a virtual life.
+const STAGES: u64 = 400;
 
 /// Lists, shows or checks.
 pub(crate) fn run(command: ScenarioCommand) -> Result<bool, Failure> {
@@ -43,7 +45,14 @@ pub(crate) async fn play(name: &str, arguments: &FleetArguments) -> Result<bool,
     scenario.duration = run.run_for.unwrap_or(scenario.duration);
     scenario.seed = run.seed.unwrap_or(scenario.seed);
     if scenario.clock == ClockKind::Virtual {
-        return live(&scenario, run).await;
+        if arguments.with_hub || arguments.hub.is_some() || arguments.data.is_some() {
+            return Err(format!(
+                "{} lives in virtual time, with a hub inside: leave out --hub, --data and --with-hub",
+                scenario.name
+            )
+            .into());
+        }
+        return live(&scenario, run, arguments.report.as_deref()).await;
     }
     let (owner, hub) = match find_hub(arguments).await? {
         Some(found) => found,
@@ -82,7 +91,7 @@ pub(crate) async fn play(name: &str, arguments: &FleetArguments) -> Result<bool,
             summary,
             record,
         };
-        write_report(file, &report)?;
+        write_report(file, report.to_html()?)?;
     }
     // A closed standard output has nobody to tell.
     let _ = print_outcome(&outcome, run.output);
@@ -90,19 +99,25 @@ pub(crate) async fn play(name: &str, arguments: &FleetArguments) -> Result<bool,
 }
 
 /// Lets a virtual home live; whether it stayed as it should be.
-async fn live(scenario: &Scenario, run: &RunArguments) -> Result<bool, Failure> {
+async fn live(scenario: &Scenario, run: &RunArguments, report: Option<&Path>) -> Result<bool, Failure> {
     let days = scenario.duration.as_secs() / 86_400;
     let bar = progress_bar(days, "days");
     let mut world = World::new(scenario);
     let interrupted = end_of_run(None);
     tokio::pin!(interrupted);
     let began = Instant::now();
+    let stage_s = (scenario.duration.as_secs() / STAGES).max(86_400);
+    let mut stages = vec![world.chronicle()];
     let end = loop {
         let mut steps = (0..STEPS_AT_ONCE).map(|_| world.step());
         if let Some(end) = steps.find(|step| !matches!(step, Ok(true))) {
             break end;
         }
-        bar.set_position(world.chronicle().passed_s / 86_400);
+        let chronicle = world.chronicle();
+        bar.set_position(chronicle.passed_s / 86_400);
+        if stages.last().is_none_or(|last| chronicle.passed_s >= last.passed_s + stage_s) {
+            stages.push(chronicle);
+        }
         tokio::select! {
             biased;
             ended = &mut interrupted => {
@@ -114,6 +129,16 @@ async fn live(scenario: &Scenario, run: &RunArguments) -> Result<bool, Failure> 
     };
     bar.finish_and_clear();
     let is_whole = matches!(end, Ok(false));
+    if let Some(file) = report {
+        let (met, found) = match &end {
+            Ok(false) => (true, "after each step".to_owned()),
+            Ok(true) => (true, "interrupted before the end".to_owned()),
+            Err(violation) => (false, violation.to_string()),
+        };
+        let verdicts = &[Verdict { expected: "every invariant holds".to_owned(), found, met }];
+        let (title, story, chronicle) = (&scenario.name, &scenario.story, &world.chronicle());
+        write_report(file, VirtualReport { title, story, verdicts, chronicle, stages: &stages }.to_html()?)?;
+    }
     // A closed standard output has nobody to tell.
     let _ = print_chronicle(&world.chronicle(), began.elapsed(), is_whole, run.output);
     if let Err(violation) = end {
