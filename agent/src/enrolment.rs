@@ -159,9 +159,8 @@ impl EnrolError {
     pub fn may_pass(&self) -> bool {
         const TOO_MANY_REQUESTS: u16 = 429;
         match self {
-            Self::Connect(ConnectFailed::HostNotFound) => false,
-            Self::Connect(ConnectFailed::Refused | ConnectFailed::Unreachable | ConnectFailed::NoResources) => true,
-            Self::TimedOut => true,
+            // After a power cut the resolver comes back later than the device.
+            Self::Connect(_) | Self::TimedOut => true,
             Self::Tls(error) => error.is_broken_connection(),
             Self::Refused(Refusal { status, .. }) => *status == TOO_MANY_REQUESTS || *status >= 500,
             Self::String(_)

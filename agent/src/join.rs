@@ -191,13 +191,11 @@ impl JoinError {
     /// Whether the hub may answer the same poll a little later.
     fn may_pass(&self) -> bool {
         match self {
-            Self::Connect(ConnectFailed::Refused | ConnectFailed::Unreachable | ConnectFailed::NoResources) | Self::TimedOut => {
-                true
-            }
+            // A name that has no address just now as well: a resolver starts again, too.
+            Self::Connect(_) | Self::TimedOut => true,
             Self::Tls(error) => error.is_broken_connection(),
             Self::Refused(refusal) => refusal.status == 429 || refusal.status >= 500,
-            Self::Connect(ConnectFailed::HostNotFound)
-            | Self::AlreadyEnrolled
+            Self::AlreadyEnrolled
             | Self::Identity(_)
             | Self::Software
             | Self::Http(_)

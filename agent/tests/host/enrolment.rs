@@ -5,7 +5,7 @@ use crate::support::hub::{Home, Hub, REGISTRATION, enrolment_string, http_respon
 use crate::support::pki::HomeCa;
 use hearthkey_agent::tls::{Refusal, TlsError};
 use hearthkey_agent::{
-    EnrolError, Enrolled, Enrolment, EnrolmentStringError, Identity, Platform, Record, Software, Workspace, enrol,
+    ConnectFailed, EnrolError, Enrolled, Enrolment, EnrolmentStringError, Identity, Platform, Record, Software, Workspace, enrol,
 };
 use tokio::io::AsyncWriteExt;
 
@@ -201,4 +201,13 @@ async fn software_that_would_break_the_request_is_refused_before_it() {
 async fn a_home_with_an_enrolled_lamp_can_be_had() {
     let mut home = Home::new(99).await;
     assert!(Identity::load(&mut home.platform).unwrap().is_some());
+}
+
+#[test]
+fn a_failed_connection_may_pass_whatever_the_cause_and_a_refusal_that_will_stand_does_not() {
+    let causes = [ConnectFailed::HostNotFound, ConnectFailed::Refused, ConnectFailed::Unreachable, ConnectFailed::NoResources];
+    assert!(causes.into_iter().all(|cause| EnrolError::Connect(cause).may_pass()), "a resolver that is not up yet, for one");
+    for lasting in [EnrolError::String(EnrolmentStringError::Host), EnrolError::AlreadyEnrolled, EnrolError::BadRegistration] {
+        assert!(!lasting.may_pass(), "{lasting}");
+    }
 }
