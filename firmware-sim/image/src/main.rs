@@ -18,7 +18,7 @@ use core::pin::pin;
 use cortex_m_rt::entry;
 use executor::Board;
 use hearthkey_agent::{
-    Agent, Backoff, Clock, Config, Ended, Enrolled, Enrolment, Identity, Platform as _, Software, Workspace, enrol,
+    Agent, Backoff, Clock, Config, Ended, Enrolled, Enrolment, Identity, IdentityError, Platform as _, Software, Workspace, enrol,
 };
 use network::{Carried, Network};
 use persistent::Persistent;
@@ -109,8 +109,10 @@ async fn enrolled(platform: &mut BoardPlatform, workspace: &mut Workspace, provi
     match Identity::load(platform) {
         Ok(Some(identity)) => return Some(Enrolled { identity, clock: Clock::unset() }),
         Ok(None) => {}
-        Err(error) => {
-            say!("the stored identity cannot be used ({:?}): enrolling anew", error);
+        // It may be readable after the reset.
+        Err(IdentityError::Storage(_)) => panic!("the stored identity cannot be read"),
+        Err(IdentityError::Corrupt) => {
+            say!("the stored identity is none: enrolling anew");
             Identity::erase(platform).ok()?;
         }
     }
