@@ -1,6 +1,6 @@
 //! Plays a scenario by the wall clock: starts its fleet at a real hub, lets things happen, and judges what was expected.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use hearthkey_agent::{Backoff, Config};
@@ -102,9 +102,11 @@ impl Outcome {
 struct Seen {
     /// What came back, how fast, and who did not.
     recoveries: Vec<(String, Duration, usize)>,
-    revoked: BTreeSet<usize>,
+    /// Who was revoked, and how many sessions each had had when it was cut.
+    revoked: BTreeMap<usize, u64>,
     cut_after: Vec<Duration>,
-    not_cut: usize,
+    /// Who was revoked and went on, or came back.
+    went_on: BTreeSet<usize>,
     commands: usize,
     failed_commands: Vec<String>,
     attempts: usize,
@@ -243,8 +245,7 @@ impl Story<'_> {
         }
         sleep_until(began + self.scenario.duration).await;
         self.recovery("the end", &everyone, &[], Duration::ZERO, seen).await;
-        seen.not_cut +=
-            self.fleet.states().iter().enumerate().filter(|(at, state)| seen.revoked.contains(at) && state.online).count();
+        seen.look_for_the_revoked(&self.fleet.states());
         Ok(())
     }
 
@@ -296,7 +297,7 @@ impl Story<'_> {
 
     /// Draws from those who are not revoked.
     fn choose(&self, step: &Step, seen: &Seen) -> BTreeSet<usize> {
-        let mut candidates: Vec<usize> = (0..self.scenario.devices).filter(|index| !seen.revoked.contains(index)).collect();
+        let mut candidates: Vec<usize> = (0..self.scenario.devices).filter(|index| !seen.revoked.contains_key(index)).collect();
         let mut random = fastrand::Rng::with_seed(self.scenario.seed ^ step.at.as_millis() as u64);
         random.shuffle(&mut candidates);
         candidates.truncate(step.count_of(self.scenario.devices));
@@ -307,7 +308,7 @@ impl Story<'_> {
     /// only if it is a later one.
     async fn recovery(&self, what: &str, devices: &BTreeSet<usize>, before: &[u64], grace: Duration, seen: &mut Seen) {
         let began = Instant::now();
-        let mut missing: BTreeSet<usize> = devices.difference(&seen.revoked).copied().collect();
+        let mut missing: BTreeSet<usize> = devices.iter().copied().filter(|index| !seen.revoked.contains_key(index)).collect();
         let bound = self.scenario.expect.online_within.unwrap_or(PATIENCE) + grace;
         let back = |states: &[crate::DeviceState]| {
             missing.retain(|index| {
@@ -324,15 +325,16 @@ impl Story<'_> {
 
     async fn revoke(&self, chosen: &BTreeSet<usize>, stage: &Stage, seen: &mut Seen) -> Result<(), crate::OwnerError> {
         for index in chosen {
-            seen.revoked.insert(*index);
             let asked = Instant::now();
             stage.owner.revoke_device(&format!("{}-{}", stage.prefix, index + 1)).await?;
             let bound = self.scenario.expect.revoked_within.unwrap_or(PATIENCE);
             if self.fleet.wait_until(bound, |states| !states[*index].online).await {
                 seen.cut_after.push(asked.elapsed());
             } else {
-                seen.not_cut += 1;
+                seen.went_on.insert(*index);
             }
+            let sessions = self.fleet.states().get(*index).map(|state| state.sessions).unwrap_or_default();
+            seen.revoked.insert(*index, sessions);
         }
         Ok(())
     }
@@ -378,6 +380,17 @@ impl Story<'_> {
     }
 }
 
+impl Seen {
+    /// Whoever was revoked is not online, and has had no session since.
+    fn look_for_the_revoked(&mut self, states: &[crate::DeviceState]) {
+        let has_gone_on = |(index, sessions): (&usize, &u64)| {
+            let state = states.get(*index)?;
+            (state.online || state.sessions > *sessions).then_some(*index)
+        };
+        self.went_on.extend(self.revoked.iter().filter_map(has_gone_on));
+    }
+}
+
 fn judge(scenario: &Scenario, seen: &Seen, summary: &Summary, delivery: Option<Delivery>) -> Vec<Verdict> {
     let expect = &scenario.expect;
     let mut verdicts = Vec::new();
@@ -393,11 +406,12 @@ fn judge(scenario: &Scenario, seen: &Seen, summary: &Summary, delivery: Option<D
     }
     if let Some(bound) = expect.revoked_within {
         let slowest = seen.cut_after.iter().max().copied().unwrap_or_default();
-        let found = match seen.not_cut {
+        let found = match seen.went_on.len() {
             0 => format!("{} cut, the slowest after {}", seen.cut_after.len(), seconds(slowest)),
             not_cut => format!("{not_cut} went on"),
         };
-        let met = seen.not_cut == 0 && slowest <= bound;
+        // Where nobody was revoked, nothing was shown.
+        let met = seen.went_on.is_empty() && !seen.cut_after.is_empty() && slowest <= bound;
         expected(format!("the revoked are cut within {} and stay away", seconds(bound)), met, found);
     }
     if expect.no_reading_lost {
@@ -469,4 +483,30 @@ fn seconds(duration: Duration) -> String {
 
 fn failed(doing: &str, problem: impl std::fmt::Display) -> PlayError {
     PlayError { doing: doing.to_owned(), problem: problem.to_string() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::DeviceState;
+
+    /// Whether "the revoked are cut and stay away" holds.
+    fn holds(seen: &Seen) -> bool {
+        let scenario = Scenario::shipped("revoke-one").expect("a story");
+        let verdicts = judge(&scenario, seen, &Summary::default(), None);
+        verdicts.iter().find(|verdict| verdict.expected.starts_with("the revoked")).expect("expected").met
+    }
+
+    #[test]
+    fn the_revoked_stay_away_only_if_somebody_was_revoked_and_had_no_session_since() {
+        assert!(!holds(&Seen::default()), "nobody was revoked");
+        let revoked = || Seen { revoked: [(1, 3)].into(), cut_after: vec![Duration::from_secs(1)], ..Seen::default() };
+        let states = |online, sessions| [DeviceState::default(), DeviceState { online, sessions, ..DeviceState::default() }];
+        for (online, sessions, stayed_away) in [(false, 3, true), (true, 3, false), (false, 4, false)] {
+            let mut seen = revoked();
+            seen.look_for_the_revoked(&states(online, sessions));
+            assert_eq!(holds(&seen), stayed_away, "online {online}, {sessions} sessions");
+        }
+        assert!(!holds(&Seen { cut_after: vec![Duration::from_secs(60)], ..revoked() }), "too slow");
+    }
 }

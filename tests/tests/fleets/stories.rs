@@ -1,4 +1,4 @@
-//! Every shipped story, smaller, and stories that must fail.
+//! Every shipped story, smaller (`year` is in `virtual_time`), and stories that must fail.
 
 use std::future::pending;
 
@@ -47,7 +47,12 @@ async fn every_device_can_make_a_new_key() {
 }
 
 #[tokio::test]
-async fn who_is_revoked_is_cut_and_nobody_else_notices() {
+async fn one_device_that_is_lost_is_cut_and_nobody_else_notices() {
+    comes_as_expected("revoke-one").await;
+}
+
+#[tokio::test]
+async fn half_a_home_that_is_revoked_is_cut_and_the_other_half_goes_on() {
     comes_as_expected("revoke-half").await;
 }
 
