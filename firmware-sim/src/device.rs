@@ -4,8 +4,8 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use hearthkey_agent::{
-    Agent, Config, Ended, EnrolError, Enrolled, Enrolment, HubLocation, Identity, Joining, Platform as _, Software, UnixTime,
-    Workspace, enrol, join,
+    Agent, Backoff, Config, Ended, EnrolError, Enrolled, Enrolment, HubLocation, Identity, Joining, Platform as _, Software,
+    UnixTime, Workspace, enrol, join,
 };
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
@@ -20,10 +20,8 @@ use crate::storage::Storage;
 /// RFC 7591 `software_id`: what the hub shows as the device's product.
 const SOFTWARE_ID: &str = "hearthkey-sim-thermostat";
 
-/// The first wait between two attempts to enrol; each failure doubles it.
-const FIRST_RETRY: Duration = Duration::from_millis(500);
-/// The longest wait between two attempts to enrol.
-const LONGEST_RETRY: Duration = Duration::from_secs(15);
+/// The waits between two attempts to enrol: a thousand devices do not come back to a hub as one.
+const RETRY: Backoff = Backoff { base: Duration::from_millis(500), cap: Duration::from_secs(15), ..Backoff::DEFAULT };
 
 /// What a device is given before it starts.
 #[derive(Debug)]
@@ -149,6 +147,12 @@ fn system_date() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }
 
+/// How long a device waits after each of its failures in a row.
+fn pauses(seed: u64) -> impl Iterator<Item = Duration> {
+    let mut random = fastrand::Rng::with_seed(seed);
+    (0..).map(move |failures| RETRY.delay(failures, random.u64(..)))
+}
+
 /// Enrols, trying again while the hub cannot be reached: the same string is good until it is used.
 async fn enrol_with_patience(
     host: &mut Host<'_>,
@@ -159,7 +163,9 @@ async fn enrol_with_patience(
     let enrolment = Enrolment::parse(string.as_str()).map_err(|error| error.to_string())?;
     let software = Software { id: SOFTWARE_ID, version: env!("CARGO_PKG_VERSION") };
     let began = Instant::now();
-    let mut pause = FIRST_RETRY;
+    let mut seed = [0; 8];
+    host.entropy(&mut seed);
+    let mut pauses = pauses(u64::from_be_bytes(seed));
     loop {
         match enrol(host, &enrolment, software, workspace).await {
             Ok(enrolled) => {
@@ -169,9 +175,9 @@ async fn enrol_with_patience(
             }
             Err(error) if error.may_pass() => {
                 reporter.report(SimEventKind::Disconnected { reason: error.to_string() });
+                let pause = pauses.next().unwrap_or(RETRY.cap);
                 reporter.report(SimEventKind::Retrying { after: pause });
                 tokio::time::sleep(pause).await;
-                pause = (pause * 2).min(LONGEST_RETRY);
             }
             Err(error) => return Err(error.to_string()),
         }
@@ -200,4 +206,18 @@ async fn ask_to_join(
     reporter.identify(enrolled.identity.client_id());
     reporter.report(SimEventKind::Enrolled { took: began.elapsed() });
     Ok(enrolled)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn devices_that_could_not_enrol_together_do_not_try_again_together() {
+        let of = |seed| pauses(seed).take(20).collect::<Vec<_>>();
+        let (first, second) = (of(1), of(2));
+        assert!(first.iter().zip(&second).all(|(first, second)| first != second), "{first:?} {second:?}");
+        assert!(first.iter().all(|pause| *pause <= RETRY.cap) && first.iter().max() > Some(&(RETRY.cap / 2)), "{first:?}");
+        assert!(first[0] <= RETRY.base, "{first:?}");
+    }
 }
