@@ -42,7 +42,7 @@ pub enum SimEventKind {
     },
     /// The MQTT session is open.
     Connected {
-        /// From the TCP connection to CONNACK: TLS handshake, signature and token included.
+        /// From the wish to connect to CONNACK: name, TCP, TLS handshake, signature and token included.
         #[serde(serialize_with = "milliseconds", rename = "ms")]
         took: Duration,
     },

@@ -45,7 +45,7 @@ pub struct Summary {
     pub failed_by_reason: BTreeMap<String, u64>,
     /// Enrolment, from the first connection attempt to the stored identity.
     pub enrol: Latency,
-    /// From the TCP connection to CONNACK.
+    /// From the wish to connect to CONNACK.
     pub connect: Latency,
     /// From handing a publish to the agent to PUBACK.
     pub publish: Latency,
