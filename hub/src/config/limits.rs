@@ -128,10 +128,12 @@ limits! {
     queued_messages = 1..=1_000_000 => max_queued_messages;
     queued_bytes = 4_096..=268_435_456 => max_queued_bytes;
     kept_sessions = 0..=100_000 => max_kept_sessions;
+    kept_sessions_per_principal = 0..=100_000 => max_kept_sessions_per_principal;
     session_expiry_s = 0..=31_536_000 => max_session_expiry;
     retained_messages = 0..=1_000_000 => max_retained_messages;
     retained_bytes = 0..=1_073_741_824 => max_retained_bytes;
     retained_messages_per_principal = 0..=1_000_000 => max_retained_messages_per_principal;
+    retained_bytes_per_principal = 0..=1_073_741_824 => max_retained_bytes_per_principal;
     publish_rate = 1..=1_000_000 => publish_rate;
     publish_burst = 1..=1_000_000 => publish_burst;
 }

@@ -223,6 +223,7 @@ enum Patient {
 struct Greeting {
     present: bool,
     expiry: Seconds,
+    is_kept_as_asked: bool,
     stored: Option<Ticket>,
 }
 
@@ -230,6 +231,7 @@ impl<'a, G: Gate, F: Fabric, S: AsyncRead + AsyncWrite + Send> Connection<'a, G,
     fn new(front: &'a Inner<G, F>, wire: Wire<S>, guest: &Guest, attachment: Attachment, peer: SocketAddr) -> Self {
         let Attachment { slot, connection, control, session_present, session_expiry, subscriptions, stored, usage, .. } =
             attachment;
+        let is_kept_as_asked = attachment.is_kept_as_asked;
         let standing = &guest.admission.standing;
         let keep_alive = keep_alive(guest, &front.limits);
         Self {
@@ -241,7 +243,7 @@ impl<'a, G: Gate, F: Fabric, S: AsyncRead + AsyncWrite + Send> Connection<'a, G,
             slot,
             number: connection,
             control,
-            session: Greeting { present: session_present, expiry: session_expiry, stored },
+            session: Greeting { present: session_present, expiry: session_expiry, is_kept_as_asked, stored },
             rights: standing.rights.clone(),
             last_permit: LastPermit::default(),
             expires_at: standing.expires_at,
@@ -299,6 +301,10 @@ impl<'a, G: Gate, F: Fabric, S: AsyncRead + AsyncWrite + Send> Connection<'a, G,
         self.wire.outbound.spare();
         self.is_greeted = true;
         self.record(Happening::Connected { session_present: self.session.present });
+        if !self.session.is_kept_as_asked {
+            // MQTT 3.1.1 has no word for it: the log is all there is.
+            self.limited("too many kept sessions: this one ends with its connection");
+        }
         Ok(())
     }
 

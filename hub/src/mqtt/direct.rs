@@ -148,6 +148,15 @@ impl DirectSubscriptions {
     }
 }
 
+/// Who publishes.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Publisher<'a> {
+    /// On whose account a retained message is; none for the hub.
+    pub(super) principal: Option<&'a Principal>,
+    /// Not a will's, nor the hub's.
+    pub(super) session: Option<u64>,
+}
+
 /// What a publish leaves behind before it is carried.
 pub(super) struct Kept {
     /// What to wait for before it is acknowledged.
@@ -173,9 +182,10 @@ impl<G: Gate, F: Fabric> Inner<G, F> {
         &self,
         permit: &PublishPermit,
         message: &Message,
-        publisher: Option<u64>,
+        publisher: Publisher<'_>,
         taken: Option<u16>,
     ) -> Result<Kept, RetainedFull> {
+        let Publisher { principal, session: publisher } = publisher;
         let mut matches = self.direct.matches(permit.topic(), message.qos, publisher);
         let mut queued_for: Box<[u64]> = matches.iter().map(|matched| matched.slot.number).collect();
         queued_for.sort_unstable();
@@ -191,7 +201,7 @@ impl<G: Gate, F: Fabric> Inner<G, F> {
         let mut writes = Vec::new();
         let mut retained = routed.message.retain.then(|| lock(&self.retained));
         if let Some(retained) = &mut retained {
-            let rows = retained.set(&routed)?;
+            let rows = retained.set(&routed, principal)?;
             // What the hub says of itself is said anew after a restart.
             if !permit.topic().as_str().starts_with('$') {
                 writes.extend(rows);

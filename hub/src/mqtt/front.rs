@@ -1,7 +1,7 @@
 //! The front as a whole: who is connected, which sessions are kept, and where a message goes. Knows nothing of packets.
 
 use super::{
-    direct::DirectSubscriptions,
+    direct::{DirectSubscriptions, Publisher},
     fabric::{Fabric, FabricGone, Link},
     fabric_chosen::{ChosenFabric, FabricKind},
     gate::{Affected, Gate},
@@ -11,7 +11,7 @@ use super::{
     packet::Will,
     persister::{Persister, Ticket},
     rate::Bucket,
-    retained::{Retained, RetainedFull},
+    retained::{Retained, RetainedBounds},
     rows,
     session::{QueueBounds, Session, Subscription},
     shared::{GroupFull, SharedSubscriptions},
@@ -26,8 +26,7 @@ use hearthkey_core::{
     topic::{SubscriptionFilter, TopicFilter, TopicName},
 };
 use std::{
-    collections::{HashMap, HashSet, hash_map::RandomState},
-    hash::BuildHasher,
+    collections::HashMap,
     sync::{
         Arc, Mutex, Weak,
         atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
@@ -51,7 +50,6 @@ pub(super) struct Inner<G: Gate, F: Fabric> {
     pub(super) shared: SharedSubscriptions,
     pub(super) retained: Mutex<Retained>,
     uses_by_principal: Mutex<HashMap<Principal, Arc<Mutex<Use>>>>,
-    topic_hasher: RandomState,
     hub_link: tokio::sync::Mutex<Option<F::Link>>,
     next_session: AtomicU64,
     next_connection: AtomicU64,
@@ -63,10 +61,10 @@ pub(super) struct Inner<G: Gate, F: Fabric> {
 /// What a principal uses of what all share, over all its connections.
 #[derive(Debug)]
 pub(super) struct Use {
-    /// Topics on which it has retained a message that is still there, hashed with a secret key.
-    retained: HashSet<u64>,
     /// Its connections of now.
     connections: usize,
+    /// Its sessions that outlive their connections.
+    kept_sessions: usize,
     pub(super) publishes: Bucket,
     /// CONNECTs that were accepted.
     connects: Bucket,
@@ -75,7 +73,7 @@ pub(super) struct Use {
 /// Why a message of the hub's own was not published.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum PublishError {
-    /// Too many retained messages.
+    /// Too many retained messages; does not happen to the hub's own.
     #[error("too many retained messages; remove some or raise the limit")]
     RetainedFull,
     /// The rows that must survive a power cut could not be stored; subscribers may have got the message all the same.
@@ -142,7 +140,7 @@ impl<G: Gate, F: Fabric> Front<G, F> {
             }
             sessions_by_key.insert(slot.key.clone(), slot);
         }
-        let retained = Retained::new(limits.max_retained_messages, limits.max_retained_bytes, stored.retained);
+        let retained = Retained::new(RetainedBounds::of(&limits), stored.retained);
         let inner = Arc::new(Inner {
             gate,
             fabric,
@@ -155,7 +153,6 @@ impl<G: Gate, F: Fabric> Front<G, F> {
             shared,
             retained: Mutex::new(retained),
             uses_by_principal: Mutex::default(),
-            topic_hasher: RandomState::new(),
             hub_link: tokio::sync::Mutex::new(None),
             next_session: AtomicU64::new(last_session + 1),
             next_connection: AtomicU64::new(1),
@@ -163,6 +160,9 @@ impl<G: Gate, F: Fabric> Front<G, F> {
             connection_gone: Notify::new(),
             limits,
         });
+        for slot in lock(&inner.sessions_by_key).values() {
+            lock(&inner.use_of(&slot.key.principal)).kept_sessions += 1;
+        }
         tokio::spawn(sweep(Arc::downgrade(&inner)));
         Self(inner)
     }
@@ -184,7 +184,7 @@ impl<G: Gate, F: Fabric> Front<G, F> {
     /// # Errors
     /// [`PublishError`].
     pub async fn publish(&self, permit: PublishPermit, message: Message) -> Result<(), PublishError> {
-        self.0.publish(&permit, &message).await
+        self.0.publish(&permit, &message, None).await
     }
 
     /// Follows what is published, as far as `rights` allow: retained messages first, then each new one.
@@ -257,6 +257,8 @@ pub(super) struct Attachment {
     pub(super) control: Arc<Control>,
     pub(super) session_present: bool,
     pub(super) session_expiry: Seconds,
+    /// False if there are too many kept sessions for this one to be kept.
+    pub(super) is_kept_as_asked: bool,
     pub(super) subscriptions: Vec<Subscription>,
     /// Becomes true when the session's row is durable, if it has one.
     pub(super) stored: Option<Ticket>,
@@ -318,7 +320,9 @@ impl<G: Gate, F: Fabric> Inner<G, F> {
         }
         let session_present = resumed.is_some();
         let asked = Seconds(u64::from(arrival.session_expiry)).min(self.limits.max_session_expiry);
-        let room = session_present || self.kept_sessions.load(Ordering::Relaxed) < self.limits.max_kept_sessions;
+        let room = session_present
+            || self.kept_sessions.load(Ordering::Relaxed) < self.limits.max_kept_sessions
+                && lock(&usage).kept_sessions < self.limits.max_kept_sessions_per_principal;
         let session_expiry = if room { asked } else { Seconds(0) };
         let slot = resumed.unwrap_or_else(|| {
             let number = self.next_session.fetch_add(1, Ordering::Relaxed);
@@ -326,6 +330,7 @@ impl<G: Gate, F: Fabric> Inner<G, F> {
             sessions.insert(arrival.key, slot.clone());
             if slot.is_durable {
                 self.kept_sessions.fetch_add(1, Ordering::Relaxed);
+                lock(&usage).kept_sessions += 1;
             }
             slot
         });
@@ -350,7 +355,19 @@ impl<G: Gate, F: Fabric> Inner<G, F> {
         self.counters.connections.fetch_add(1, Ordering::AcqRel);
         self.counters.accepted.fetch_add(1, Ordering::Relaxed);
         drop(state);
-        Ok(Attachment { slot, connection, control, session_present, session_expiry, subscriptions, stored, wills, usage })
+        let is_kept_as_asked = room || asked.0 == 0;
+        Ok(Attachment {
+            slot,
+            connection,
+            control,
+            session_present,
+            session_expiry,
+            is_kept_as_asked,
+            subscriptions,
+            stored,
+            wills,
+            usage,
+        })
     }
 
     /// A connection ends. Returns the will if it is to be published now. To be called once for each attachment.
@@ -451,6 +468,7 @@ impl<G: Gate, F: Fabric> Inner<G, F> {
             session.outbound.to_be_shared_again().map(|(share, routed)| (share.clone(), routed.clone())).collect();
         if slot.is_durable {
             self.kept_sessions.fetch_sub(1, Ordering::Relaxed);
+            lock(&self.use_of(&slot.key.principal)).kept_sessions -= 1;
             let number = slot.number;
             let mut writes = vec![rows::delete_session(number)];
             writes.extend(subscriptions.iter().map(|subscription| rows::delete_subscription(number, subscription.number)));
@@ -477,7 +495,10 @@ impl<G: Gate, F: Fabric> Inner<G, F> {
             message.expires_at = will.expiry.map(|seconds| self.gate.now().plus(Seconds(u64::from(seconds))));
             let published =
                 match rights.and_then(|rights| rights.authorize_publish(will.topic).map_err(|denied| denied.to_string())) {
-                    Ok(permit) => self.publish(&permit, &message).await.map_err(|error| error.to_string()),
+                    Ok(permit) => {
+                        let principal = Some(&armed.authority.principal);
+                        self.publish(&permit, &message, principal).await.map_err(|error| error.to_string())
+                    }
                     Err(denied) => Err(denied),
                 };
             if let Err(reason) = published {
@@ -499,8 +520,15 @@ impl<G: Gate, F: Fabric> Inner<G, F> {
         }
     }
 
-    async fn publish(&self, permit: &PublishPermit, message: &Message) -> Result<(), PublishError> {
-        let kept = self.keep(permit, message, None, None).map_err(|RetainedFull| PublishError::RetainedFull)?;
+    /// Publishes a will of a principal, or a message of the hub's own.
+    async fn publish(
+        &self,
+        permit: &PublishPermit,
+        message: &Message,
+        principal: Option<&Principal>,
+    ) -> Result<(), PublishError> {
+        let publisher = Publisher { principal, session: None };
+        let kept = self.keep(permit, message, publisher, None).map_err(|_| PublishError::RetainedFull)?;
         self.publish_on_hub_link(permit, message, kept.queued_for).await?;
         let durable = match kept.ticket {
             Some(ticket) => ticket.durable().await,
@@ -558,40 +586,13 @@ impl<G: Gate, F: Fabric> Inner<G, F> {
         };
         let fresh = || {
             Arc::new(Mutex::new(Use {
-                retained: HashSet::new(),
                 connections: 0,
+                kept_sessions: 0,
                 publishes: Bucket::new(limits.publish_rate, limits.publish_burst),
                 connects: Bucket::each(Duration::from_secs(60) / connects.max(1), connects),
             }))
         };
         lock(&self.uses_by_principal).entry(principal.clone()).or_insert_with(fresh).clone()
-    }
-
-    /// Whether a principal may retain a message, as far as the number of its topics goes. What is not retained leaves nothing
-    /// behind that would have to be counted.
-    pub(super) fn may_retain(&self, usage: &Mutex<Use>, topic: &TopicName, message: &Message) -> bool {
-        if !message.retain {
-            return true;
-        }
-        let hash = self.topic_hasher.hash_one(topic.as_str());
-        let retained = &mut lock(usage).retained;
-        if message.payload.is_empty() {
-            retained.remove(&hash);
-            return true;
-        }
-        let most = self.limits.max_retained_messages_per_principal;
-        retained.contains(&hash) || retained.len() < most && retained.insert(hash)
-    }
-
-    /// Removes retained messages whose time is over; what expired or was removed by others counts for nobody any more.
-    fn sweep_retained(&self) {
-        let mut retained = lock(&self.retained);
-        self.persister.store_some_time(retained.expire(self.gate.now()));
-        let hashes: HashSet<u64> = retained.topics().map(|topic| self.topic_hasher.hash_one(topic.as_str())).collect();
-        drop(retained);
-        for usage in lock(&self.uses_by_principal).values() {
-            lock(usage).retained.retain(|hash| hashes.contains(hash));
-        }
     }
 
     fn queue_bounds(&self) -> QueueBounds {
@@ -623,7 +624,9 @@ async fn sweep<G: Gate, F: Fabric>(front: Weak<Inner<G, F>>) {
         let Some(front) = front.upgrade() else { return };
         front.sweep_sessions().await;
         if tick % 60 == 0 {
-            front.sweep_retained();
+            let now = front.gate.now();
+            let mut retained = lock(&front.retained);
+            front.persister.store_some_time(retained.expire(now));
         }
     }
 }

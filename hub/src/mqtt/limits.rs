@@ -37,14 +37,18 @@ pub struct Limits {
     pub max_queued_bytes: usize,
     /// Most kept sessions; at the bound a new session is not kept beyond its connection, and told so in CONNACK.
     pub max_kept_sessions: usize,
+    /// Most kept sessions of one principal; same consequence.
+    pub max_kept_sessions_per_principal: usize,
     /// Longest Session Expiry Interval; a longer one is shortened, and told so in CONNACK. Also what MQTT 3.1.1 gets.
     pub max_session_expiry: Seconds,
     /// Most retained messages; a further topic is refused with 0x97.
     pub max_retained_messages: usize,
     /// Most bytes of retained messages; same consequence.
     pub max_retained_bytes: usize,
-    /// Most topics on which one principal may have a retained message; a further one is refused with 0x97.
+    /// Most retained messages of one principal; a further topic is refused with 0x97. The hub's own are on nobody's account.
     pub max_retained_messages_per_principal: usize,
+    /// Most bytes of retained messages of one principal; same consequence.
+    pub max_retained_bytes_per_principal: usize,
     /// Publishes per second of one principal, over all its connections; beyond the burst it is read no faster than this.
     pub publish_rate: u32,
     /// Publishes that may come at once.
@@ -77,11 +81,15 @@ impl Default for Limits {
             max_queued_messages: 1_000,
             max_queued_bytes: 1024 * 1024,
             max_kept_sessions: 1_024,
+            // A device has one or two, an owner's programs some.
+            max_kept_sessions_per_principal: 64,
             max_session_expiry: Seconds::days(7),
             max_retained_messages: 10_000,
             max_retained_bytes: 16 * 1024 * 1024,
-            // A bridge with some dozens of devices behind it.
+            // A bridge's discovery of a hundred devices; a stolen credential takes a tenth of what all share.
             max_retained_messages_per_principal: 1_024,
+            // Eight snapshots of the largest kind.
+            max_retained_bytes_per_principal: 2 * 1024 * 1024,
             // Telemetry of a home server's bridge; a device sends one a second.
             publish_rate: 5_000,
             publish_burst: 10_000,

@@ -3,7 +3,7 @@
 
 use super::{
     connection::{Connection, fault, has_too_many_levels},
-    direct::Kept,
+    direct::{Kept, Publisher},
     fabric::{Fabric, Link},
     gate::{Ending, Gate},
     limits::MAX_TOPIC_ALIASES,
@@ -74,11 +74,6 @@ impl<G: Gate, F: Fabric, S: AsyncRead + AsyncWrite + Send> Connection<'_, G, F, 
                 return Ok(());
             }
         };
-        if !self.front.may_retain(&self.usage, permit.topic(), &message) {
-            self.limited("too many retained messages of one client");
-            self.refuse(answered, reason::QUOTA_EXCEEDED, "too many retained messages of one client; remove some");
-            return Ok(());
-        }
         let taken = match answered {
             Some((identifier, QoS::ExactlyOnce)) => {
                 let mut state = lock(&self.slot.state);
@@ -92,11 +87,15 @@ impl<G: Gate, F: Fabric, S: AsyncRead + AsyncWrite + Send> Connection<'_, G, F, 
             Some(_) | None => None,
         };
         message.expires_at = expiry.map(|seconds| self.front.gate.now().plus(Seconds(u64::from(seconds))));
-        let Ok(Kept { ticket, queued_for }) = self.front.keep(&permit, &message, Some(self.slot.number), taken) else {
-            self.limited("too many retained messages");
-            self.not_taken(answered);
-            self.refuse(answered, reason::QUOTA_EXCEEDED, "too many retained messages");
-            return Ok(());
+        let publisher = Publisher { principal: Some(&self.slot.key.principal), session: Some(self.slot.number) };
+        let Kept { ticket, queued_for } = match self.front.keep(&permit, &message, publisher, taken) {
+            Ok(kept) => kept,
+            Err(full) => {
+                self.limited(full.words());
+                self.not_taken(answered);
+                self.refuse(answered, reason::QUOTA_EXCEEDED, full.words());
+                return Ok(());
+            }
         };
         if let Some(link) = &mut self.link {
             link.publish(&permit, &message, Some(self.slot.number), queued_for);

@@ -1,8 +1,9 @@
 //! The messages that are kept for later subscribers, one per topic. Pure; knows nothing of who may see them.
 
-use super::{message::Routed, rows};
+use super::{limits::Limits, message::Routed, rows};
 use hearthkey_core::{
     UnixTime,
+    session::Principal,
     topic::{TopicFilter, TopicName},
     write::Write,
 };
@@ -12,57 +13,121 @@ use std::{collections::HashMap, sync::Arc};
 #[derive(Debug)]
 pub(super) struct Retained {
     by_topic: HashMap<TopicName, Kept>,
-    bytes: usize,
+    held: Held,
+    held_by_principal: HashMap<Principal, Held>,
     next_number: u64,
-    max_messages: usize,
-    max_bytes: usize,
+    bounds: RetainedBounds,
 }
 
 #[derive(Debug)]
 struct Kept {
     number: u64,
     routed: Arc<Routed>,
+    /// Who published it, and on whose account it is; the hub's own are on nobody's.
+    publisher: Option<Principal>,
 }
 
-/// No room for another kept message.
+/// What is kept, of all or of one principal.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+struct Held {
+    messages: usize,
+    bytes: usize,
+}
+
+/// How much may be kept.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct RetainedBounds {
+    all: Held,
+    one: Held,
+}
+
+/// No room for another kept message, or for a longer one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct RetainedFull;
+pub(super) enum RetainedFull {
+    /// Of all together.
+    All,
+    /// Of this publisher.
+    One,
+}
+
+impl RetainedFull {
+    /// What the publisher is told.
+    pub(super) const fn words(self) -> &'static str {
+        match self {
+            Self::All => "too many retained messages",
+            Self::One => "too many retained messages of one client; remove some",
+        }
+    }
+}
+
+impl RetainedBounds {
+    pub(super) const fn of(limits: &Limits) -> Self {
+        Self {
+            all: Held { messages: limits.max_retained_messages, bytes: limits.max_retained_bytes },
+            one: Held { messages: limits.max_retained_messages_per_principal, bytes: limits.max_retained_bytes_per_principal },
+        }
+    }
+}
+
+impl Held {
+    fn add(&mut self, routed: &Routed) {
+        self.messages += 1;
+        self.bytes += routed.weight();
+    }
+
+    fn take(&mut self, routed: &Routed) {
+        self.messages -= 1;
+        self.bytes -= routed.weight();
+    }
+
+    /// Whether a message fits, perhaps in place of one that is counted here; what does not grow always does.
+    fn has_room(self, bounds: Self, routed: &Routed, earlier: Option<&Routed>) -> bool {
+        let earlier_weight = earlier.map_or(0, Routed::weight);
+        (earlier.is_some() || self.messages < bounds.messages)
+            && (routed.weight() <= earlier_weight || self.bytes - earlier_weight + routed.weight() <= bounds.bytes)
+    }
+}
 
 impl Retained {
-    /// Takes over what was stored.
+    /// Takes over what was stored: numbers, messages and publishers.
     #[must_use]
-    pub(super) fn new(max_messages: usize, max_bytes: usize, stored: Vec<(u64, Routed)>) -> Self {
-        let mut retained = Self { by_topic: HashMap::new(), bytes: 0, next_number: 1, max_messages, max_bytes };
-        for (number, routed) in stored {
+    pub(super) fn new(bounds: RetainedBounds, stored: Vec<(u64, Routed, Option<Principal>)>) -> Self {
+        let mut retained =
+            Self { by_topic: HashMap::new(), held: Held::default(), held_by_principal: HashMap::new(), next_number: 1, bounds };
+        for (number, routed, publisher) in stored {
             retained.next_number = retained.next_number.max(number + 1);
-            retained.bytes += routed.weight();
-            retained.by_topic.insert(routed.topic.clone(), Kept { number, routed: Arc::new(routed) });
+            retained.insert(Kept { number, routed: Arc::new(routed), publisher });
         }
         retained
     }
 
-    /// Keeps a message in place of the one on its topic, or removes that one if the payload is empty. Returns the rows to write.
+    /// Keeps a message in place of the one on its topic, or removes that one if the payload is empty. The hub's own, without
+    /// `publisher`, are few and pass the bounds: what a client keeps does not stop them. Returns the rows to write.
     ///
     /// # Errors
     /// [`RetainedFull`]: nothing has changed.
-    pub(super) fn set(&mut self, routed: &Routed) -> Result<Vec<Write>, RetainedFull> {
+    pub(super) fn set(&mut self, routed: &Routed, publisher: Option<&Principal>) -> Result<Vec<Write>, RetainedFull> {
         if routed.message.payload.is_empty() {
             return Ok(self.remove(&routed.topic));
         }
         let earlier = self.by_topic.get(&routed.topic);
-        let earlier_weight = earlier.map_or(0, |earlier| earlier.routed.weight());
-        let full = earlier.is_none() && self.by_topic.len() >= self.max_messages;
-        if full || self.bytes - earlier_weight + routed.weight() > self.max_bytes {
-            return Err(RetainedFull);
+        if let Some(publisher) = publisher {
+            let of_one = self.held_by_principal.get(publisher).copied().unwrap_or_default();
+            let earlier_of_one = earlier.filter(|earlier| earlier.publisher.as_ref() == Some(publisher));
+            if !of_one.has_room(self.bounds.one, routed, earlier_of_one.map(|earlier| &*earlier.routed)) {
+                return Err(RetainedFull::One);
+            }
+            if !self.held.has_room(self.bounds.all, routed, earlier.map(|earlier| &*earlier.routed)) {
+                return Err(RetainedFull::All);
+            }
         }
         let (number, earlier_parts) = match earlier {
-            Some(earlier) => (earlier.number, rows::retained_parts(&earlier.routed)),
+            Some(earlier) => (earlier.number, rows::retained_parts(&earlier.routed, earlier.publisher.as_ref())),
             None => (self.next_number, 0),
         };
         self.next_number = self.next_number.max(number + 1);
-        self.bytes = self.bytes - earlier_weight + routed.weight();
-        let writes = rows::put_retained(number, routed, earlier_parts);
-        self.by_topic.insert(routed.topic.clone(), Kept { number, routed: Arc::new(routed.clone()) });
+        let writes = rows::put_retained(number, routed, publisher, earlier_parts);
+        self.insert(Kept { number, routed: Arc::new(routed.clone()), publisher: publisher.cloned() });
         Ok(writes)
     }
 
@@ -89,21 +154,37 @@ impl Retained {
         expired.iter().flat_map(|topic| self.remove(topic)).collect()
     }
 
-    /// The topics on which a message is kept.
-    pub(super) fn topics(&self) -> impl Iterator<Item = &TopicName> {
-        self.by_topic.keys()
-    }
-
     /// How many messages and bytes are kept.
     #[must_use]
     pub(super) fn size(&self) -> (usize, usize) {
-        (self.by_topic.len(), self.bytes)
+        (self.held.messages, self.held.bytes)
+    }
+
+    fn insert(&mut self, kept: Kept) {
+        self.held.add(&kept.routed);
+        if let Some(publisher) = &kept.publisher {
+            self.held_by_principal.entry(publisher.clone()).or_default().add(&kept.routed);
+        }
+        if let Some(earlier) = self.by_topic.insert(kept.routed.topic.clone(), kept) {
+            self.count_out(&earlier);
+        }
     }
 
     fn remove(&mut self, topic: &TopicName) -> Vec<Write> {
         let Some(kept) = self.by_topic.remove(topic) else { return Vec::new() };
-        self.bytes -= kept.routed.weight();
-        rows::delete_retained(kept.number, rows::retained_parts(&kept.routed))
+        self.count_out(&kept);
+        rows::delete_retained(kept.number, rows::retained_parts(&kept.routed, kept.publisher.as_ref()))
+    }
+
+    fn count_out(&mut self, kept: &Kept) {
+        self.held.take(&kept.routed);
+        let Some(publisher) = &kept.publisher else { return };
+        if let Some(held) = self.held_by_principal.get_mut(publisher) {
+            held.take(&kept.routed);
+            if held.messages == 0 {
+                self.held_by_principal.remove(publisher);
+            }
+        }
     }
 }
 
@@ -111,6 +192,21 @@ impl Retained {
 mod tests {
     use super::*;
     use crate::mqtt::message::Message;
+    use hearthkey_core::DeviceId;
+
+    /// One principal may keep as much as all.
+    fn at_most(messages: usize, bytes: usize) -> Retained {
+        let all = Held { messages, bytes };
+        Retained::new(RetainedBounds { all, one: all }, Vec::new())
+    }
+
+    fn device(id: &str) -> Principal {
+        Principal::Device(DeviceId::parse(id).expect("legal"))
+    }
+
+    fn set(retained: &mut Retained, topic: &str, payload: &'static str) -> Result<usize, RetainedFull> {
+        retained.set(&routed(topic, payload), Some(&device("lamp"))).map(|writes| writes.len())
+    }
 
     fn routed(topic: &str, payload: &'static str) -> Routed {
         let message = Message { payload: payload.into(), retain: true, ..Message::default() };
@@ -127,42 +223,66 @@ mod tests {
 
     #[test]
     fn one_message_a_topic_is_kept_until_an_empty_one_removes_it() {
-        let mut retained = Retained::new(10, 10_000, Vec::new());
-        assert_eq!(retained.set(&routed("a/x", "1")).expect("room").len(), 1);
-        assert_eq!(retained.set(&routed("a/x", "2")).expect("room").len(), 1);
-        retained.set(&routed("a/y", "3")).expect("room");
+        let mut retained = at_most(10, 10_000);
+        assert_eq!(set(&mut retained, "a/x", "1").expect("room"), 1);
+        assert_eq!(set(&mut retained, "a/x", "2").expect("room"), 1);
+        set(&mut retained, "a/y", "3").expect("room");
         assert_eq!(texts(&retained, "a/+"), [r#"a/x=b"2""#, r#"a/y=b"3""#]);
         assert_eq!(texts(&retained, "a/x"), [r#"a/x=b"2""#]);
-        assert_eq!(retained.set(&routed("a/x", "")).expect("room").len(), 1);
-        assert_eq!(retained.set(&routed("a/x", "")).expect("room").len(), 0, "nothing is left to delete");
+        assert_eq!(set(&mut retained, "a/x", "").expect("room"), 1);
+        assert_eq!(set(&mut retained, "a/x", "").expect("room"), 0, "nothing is left to delete");
         assert_eq!(texts(&retained, "#"), [r#"a/y=b"3""#]);
-        retained.set(&routed("a/y", "")).expect("room");
+        set(&mut retained, "a/y", "").expect("room");
         assert_eq!(retained.size(), (0, 0));
     }
 
     #[test]
     fn both_bounds_refuse_and_leave_what_was_there() {
-        let mut few = Retained::new(1, 10_000, Vec::new());
-        few.set(&routed("a", "1")).expect("room");
-        assert_eq!(few.set(&routed("b", "1")), Err(RetainedFull));
-        few.set(&routed("a", "2")).expect("the same topic");
-        let mut small = Retained::new(10, 150, Vec::new());
-        small.set(&routed("a", "1")).expect("room");
-        assert_eq!(small.set(&routed("b", "1")), Err(RetainedFull));
+        let mut few = at_most(1, 10_000);
+        set(&mut few, "a", "1").expect("room");
+        assert_eq!(set(&mut few, "b", "1"), Err(RetainedFull::One));
+        set(&mut few, "a", "2").expect("the same topic");
+        let mut small = at_most(10, 150);
+        set(&mut small, "a", "1").expect("room");
+        assert_eq!(set(&mut small, "b", "1"), Err(RetainedFull::One));
         assert_eq!(texts(&small, "#").len(), 1);
-        small.set(&routed("a", "")).expect("removal always works");
-        small.set(&routed("b", "1")).expect("room again");
+        set(&mut small, "a", "").expect("removal always works");
+        set(&mut small, "b", "1").expect("room again");
     }
 
     #[test]
     fn an_expired_message_is_neither_found_nor_kept() {
-        let mut retained = Retained::new(10, 10_000, Vec::new());
+        let mut retained = at_most(10, 10_000);
         let mut short_lived = routed("a", "1");
         short_lived.message.expires_at = Some(UnixTime(10));
-        retained.set(&short_lived).expect("room");
+        retained.set(&short_lived, None).expect("room");
         assert_eq!(texts(&retained, "#").len(), 0);
         assert_eq!(retained.expire(UnixTime(9)).len(), 0);
         assert_eq!(retained.expire(UnixTime(10)).len(), 1);
         assert_eq!(retained.size(), (0, 0));
+    }
+
+    #[test]
+    fn one_publisher_does_not_use_up_the_room_of_all_and_nobody_stops_the_hub() {
+        let bounds = RetainedBounds { all: Held { messages: 4, bytes: 500 }, one: Held { messages: 2, bytes: 250 } };
+        let mut retained = Retained::new(bounds, Vec::new());
+        let (lamp, oven) = (device("lamp"), device("oven"));
+        for topic in ["a", "b"] {
+            retained.set(&routed(topic, "1"), Some(&lamp)).expect("room");
+        }
+        assert_eq!(retained.set(&routed("c", "1"), Some(&lamp)), Err(RetainedFull::One));
+        retained.set(&routed("a", "2"), Some(&lamp)).expect("in place of its own");
+        assert_eq!(retained.set(&routed("a", &*"x".repeat(60).leak()), Some(&lamp)), Err(RetainedFull::One), "as bytes go, too");
+        // What another puts in its place is the other's.
+        retained.set(&routed("a", "3"), Some(&oven)).expect("room");
+        retained.set(&routed("c", "1"), Some(&lamp)).expect("room again");
+        retained.set(&routed("d", "1"), Some(&oven)).expect("room");
+        assert_eq!(retained.set(&routed("e", "1"), Some(&device("fan"))), Err(RetainedFull::All));
+        retained.set(&routed("e", "the hub's"), None).expect("always");
+        retained.set(&routed("d", "1"), Some(&oven)).expect("what does not grow is taken, however full it is");
+        for topic in ["a", "b", "c", "d", "e"] {
+            retained.set(&routed(topic, ""), Some(&lamp)).expect("removal always works");
+        }
+        assert_eq!((retained.size(), retained.held_by_principal.len()), ((0, 0), 0));
     }
 }

@@ -10,7 +10,8 @@
 //! | `p` session, packet identifier, part | session and position of each copy of a QoS 2 publish that is being stored in several batches |
 //! | `r` number, part | a kept message, cut into parts |
 //!
-//! Numbers are big endian, so rows come back in order. Part 0 begins with the number of parts.
+//! Numbers are big endian, so rows come back in order. Part 0 begins with the number of parts. A kept message says who
+//! published it; those of before say nothing, and are on nobody's account.
 
 use super::{
     limits::ROW_CHUNK_BYTES,
@@ -75,8 +76,8 @@ pub(super) struct StoredSession {
 pub(super) struct Stored {
     /// Sessions.
     pub(super) sessions: Vec<StoredSession>,
-    /// Kept messages with their numbers.
-    pub(super) retained: Vec<(u64, Routed)>,
+    /// Kept messages with their numbers and publishers.
+    pub(super) retained: Vec<(u64, Routed, Option<Principal>)>,
     /// Rows that mean nothing any more: to be deleted.
     pub(super) orphans: Vec<Write>,
 }
@@ -118,13 +119,13 @@ pub(super) fn delete_subscription(session: u64, number: u32) -> Write {
 pub(super) fn put_queued(session: u64, position: u64, pending: &Pending) -> Vec<Write> {
     let reserved = pending.reserved.map(|reserved| reserved.packet_identifier);
     let flags = pending.qos as u8 | u8::from(pending.retain) << 2 | u8::from(reserved.is_some()) << 3;
-    let bytes = encode(&pending.routed, flags, reserved, &pending.subscription_identifiers);
+    let bytes = encode(&pending.routed, flags, reserved, "", &pending.subscription_identifiers);
     in_parts(&bytes, |part| queued_key(session, position, part))
 }
 
 /// Forgets a queued message.
 pub(super) fn delete_queued(session: u64, position: u64, pending: &Pending) -> impl Iterator<Item = Write> + use<> {
-    let parts = parts(encoded_length(&pending.routed, pending.reserved.is_some(), &pending.subscription_identifiers));
+    let parts = parts(encoded_length(&pending.routed, pending.reserved.is_some(), "", &pending.subscription_identifiers));
     (0..parts).map(move |part| delete(queued_key(session, position, part)))
 }
 
@@ -173,8 +174,8 @@ pub(super) fn all_or_none(publisher: u64, packet_identifier: u16, writes: Vec<Wr
 
 /// Stores a kept message in place of the one that had `earlier_parts`.
 #[must_use]
-pub(super) fn put_retained(number: u64, routed: &Routed, earlier_parts: u16) -> Vec<Write> {
-    let bytes = encode(routed, routed.message.qos as u8 | 1 << 2, None, &[]);
+pub(super) fn put_retained(number: u64, routed: &Routed, publisher: Option<&Principal>, earlier_parts: u16) -> Vec<Write> {
+    let bytes = encode(routed, routed.message.qos as u8 | 1 << 2, None, &publisher_to_text(publisher), &[]);
     let mut writes = in_parts(&bytes, |part| retained_key(number, part));
     writes.extend((parts(bytes.len())..earlier_parts).map(|part| delete(retained_key(number, part))));
     writes
@@ -188,8 +189,13 @@ pub(super) fn delete_retained(number: u64, parts: u16) -> Vec<Write> {
 
 /// How many rows a kept message has.
 #[must_use]
-pub(super) fn retained_parts(routed: &Routed) -> u16 {
-    parts(encoded_length(routed, false, &[]))
+pub(super) fn retained_parts(routed: &Routed, publisher: Option<&Principal>) -> u16 {
+    parts(encoded_length(routed, false, &publisher_to_text(publisher), &[]))
+}
+
+/// Nothing for the hub.
+fn publisher_to_text(publisher: Option<&Principal>) -> String {
+    publisher.map_or_else(String::new, |publisher| String::from_utf8_lossy(&to_json(publisher)).into_owned())
 }
 
 /// Reads back what was stored. Rows that cannot be read, and those that belong to nothing, become orphans.
@@ -246,7 +252,10 @@ pub(super) fn restore(rows: impl IntoIterator<Item = (Vec<u8>, Vec<u8>)>) -> Sto
     }
     for (prefix, parts) in messages(&rows, b'r', 9) {
         match (number_in(prefix, 1), joined(&parts)) {
-            (Some(number), Some(message)) => stored.retained.push((number, message.routed)),
+            (Some(number), Some(message)) => {
+                let publisher = serde_json::from_str(&message.label).ok();
+                stored.retained.push((number, message.routed, publisher));
+            }
             _ => stored.orphans.extend(parts.iter().map(|(key, _)| delete((*key).clone()))),
         }
     }
@@ -261,6 +270,8 @@ struct StoredMessage {
     routed: Routed,
     flags: u8,
     packet_identifier: Option<u16>,
+    /// On whose account it is; may be nothing.
+    label: String,
     subscription_identifiers: Box<[u32]>,
 }
 
@@ -320,10 +331,11 @@ fn whole(parts: &[Row<'_>]) -> Option<Vec<u8>> {
     Some(parts.iter().flat_map(|(_, value)| value.iter().copied()).skip(2).collect())
 }
 
-fn encoded_length(routed: &Routed, has_packet_identifier: bool, identifiers: &[u32]) -> usize {
+fn encoded_length(routed: &Routed, has_packet_identifier: bool, label: &str, identifiers: &[u32]) -> usize {
     let message = &routed.message;
     2 + 1
         + 2 * usize::from(has_packet_identifier)
+        + if label.is_empty() { 0 } else { 2 + label.len() }
         + 8
         + 2
         + routed.topic.as_str().len()
@@ -334,13 +346,18 @@ fn encoded_length(routed: &Routed, has_packet_identifier: bool, identifiers: &[u
         + message.payload.len()
 }
 
-fn encode(routed: &Routed, flags: u8, packet_identifier: Option<u16>, identifiers: &[u32]) -> Vec<u8> {
-    let length = encoded_length(routed, packet_identifier.is_some(), identifiers);
+fn encode(routed: &Routed, flags: u8, packet_identifier: Option<u16>, label: &str, identifiers: &[u32]) -> Vec<u8> {
+    let length = encoded_length(routed, packet_identifier.is_some(), label, identifiers);
     let mut bytes = Vec::with_capacity(length);
     let message = &routed.message;
     bytes.put_u16(parts(length));
-    bytes.put_u8(flags);
+    bytes.put_u8(flags | u8::from(!label.is_empty()) << 4);
     packet_identifier.into_iter().for_each(|identifier| bytes.put_u16(identifier));
+    if !label.is_empty() {
+        // A name, with some words around it.
+        bytes.put_u16(u16::try_from(label.len()).unwrap_or(u16::MAX));
+        bytes.put_slice(label.as_bytes());
+    }
     bytes.put_u64(message.expires_at.map_or(0, |expires_at| expires_at.0));
     let topic = routed.topic.as_str().as_bytes();
     // A topic has at most 512 bytes, a session at most a few hundred subscriptions of which 255 are told.
@@ -358,6 +375,8 @@ fn encode(routed: &Routed, flags: u8, packet_identifier: Option<u16>, identifier
 fn decode(mut bytes: Bytes) -> Option<StoredMessage> {
     let flags = bytes.try_get_u8().ok()?;
     let packet_identifier = if flags & 1 << 3 == 0 { None } else { Some(bytes.try_get_u16().ok()?) };
+    let label_length = if flags & 1 << 4 == 0 { 0 } else { bytes.try_get_u16().ok()? };
+    let label = String::from_utf8(split(&mut bytes, usize::from(label_length))?.to_vec()).ok()?;
     let expires_at = Some(bytes.try_get_u64().ok()?).filter(|&seconds| seconds != 0).map(UnixTime);
     let topic_length = usize::from(bytes.try_get_u16().ok()?);
     let topic = TopicName::from_bytes(&split(&mut bytes, topic_length)?).ok()?;
@@ -368,7 +387,7 @@ fn decode(mut bytes: Bytes) -> Option<StoredMessage> {
     let qos = QoS::from_bits(flags & 0x03)?;
     let message = Message { payload: bytes, qos, retain: flags & 1 << 2 != 0, expires_at, properties };
     let routed = Routed { topic, message, publisher: None, queued_for: Box::default() };
-    Some(StoredMessage { routed, flags, packet_identifier, subscription_identifiers: identifiers })
+    Some(StoredMessage { routed, flags, packet_identifier, label, subscription_identifiers: identifiers })
 }
 
 fn split(bytes: &mut Bytes, length: usize) -> Option<Bytes> {
@@ -515,10 +534,12 @@ mod tests {
         }
         apply(&mut rows, put_queued(3, 4, &exactly_once(4)));
         apply(&mut rows, [put_released(3, 5, 42), put_unreleased(3, 7), put_unreleased(3, 65_535)]);
-        apply(&mut rows, put_retained(8, &routed(10_000), 0));
+        let lamp = session().principal;
+        apply(&mut rows, put_retained(8, &routed(10_000), Some(&lamp), 0));
+        apply(&mut rows, put_retained(9, &routed(10), None, 0));
         let stored = restore(rows.clone());
         assert!(stored.orphans.is_empty());
-        assert_eq!(stored.retained, [(8, routed(10_000))]);
+        assert_eq!(stored.retained, [(8, routed(10_000), Some(lamp.clone())), (9, routed(10), None)]);
         let restored = stored.sessions.first().expect("a session");
         assert_eq!((restored.number, &restored.row), (3, &session()));
         assert_eq!(restored.subscriptions, [subscription]);
@@ -532,10 +553,23 @@ mod tests {
         apply(&mut rows, delete_queued(3, 4, &exactly_once(4)));
         apply(&mut rows, [delete_released(3, 5), delete_unreleased(3, 7), delete_unreleased(3, 65_535)]);
         apply(&mut rows, [delete_subscription(3, 2), delete_session(3)]);
-        apply(&mut rows, put_retained(8, &routed(1), retained_parts(&routed(10_000))));
+        apply(&mut rows, delete_retained(9, retained_parts(&routed(10), None)));
+        apply(&mut rows, put_retained(8, &routed(1), Some(&lamp), retained_parts(&routed(10_000), Some(&lamp))));
         assert_eq!(rows.len(), 1, "a shorter kept message leaves no parts of the longer one behind");
-        apply(&mut rows, delete_retained(8, retained_parts(&routed(1))));
+        apply(&mut rows, delete_retained(8, retained_parts(&routed(1), Some(&lamp))));
         assert!(rows.is_empty());
+    }
+
+    /// As the hub wrote it before a kept message said who published it.
+    #[test]
+    fn a_kept_message_of_an_earlier_hub_is_read_and_is_on_nobodys_account() {
+        let mut value = vec![0, 1, 0b101];
+        value.extend([0; 8]);
+        value.extend([0, 1, b'a', 0, 0, 0, 0, 0]);
+        value.extend(b"21");
+        let stored = restore([(retained_key(8, 0), value)]);
+        let [(8, routed, None)] = &stored.retained[..] else { panic!("{stored:?}") };
+        assert_eq!((routed.topic.as_str(), &routed.message.payload[..]), ("a", &b"21"[..]));
     }
 
     #[test]
@@ -544,7 +578,7 @@ mod tests {
         apply(&mut rows, [put_session(3, &session())]);
         apply(&mut rows, put_queued(4, 1, &pending(10, 1)));
         apply(&mut rows, put_queued(3, 1, &pending(10_000, 1)));
-        apply(&mut rows, put_retained(8, &routed(10_000), 0));
+        apply(&mut rows, put_retained(8, &routed(10_000), None, 0));
         rows.remove(&queued_key(3, 1, 1)).expect("a part in the middle");
         rows.remove(&retained_key(8, 0)).expect("the first part");
         rows.insert(vec![b's', 1], b"{}".to_vec());

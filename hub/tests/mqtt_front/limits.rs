@@ -1,7 +1,8 @@
 //! Bounds of connections, topics and rates: what happens there, and that nobody else pays for it.
 
 use crate::support::*;
-use hearthkey::mqtt::{Limits, gate::Happening};
+use hearthkey::mqtt::{Limits, gate::Happening, message::Message};
+use hearthkey_core::{rights::PublishPermit, topic::TopicName};
 
 fn second_connection(name: &str) -> Connect {
     Connect { client_identifier: format!("{name}/2"), ..Connect::v5(name) }
@@ -79,4 +80,78 @@ async fn two_connections_of_one_device_publish_no_faster_than_one() {
     }
     // A lower bound on time cannot fail on a slow machine: 90 messages beyond the burst at 500 a second.
     assert!(started.elapsed() >= std::time::Duration::from_millis(150), "{:?}", started.elapsed());
+}
+
+#[tokio::test]
+async fn what_one_principal_retains_is_bounded_in_bytes_too_and_counts_after_a_restart() {
+    let limits = Limits {
+        max_retained_bytes: 2_000,
+        max_retained_bytes_per_principal: 1_000,
+        max_retained_messages_per_principal: 2,
+        ..Limits::default()
+    };
+    let home = Home::with(FakeGate::of_a_home(), limits.clone()).await;
+    let mut lamp = home.connected(Connect::v5("lamp").will("dev/lamp/status", "offline", true)).await;
+    assert_eq!(lamp.publish("dev/lamp/tele/a", &"x".repeat(900), true, &[]).await, 0x97, "more than a thousand bytes of one");
+    for topic in ["dev/lamp/tele/a", "dev/lamp/status"] {
+        assert_eq!(lamp.publish(topic, "online", true, &[]).await, 0);
+    }
+    assert_eq!(lamp.publish("dev/lamp/tele/b", "1", true, &[]).await, 0x97, "a third message of one");
+    home.gate
+        .event(|event| matches!(&event.what, Happening::Limited { limit } if limit.contains("retained messages of one client")))
+        .await;
+    // The others have their room, a will that is longer than what it replaces has its own, and who keeps what is known after
+    // a restart.
+    let mut oven = home.v5("oven").await;
+    assert_eq!(oven.publish("dev/oven/status", "online", true, &[]).await, 0);
+    drop(lamp);
+    let mut owner = home.v5("owner").await;
+    owner.subscribe("dev/lamp/status", 0).await;
+    while owner.message().await.payload != "offline" {}
+    let gate = FakeGate::of_a_home();
+    gate.state.lock().unwrap().rows = home.gate.rows().into_iter().collect();
+    let home = Home::with(gate, limits).await;
+    let mut lamp = home.v5("lamp").await;
+    assert_eq!(lamp.publish("dev/lamp/tele/b", "1", true, &[]).await, 0x97);
+    assert_eq!(lamp.publish("dev/lamp/tele/a", "", true, &[]).await, 0);
+    assert_eq!(lamp.publish("dev/lamp/tele/b", "1", true, &[]).await, 0);
+}
+
+#[tokio::test]
+async fn what_clients_retain_does_not_stop_the_hub() {
+    let limits = Limits { max_retained_messages: 1, ..Limits::default() };
+    let home = Home::with(FakeGate::of_a_home(), limits).await;
+    assert_eq!(home.v5("lamp").await.publish("dev/lamp/status", "on", true, &[]).await, 0);
+    assert_eq!(home.v5("oven").await.publish("dev/oven/status", "on", true, &[]).await, 0x97);
+    let desired = TopicName::parse("dev/lamp/twin/desired").unwrap();
+    let message = Message::at_least_once(r#"{"v":1}"#).retained();
+    home.front.publish(PublishPermit::for_hub(desired.clone()), message).await.expect("the hub's own is kept");
+    assert_eq!(home.front.retained(&desired).unwrap(), br#"{"v":1}"#);
+}
+
+#[tokio::test]
+async fn one_principal_does_not_use_up_the_kept_sessions_of_all() {
+    let told_zero = |client: &Client| client.connack.body.windows(5).any(|window| window == [0x11, 0, 0, 0, 0]);
+    let limits = Limits { max_kept_sessions: 2, max_kept_sessions_per_principal: 1, ..Limits::default() };
+    let home = Home::with(FakeGate::of_a_home(), limits.clone()).await;
+    let second = |name: &str| Connect { client_identifier: format!("{name}/2"), ..Connect::kept(name) };
+    assert!(!told_zero(&home.connected(Connect::kept("lamp")).await));
+    assert!(told_zero(&home.connected(second("lamp")).await));
+    assert!(!told_zero(&home.connected(Connect::kept("lamp")).await), "its own session goes on");
+    // MQTT 3.1.1 cannot be told; the log says it.
+    home.connected(Connect { client_identifier: "lamp/3".to_owned(), clean_start: false, ..Connect::v311("lamp") }).await;
+    home.gate
+        .event(|event| {
+            &*event.client_identifier == "lamp/3"
+                && matches!(&event.what, Happening::Limited { limit } if limit.contains("too many kept sessions"))
+        })
+        .await;
+    assert!(!told_zero(&home.connected(Connect::kept("oven")).await));
+    // What was kept counts after a restart, and no more once it is gone.
+    let gate = FakeGate::of_a_home();
+    gate.state.lock().unwrap().rows = home.gate.rows().into_iter().collect();
+    let home = Home::with(gate, Limits { max_kept_sessions: 9, ..limits }).await;
+    assert!(told_zero(&home.connected(second("lamp")).await));
+    home.connected(Connect::v5("lamp")).await;
+    assert!(!told_zero(&home.connected(second("lamp")).await));
 }
