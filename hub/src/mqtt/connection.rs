@@ -329,7 +329,6 @@ impl<'a, G: Gate, F: Fabric, S: AsyncRead + AsyncWrite + Send> Connection<'a, G,
             // The client is not silent: the hub does not listen.
             self.last_heard = Instant::now();
         }
-        let reads = !is_held_up && self.wire.outbound.len() < OUTBOX_LIMIT;
         self.set_alarm();
         let link = self.link.as_mut().filter(|_| pulls);
         let told = self.awaited.clone().map(|stored| Box::pin(self.front.persister.told(stored)));
@@ -356,7 +355,7 @@ impl<'a, G: Gate, F: Fabric, S: AsyncRead + AsyncWrite + Send> Connection<'a, G,
             }
             Some(()) = OptionFuture::from(told) => Ok(()),
             Some(()) = OptionFuture::from(drained) => Ok(()),
-            filled = self.wire.inbound.fill(), if reads => match filled {
+            filled = self.wire.inbound.fill(), if !is_held_up => match filled {
                 Ok(true) => self.take_packets().await,
                 Ok(false) | Err(_) => Err(Ending::ConnectionLost),
             },
@@ -434,8 +433,9 @@ impl<'a, G: Gate, F: Fabric, S: AsyncRead + AsyncWrite + Send> Connection<'a, G,
 
     /// Obeys packets up to one that may have to wait for the fabric.
     fn take_packets_at_hand(&mut self) -> Result<Option<Box<Patient>>, Ending> {
-        while self.throttled_until.is_none() && !self.has_too_many_answers() && self.wire.outbound.len() < OUTBOX_LIMIT {
+        while self.throttled_until.is_none() && !self.has_too_many_answers() {
             self.obey()?;
+            self.check_answers()?;
             let frame =
                 self.wire.inbound.next(self.front.limits.max_packet_bytes).map_err(|found| fault(found.code, found.reason))?;
             let Some(frame) = frame else { break };
@@ -446,6 +446,19 @@ impl<'a, G: Gate, F: Fabric, S: AsyncRead + AsyncWrite + Send> Connection<'a, G,
             }
         }
         Ok(None)
+    }
+
+    /// Ends a connection that asks and does not take the answers. The largest message may wait besides.
+    fn check_answers(&mut self) -> Result<(), Ending> {
+        let outbox = &mut self.wire.outbound;
+        if outbox.len() >= OUTBOX_HIGH_WATER {
+            // One read may hold many small packets: whoever takes the answers meanwhile is not to blame.
+            outbox.write_at_once();
+        }
+        if outbox.weight() > self.front.limits.max_packet_bytes + OUTBOX_LIMIT {
+            return Err(fault(reason::QUOTA_EXCEEDED, "too slow: the answers to what it asks are not taken"));
+        }
+        Ok(())
     }
 
     /// Obeys a packet, or gives it back if it may have to wait.

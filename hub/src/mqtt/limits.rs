@@ -115,7 +115,8 @@ pub const MAX_TOPIC_ALIASES: u16 = 32;
 pub const MAX_USER_PROPERTIES: usize = 64;
 /// Bytes that wait for a client's socket before the front stops taking messages for it.
 pub const OUTBOX_HIGH_WATER: usize = 64 * 1024;
-/// Most bytes that wait for a client's socket, answers included; a client that asks without reading is cut with 0x97.
+/// Most memory of answers that wait for a client's socket, beside the largest message: their bytes, and eight for each. A client
+/// that asks without reading is cut with 0x97.
 pub const OUTBOX_LIMIT: usize = 1024 * 1024;
 /// How long a connection lingers after DISCONNECT, so that a reset does not destroy the reason on its way.
 pub const LINGER: Duration = Duration::from_secs(1);

@@ -8,6 +8,7 @@ use super::{
     },
 };
 use bytes::{Buf, BytesMut};
+use futures_util::FutureExt;
 use std::{
     collections::VecDeque,
     future::poll_fn,
@@ -147,6 +148,18 @@ impl<S: AsyncWrite> Outbox<S> {
     /// Bytes that wait.
     pub(super) fn len(&self) -> usize {
         self.bytes.len()
+    }
+
+    /// The memory that what waits takes: its bytes, and a length for each packet.
+    pub(super) fn weight(&self) -> usize {
+        self.bytes.len() + self.packets.len() * size_of::<usize>()
+    }
+
+    /// Writes what can be written without waiting. An error comes again when it is waited for.
+    pub(super) fn write_at_once(&mut self) {
+        while !self.bytes.is_empty()
+            && let Some(Ok(())) = self.write_some().now_or_never()
+        {}
     }
 
     /// Whether there is something to write or to flush.

@@ -1,8 +1,13 @@
 //! Bounds of connections, topics and rates: what happens there, and that nobody else pays for it.
 
 use crate::support::*;
-use hearthkey::mqtt::{Limits, gate::Happening, message::Message};
+use hearthkey::mqtt::{
+    Limits,
+    gate::{Ending, Happening},
+    message::Message,
+};
 use hearthkey_core::{rights::PublishPermit, topic::TopicName};
+use tokio::io::AsyncWriteExt;
 
 fn second_connection(name: &str) -> Connect {
     Connect { client_identifier: format!("{name}/2"), ..Connect::v5(name) }
@@ -154,4 +159,27 @@ async fn one_principal_does_not_use_up_the_kept_sessions_of_all() {
     assert!(told_zero(&home.connected(second("lamp")).await));
     home.connected(Connect::v5("lamp")).await;
     assert!(!told_zero(&home.connected(second("lamp")).await));
+}
+
+#[tokio::test]
+async fn who_asks_without_taking_the_answers_is_cut_and_the_hub_holds_a_bounded_number_of_them() {
+    let home = Home::new().await;
+    let (hub_end, mut client) = tokio::io::duplex(1_024);
+    let front = home.front.clone();
+    tokio::spawn(async move { front.serve_connection(hub_end, ([127, 0, 0, 1], 9).into()).await });
+    client.write_all(&Connect::v5("lamp").packet()).await.unwrap();
+    let asking = tokio::spawn(async move {
+        let mut asked = 0;
+        // PINGREQ, four hundred at a time, until the connection ends.
+        while client.write_all(&[0xC0, 0].repeat(400)).await.is_ok() {
+            asked += 400;
+        }
+        asked
+    });
+    let too_slow = |what: &Happening| matches!(what, Happening::Ended(Ending::Fault { reason_code: 0x97, reason }) if reason.starts_with("too slow"));
+    home.gate.event(|event| too_slow(&event.what)).await;
+    // Each answer takes ten bytes; some are on their way.
+    let most = ((1 << 20) + Limits::default().max_packet_bytes) / 10;
+    let asked = within(asking).await.unwrap();
+    assert!(asked <= most + 4_096, "{asked}");
 }
