@@ -31,7 +31,7 @@ use hearthkey_core::{
     topic::{InvalidTopic, SubscriptionFilter, TopicName},
 };
 use std::{
-    collections::{BTreeMap, VecDeque},
+    collections::{BTreeMap, BTreeSet, VecDeque},
     net::SocketAddr,
     pin::Pin,
     sync::{Arc, Mutex},
@@ -185,7 +185,12 @@ pub(super) struct Connection<'a, G: Gate, F: Fabric, S> {
     pub(super) challenged: Option<(Secret, Nonce)>,
     pub(super) renewal: Option<BoxFuture<'a, Result<Admission, Refusal>>>,
     pub(super) link: Option<F::Link>,
+    /// Those that live on the fabric: none that is shared.
     pub(super) subscriptions: SubscriptionsByNumber,
+    /// Those among them that are not on the link, since the rights did not cover them when it was made.
+    pub(super) unlinked: BTreeSet<u32>,
+    /// Whether the rights have changed since.
+    pub(super) may_link_more: bool,
     /// What is to be answered, in order, and what each answer waits for.
     pub(super) answers: VecDeque<(Option<Ticket>, Answer)>,
     /// QoS 1 publishes among what is to be answered.
@@ -253,6 +258,8 @@ impl<'a, G: Gate, F: Fabric, S: AsyncRead + AsyncWrite + Send> Connection<'a, G,
             renewal: None,
             link: None,
             subscriptions: SubscriptionsByNumber::from(subscriptions),
+            unlinked: BTreeSet::new(),
+            may_link_more: false,
             answers: VecDeque::new(),
             unanswered_publishes: 0,
             topics_by_alias: BTreeMap::new(),
@@ -322,6 +329,9 @@ impl<'a, G: Gate, F: Fabric, S: AsyncRead + AsyncWrite + Send> Connection<'a, G,
 
     async fn turn(&mut self) -> Result<(), Ending> {
         self.obey()?;
+        if std::mem::take(&mut self.may_link_more) {
+            Box::pin(self.link_missing()).await?;
+        }
         self.deliver()?;
         let pulls = self.takes_forwards && self.wire.outbound.len() < OUTBOX_HIGH_WATER;
         let is_held_up = self.throttled_until.is_some() || self.has_too_many_answers() || self.front.persister.is_backlogged();
@@ -376,6 +386,7 @@ impl<'a, G: Gate, F: Fabric, S: AsyncRead + AsyncWrite + Send> Connection<'a, G,
 
     pub(super) fn stand_on(&mut self, standing: Standing) {
         self.rights = standing.rights;
+        self.may_link_more = !self.unlinked.is_empty();
         if self.expires_at != standing.expires_at {
             self.expires_at = standing.expires_at;
             self.deadline = deadline(standing.expires_at, self.front.gate.now());

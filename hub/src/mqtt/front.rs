@@ -259,6 +259,7 @@ pub(super) struct Attachment {
     pub(super) session_expiry: Seconds,
     /// False if there are too many kept sessions for this one to be kept.
     pub(super) is_kept_as_asked: bool,
+    /// Those that live on the fabric.
     pub(super) subscriptions: Vec<Subscription>,
     /// Becomes true when the session's row is durable, if it has one.
     pub(super) stored: Option<Ticket>,
@@ -351,7 +352,8 @@ impl<G: Gate, F: Fabric> Inner<G, F> {
             rights: arrival.standing.rights,
             control: control.clone(),
         });
-        let subscriptions = state.session.subscriptions().cloned().collect();
+        let on_the_fabric = |subscription: &&Subscription| subscription.share_name.is_none();
+        let subscriptions = state.session.subscriptions().filter(on_the_fabric).cloned().collect();
         self.counters.connections.fetch_add(1, Ordering::AcqRel);
         self.counters.accepted.fetch_add(1, Ordering::Relaxed);
         drop(state);
@@ -439,6 +441,13 @@ impl<G: Gate, F: Fabric> Inner<G, F> {
         match subscription.share_name {
             None => self.direct.put(slot, subscription),
             Some(_) => self.shared.put(slot, subscription)?,
+        }
+        // Its row is handed over under the lock: before those by which the session is forgotten.
+        let state = lock(&slot.state);
+        if state.is_discarded {
+            drop(state);
+            self.forget_subscription(slot, subscription);
+            return Ok(None);
         }
         Ok(slot.is_durable.then(|| self.persister.store(vec![rows::put_subscription(slot.number, subscription)])))
     }

@@ -10,14 +10,17 @@ use super::{
     persister::Ticket,
     publishing::Answer,
     session::{Pending, Stored, Subscription},
-    slot::lock,
+    slot::{SlotState, lock},
 };
 use hearthkey_core::{
     DeviceId,
-    session::Principal,
+    session::{EndReason, Principal},
     topic::{InvalidTopic, SubscriptionFilter},
 };
-use std::sync::Arc;
+use std::{
+    collections::BTreeSet,
+    sync::{Arc, MutexGuard},
+};
 use tokio::io::{AsyncRead, AsyncWrite};
 
 /// What is answered to a SUBSCRIBE, and what follows the answer.
@@ -78,7 +81,7 @@ impl<G: Gate, F: Fabric, S: AsyncRead + AsyncWrite + Send> Connection<'_, G, F, 
         };
         let options = request.options;
         let max = self.front.limits.max_subscriptions;
-        let subscribed = lock(&self.slot.state).session.subscribe(permit.subscription().clone(), options, identifier, max);
+        let subscribed = self.held()?.session.subscribe(permit.subscription().clone(), options, identifier, max);
         let Ok((subscription, is_new)) = subscribed else {
             suback.refuse(reason::QUOTA_EXCEEDED, format!("a session has at most {max} subscriptions"));
             self.limited("too many subscriptions");
@@ -95,9 +98,12 @@ impl<G: Gate, F: Fabric, S: AsyncRead + AsyncWrite + Send> Connection<'_, G, F, 
             suback.reason_codes.push(options.qos as u8);
             return Ok(ticket);
         }
+        let is_known = self.subscriptions.get(subscription.number).is_some();
         self.subscriptions.insert(subscription.clone());
+        // Also one that the session has and the link lacks.
+        let is_linked = is_known && !self.unlinked.remove(&subscription.number);
         self.ensure_link().await?;
-        if is_new
+        if !is_linked
             && let Some(link) = &mut self.link
             && link.subscribe(&permit, subscription.number).await.is_err()
         {
@@ -169,7 +175,7 @@ impl<G: Gate, F: Fabric, S: AsyncRead + AsyncWrite + Send> Connection<'_, G, F, 
         let mut ticket = None;
         for filter in filters {
             let removed = match &filter {
-                Ok(asked) => lock(&self.slot.state).session.unsubscribe(asked),
+                Ok(asked) => self.held()?.session.unsubscribe(asked),
                 Err(_) => {
                     reason_codes.push(reason::TOPIC_FILTER_INVALID);
                     continue;
@@ -181,6 +187,7 @@ impl<G: Gate, F: Fabric, S: AsyncRead + AsyncWrite + Send> Connection<'_, G, F, 
             };
             reason_codes.push(reason::SUCCESS);
             ticket = self.front.unsubscribed(&self.slot, &subscription).or(ticket);
+            self.unlinked.remove(&subscription.number);
             if self.subscriptions.remove(subscription.number).is_some()
                 && let Some(link) = &mut self.link
                 && link.unsubscribe(&subscription.filter).await.is_err()
@@ -191,9 +198,34 @@ impl<G: Gate, F: Fabric, S: AsyncRead + AsyncWrite + Send> Connection<'_, G, F, 
         self.answer_when(ticket, Answer::Unsubscribe(packet_identifier, reason_codes))
     }
 
+    /// The session, which a successor may hold already: then what is subscribed to on this connection would be on no other.
+    fn held(&self) -> Result<MutexGuard<'_, SlotState>, Ending> {
+        let state = lock(&self.slot.state);
+        let is_held = state.attached.as_ref().is_some_and(|attached| attached.connection == self.number);
+        if is_held { Ok(state) } else { Err(Ending::ByHub(EndReason::TakenOver)) }
+    }
+
     pub(super) async fn ensure_link(&mut self) -> Result<(), Ending> {
         if self.link.is_none() {
             self.link = Some(self.front.fabric.link().await.map_err(|gone| fault_of(reason::SERVER_UNAVAILABLE, &gone))?);
+        }
+        Ok(())
+    }
+
+    /// Puts on the link what the rights did not cover before.
+    pub(super) async fn link_missing(&mut self) -> Result<(), Ending> {
+        self.ensure_link().await?;
+        for number in std::mem::take(&mut self.unlinked) {
+            let Some(subscription) = self.subscriptions.get(number) else { continue };
+            let Ok(permit) = self.rights.authorize_subscribe(subscription.name()) else {
+                self.unlinked.insert(number);
+                continue;
+            };
+            if let Some(link) = &mut self.link
+                && link.subscribe(&permit, number).await.is_err()
+            {
+                return self.relink().await;
+            }
         }
         Ok(())
     }
@@ -207,14 +239,15 @@ impl<G: Gate, F: Fabric, S: AsyncRead + AsyncWrite + Send> Connection<'_, G, F, 
                 None => self.front.fabric.link().await.map_err(gone)?,
             };
             let mut alive = link.flush().await.is_ok();
+            let mut unlinked = BTreeSet::new();
             for subscription in self.subscriptions.iter() {
-                let filter = SubscriptionFilter { share_name: None, filter: subscription.filter.clone() };
-                if let Ok(permit) = self.rights.authorize_subscribe(filter)
-                    && alive
-                {
-                    alive = link.subscribe(&permit, subscription.number).await.is_ok();
+                match self.rights.authorize_subscribe(subscription.name()) {
+                    Ok(permit) if alive => alive = link.subscribe(&permit, subscription.number).await.is_ok(),
+                    Ok(_) => {}
+                    Err(_) => drop(unlinked.insert(subscription.number)),
                 }
             }
+            self.unlinked = unlinked;
             self.link = Some(link);
             if alive {
                 return Ok(());

@@ -7,17 +7,22 @@ use hearthkey::mqtt::message::Message;
 use hearthkey::mqtt::{Front, Limits};
 use hearthkey_core::rights::{PublishPermit, SubscribePermit};
 use hearthkey_core::topic::TopicFilter;
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, Ordering},
+};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 
 const TEMPERATURE: &str = "dev/lamp/tele/temperature";
 
-/// A fabric on which messages stay on their way while the test wants it.
-struct Slow(ChosenFabric, watch::Receiver<bool>);
+/// A fabric on which messages stay on their way while the test wants it, and a subscription too.
+struct Slow(ChosenFabric, watch::Receiver<bool>, Arc<AtomicBool>);
 
 struct SlowLink {
     link: ChosenLink,
     arrives: watch::Receiver<bool>,
+    next_subscription_waits: Arc<AtomicBool>,
     on_its_way: Option<Forward>,
 }
 
@@ -25,7 +30,8 @@ impl Fabric for Slow {
     type Link = SlowLink;
 
     async fn link(&self) -> Result<SlowLink, FabricGone> {
-        Ok(SlowLink { link: self.0.link().await?, arrives: self.1.clone(), on_its_way: None })
+        let (arrives, next_subscription_waits) = (self.1.clone(), self.2.clone());
+        Ok(SlowLink { link: self.0.link().await?, arrives, next_subscription_waits, on_its_way: None })
     }
 
     async fn replace(&self, dead: SlowLink) -> Result<SlowLink, FabricGone> {
@@ -47,6 +53,9 @@ impl Link for SlowLink {
     }
 
     async fn subscribe(&mut self, permit: &SubscribePermit, number: u32) -> Result<(), FabricGone> {
+        if self.next_subscription_waits.swap(false, Ordering::AcqRel) {
+            self.arrives.wait_for(|arrives| *arrives).await.expect("the test goes on");
+        }
         self.link.subscribe(permit, number).await
     }
 
@@ -70,14 +79,51 @@ impl Link for SlowLink {
 
 /// A home on such a fabric, and what lets messages arrive.
 async fn slow_home() -> (Home, watch::Sender<bool>) {
+    let (home, arrives, _) = slower_home().await;
+    (home, arrives)
+}
+
+/// The same, and what lets the next subscription wait for the messages.
+async fn slower_home() -> (Home, watch::Sender<bool>, Arc<AtomicBool>) {
     let mut home = Home::new().await;
-    let (arrives, fabric) = watch::channel(true);
-    let fabric = Slow(ChosenFabric::new(FABRIC, 100), fabric);
+    let (arrives, receiver) = watch::channel(true);
+    let next_subscription_waits = Arc::new(AtomicBool::new(false));
+    let fabric = Slow(ChosenFabric::new(FABRIC, 100), receiver, next_subscription_waits.clone());
     let front = Front::with_fabric(home.gate.clone(), Limits::default(), [], fabric);
     let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
     home.address = listener.local_addr().unwrap();
     tokio::spawn(async move { front.serve_tcp(listener, std::future::pending()).await });
-    (home, arrives)
+    (home, arrives, next_subscription_waits)
+}
+
+#[tokio::test]
+async fn a_connection_that_is_taken_over_amid_a_subscribe_leaves_no_subscription_that_its_successor_lacks() {
+    let (home, arrives, next_subscription_waits) = slower_home().await;
+    let mut replaced = home.connected(Connect::kept("owner")).await;
+    arrives.send_replace(false);
+    next_subscription_waits.store(true, Ordering::Release);
+    let mut body = vec![0, 1, 0];
+    for filter in ["dev/lamp/tele/+", "dev/oven/tele/+"] {
+        body.extend(string(filter));
+        body.push(0);
+    }
+    replaced.send(&packet(0x82, &body)).await;
+    within(async {
+        while next_subscription_waits.load(Ordering::Acquire) {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+    let mut owner = home.connected(Connect::kept("owner")).await;
+    assert_eq!(owner.connack.body[0], 1, "the session goes on");
+    arrives.send_replace(true);
+    assert_eq!(replaced.disconnected().await.0, 0x8E);
+    assert_eq!(owner.subscribe("dev/oven/tele/+", 0).await, 0);
+    for id in ["lamp", "oven"] {
+        home.v5(id).await.publish0(&format!("dev/{id}/tele/x"), id).await;
+        assert_eq!(owner.message().await.payload, id);
+    }
+    owner.nothing_came().await;
 }
 
 #[tokio::test]

@@ -276,3 +276,30 @@ async fn a_longer_expiry_than_the_hub_keeps_is_shortened_and_told() {
     let week = [0x11, 0, 0x09, 0x3A, 0x80];
     assert!(owner.connack.body.windows(5).any(|window| window == week), "{:?}", owner.connack);
 }
+
+#[tokio::test]
+async fn a_subscription_is_heard_again_once_the_rights_are_back_with_or_without_another_subscribe() {
+    for subscribes_anew in [false, true] {
+        let home = Home::new().await;
+        let mut owner = kept_owner(&home).await;
+        assert_eq!(owner.subscribe("dev/+/tele/+", 0).await, 0);
+        owner.goodbye().await;
+        home.gate.grant("owner", user("owner"), rights(&[], &["dev/oven/#"]), None);
+        let mut owner = kept_owner(&home).await;
+        assert_eq!(owner.subscribe("dev/+/tele/+", 0).await, 0x87);
+        let mut lamp = home.v5("lamp").await;
+        lamp.publish0(TEMPERATURE, "not for those eyes").await;
+        lamp.nothing_came().await;
+        owner.nothing_came().await;
+        home.gate.grant("owner", user("owner"), rights(&[], &["#"]), None);
+        home.reconsider(user("owner"));
+        if subscribes_anew {
+            assert_eq!(owner.subscribe("dev/+/tele/+", 0).await, 0);
+        }
+        // What the hub said to the connection is obeyed before this is answered.
+        owner.nothing_came().await;
+        lamp.publish0(TEMPERATURE, "21").await;
+        assert_eq!(owner.message().await.payload, "21");
+        owner.nothing_came().await;
+    }
+}

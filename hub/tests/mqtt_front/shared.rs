@@ -150,3 +150,28 @@ async fn a_kept_member_that_is_away_gets_messages_only_if_nobody_else_is_there()
     }
     away.nothing_came().await;
 }
+
+#[tokio::test]
+async fn a_member_that_comes_back_gets_its_share_and_no_more() {
+    let home = Home::new().await;
+    let kept = Connect { client_identifier: "kept".to_owned(), ..Connect::kept("owner") };
+    let mut back = home.connected(kept.clone()).await;
+    back.subscribe("$share/g/dev/lamp/tele/+", 1).await;
+    back.goodbye().await;
+    let mut other = member(&home, "other", "$share/g/dev/lamp/tele/+", 1).await;
+    let mut back = home.connected(kept).await;
+    let mut lamp = home.v5("lamp").await;
+    for text in ["a", "b", "c", "d"] {
+        lamp.publish1(TEMPERATURE, text).await;
+    }
+    let (mut came, mut came_to_other) = (Vec::new(), Vec::new());
+    for _ in 0..2 {
+        came.push(back.message().await.payload);
+        came_to_other.push(other.message().await.payload);
+    }
+    back.nothing_came().await;
+    other.nothing_came().await;
+    came.extend(came_to_other);
+    came.sort();
+    assert_eq!(came, ["a", "b", "c", "d"]);
+}
