@@ -173,6 +173,15 @@ impl fmt::Display for TopicName {
     }
 }
 
+impl fmt::Display for SubscriptionFilter {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.share_name {
+            Some(group) => write!(f, "$share/{group}/{}", self.filter),
+            None => self.filter.fmt(f),
+        }
+    }
+}
+
 impl fmt::Display for TopicFilter {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0)

@@ -113,6 +113,7 @@ impl<G: Gate, F: Fabric, S: AsyncRead + AsyncWrite + Send> Connection<'_, G, F, 
         let keep_all = if slot.is_durable { Keep::ForRepetition } else { Keep::No };
         let mut denials = Vec::new();
         let mut writes = Vec::new();
+        let mut for_others = Vec::new();
         let dialect = self.dialect;
         let outbound = &mut state.session.outbound;
         while self.wire.outbound.len() < OUTBOX_HIGH_WATER
@@ -133,9 +134,15 @@ impl<G: Gate, F: Fabric, S: AsyncRead + AsyncWrite + Send> Connection<'_, G, F, 
                 // MQTT-4.3.3-7: expiry no longer counts for a QoS 2 message that was sent.
                 Ok(permit) if !routed.message.is_expired(now) || again.is_some() && pending.qos == QoS::ExactlyOnce => permit,
                 refused => {
+                    let is_denied = refused.is_err();
                     denials.extend(refused.err());
                     match outbound.discard_next() {
-                        Some(Discarded::Gone(pending)) => writes.extend(slot.forget_row(&pending)),
+                        Some(Discarded::Gone(pending)) => match &pending.share {
+                            Some(group) if is_denied => {
+                                for_others.push((group.clone(), pending.routed.clone(), slot.forget_row(&pending)));
+                            }
+                            Some(_) | None => writes.extend(slot.forget_row(&pending)),
+                        },
                         Some(Discarded::Released(pending)) => writes.extend(slot.release_row(&pending, again)),
                         None => {}
                     }
@@ -168,6 +175,9 @@ impl<G: Gate, F: Fabric, S: AsyncRead + AsyncWrite + Send> Connection<'_, G, F, 
         self.awaited = outbound.awaited();
         self.front.persister.store_some_time(writes);
         drop(state);
+        for (group, routed, forget) in for_others {
+            self.front.share_again(&group, &routed, forget);
+        }
         denials.into_iter().for_each(|denied| self.denied(denied));
         Ok(())
     }

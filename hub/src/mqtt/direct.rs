@@ -14,7 +14,6 @@ use super::{
     retained::RetainedFull,
     rows,
     session::{Pending, Stored, Subscription},
-    shared::Share,
     slot::{Slot, SlotState, lock},
     trie::Trie,
 };
@@ -22,7 +21,7 @@ use bytes::Bytes;
 use hearthkey_core::{
     rights::{PublishPermit, is_reserved_for_hub},
     session::Principal,
-    topic::TopicName,
+    topic::{SubscriptionFilter, TopicName},
     write::Write,
 };
 use std::sync::{
@@ -54,7 +53,7 @@ pub(super) struct Match {
     qos: QoS,
     retain_as_published: bool,
     identifiers: Vec<u32>,
-    share: Option<Arc<Share>>,
+    share: Option<Arc<SubscriptionFilter>>,
 }
 
 /// Whether a message goes directly to a session that gets it with this QoS; else the fabric carries it.
@@ -86,7 +85,7 @@ impl Direct {
     }
 
     /// The message of a group for this member.
-    pub(super) fn chosen(&self, message: QoS, share: Arc<Share>) -> Match {
+    pub(super) fn chosen(&self, message: QoS, share: Arc<SubscriptionFilter>) -> Match {
         Match {
             slot: self.slot.clone(),
             qos: self.qos.min(message),
@@ -261,17 +260,22 @@ impl<G: Gate, F: Fabric> Inner<G, F> {
                     }
                     matched.slot.wake.notify_one();
                 }
-                (Queued::TooLate, Some(share)) => self.share_again(share, routed),
+                (Queued::TooLate, Some(group)) => self.share_again(group, routed, Vec::new()),
                 (Queued::TooLate, None) => {}
             }
         }
         stored
     }
 
-    /// Gives a message of a group to another member.
-    pub(super) fn share_again(&self, share: &Arc<Share>, routed: &Arc<Routed>) {
-        if let Some(matched) = share.choose(&routed.topic, routed.message.qos) {
-            self.queue(routed, vec![matched], Vec::new(), |writes, stored| drop(self.persister.store_and_tell(writes, stored)));
+    /// Gives a message of a group to another member, if there is one. `forget` are the rows by which the member that had it
+    /// loses it: they go with its new rows, after them, so that a power cut leaves it with one of the two.
+    pub(super) fn share_again(&self, group: &SubscriptionFilter, routed: &Arc<Routed>, forget: Vec<Write>) {
+        match self.shared.choose_of(group, &routed.topic, routed.message.qos) {
+            Some(matched) => self.queue(routed, vec![matched], Vec::new(), |mut writes, stored| {
+                writes.extend(forget);
+                drop(self.persister.store_and_tell(writes, stored));
+            }),
+            None => self.persister.store_some_time(forget),
         }
     }
 

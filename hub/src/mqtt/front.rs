@@ -473,26 +473,31 @@ impl<G: Gate, F: Fabric> Inner<G, F> {
         }
         let session = &state.session;
         let subscriptions: Vec<_> = session.subscriptions().cloned().collect();
-        let shared: Vec<_> =
-            session.outbound.to_be_shared_again().map(|(share, routed)| (share.clone(), routed.clone())).collect();
+        let (mut writes, mut shared) = (Vec::new(), Vec::new());
+        for (pending, group) in session.outbound.kept_and_groups() {
+            let forget = slot.forget_row(pending);
+            match group {
+                Some(group) => shared.push((group.clone(), pending.routed.clone(), forget)),
+                None => writes.extend(forget),
+            }
+        }
         if slot.is_durable {
             self.kept_sessions.fetch_sub(1, Ordering::Relaxed);
             lock(&self.use_of(&slot.key.principal)).kept_sessions -= 1;
             let number = slot.number;
-            let mut writes = vec![rows::delete_session(number)];
+            writes.push(rows::delete_session(number));
             writes.extend(subscriptions.iter().map(|subscription| rows::delete_subscription(number, subscription.number)));
-            writes.extend(session.outbound.kept().flat_map(|pending| slot.forget_row(pending)));
             writes.extend(session.outbound.released().map(|position| rows::delete_released(number, position)));
             writes.extend(session.unreleased.iter().map(|&identifier| rows::delete_unreleased(number, identifier)));
-            self.persister.store_some_time(writes);
         }
         drop(state);
         for subscription in &subscriptions {
             self.forget_subscription(slot, subscription);
         }
-        for (share, routed) in &shared {
-            self.share_again(share, routed);
+        for (group, routed, forget) in shared {
+            self.share_again(&group, &routed, forget);
         }
+        self.persister.store_some_time(writes);
     }
 
     /// Publishes wills, each as far as the rights of its session allow at this moment.

@@ -10,8 +10,9 @@
 //! | `p` session, packet identifier, part | session and position of each copy of a QoS 2 publish that is being stored in several batches |
 //! | `r` number, part | a kept message, cut into parts |
 //!
-//! Numbers are big endian, so rows come back in order. Part 0 begins with the number of parts. A kept message says who
-//! published it; those of before say nothing, and are on nobody's account.
+//! Numbers are big endian, so rows come back in order. Part 0 begins with the number of parts. A message may have a label: a
+//! kept one says who published it, a queued one whose it is if a group shares it. Those of before say nothing: they are on
+//! nobody's account, and stay with their session.
 
 use super::{
     limits::ROW_CHUNK_BYTES,
@@ -23,7 +24,7 @@ use bytes::{Buf, BufMut, Bytes};
 use hearthkey_core::{
     UnixTime,
     session::Principal,
-    topic::{TopicFilter, TopicName},
+    topic::{SubscriptionFilter, TopicFilter, TopicName},
     write::{Table, Write},
 };
 use serde::{Deserialize, Serialize};
@@ -119,13 +120,14 @@ pub(super) fn delete_subscription(session: u64, number: u32) -> Write {
 pub(super) fn put_queued(session: u64, position: u64, pending: &Pending) -> Vec<Write> {
     let reserved = pending.reserved.map(|reserved| reserved.packet_identifier);
     let flags = pending.qos as u8 | u8::from(pending.retain) << 2 | u8::from(reserved.is_some()) << 3;
-    let bytes = encode(&pending.routed, flags, reserved, "", &pending.subscription_identifiers);
+    let bytes = encode(&pending.routed, flags, reserved, &group_to_text(pending), &pending.subscription_identifiers);
     in_parts(&bytes, |part| queued_key(session, position, part))
 }
 
 /// Forgets a queued message.
 pub(super) fn delete_queued(session: u64, position: u64, pending: &Pending) -> impl Iterator<Item = Write> + use<> {
-    let parts = parts(encoded_length(&pending.routed, pending.reserved.is_some(), "", &pending.subscription_identifiers));
+    let (has_identifier, group) = (pending.reserved.is_some(), group_to_text(pending));
+    let parts = parts(encoded_length(&pending.routed, has_identifier, &group, &pending.subscription_identifiers));
     (0..parts).map(move |part| delete(queued_key(session, position, part)))
 }
 
@@ -191,6 +193,11 @@ pub(super) fn delete_retained(number: u64, parts: u16) -> Vec<Write> {
 #[must_use]
 pub(super) fn retained_parts(routed: &Routed, publisher: Option<&Principal>) -> u16 {
     parts(encoded_length(routed, false, &publisher_to_text(publisher), &[]))
+}
+
+/// Nothing if no group shares it.
+fn group_to_text(pending: &Pending) -> String {
+    pending.share.as_ref().map_or_else(String::new, ToString::to_string)
 }
 
 /// Nothing for the hub.
@@ -270,7 +277,7 @@ struct StoredMessage {
     routed: Routed,
     flags: u8,
     packet_identifier: Option<u16>,
-    /// On whose account it is; may be nothing.
+    /// Whose it is; may be nothing.
     label: String,
     subscription_identifiers: Box<[u32]>,
 }
@@ -284,7 +291,7 @@ impl StoredMessage {
             subscription_identifiers: self.subscription_identifiers,
             row: Some(position),
             reserved: self.packet_identifier.map(|packet_identifier| Reserved { packet_identifier, may_be_known: true }),
-            share: None,
+            share: SubscriptionFilter::parse(&self.label).ok().map(Arc::new),
             stored: None,
         }
     }
@@ -354,7 +361,7 @@ fn encode(routed: &Routed, flags: u8, packet_identifier: Option<u16>, label: &st
     bytes.put_u8(flags | u8::from(!label.is_empty()) << 4);
     packet_identifier.into_iter().for_each(|identifier| bytes.put_u16(identifier));
     if !label.is_empty() {
-        // A name, with some words around it.
+        // A name, or a filter of at most 512 bytes.
         bytes.put_u16(u16::try_from(label.len()).unwrap_or(u16::MAX));
         bytes.put_slice(label.as_bytes());
     }
@@ -533,6 +540,9 @@ mod tests {
             apply(&mut rows, put_queued(3, position, &pending(bytes, position)));
         }
         apply(&mut rows, put_queued(3, 4, &exactly_once(4)));
+        let group = SubscriptionFilter::parse("$share/g/dev/+/state").expect("legal");
+        let shared = Pending { share: Some(Arc::new(group)), ..pending(3_900, 6) };
+        apply(&mut rows, put_queued(3, 6, &shared));
         apply(&mut rows, [put_released(3, 5, 42), put_unreleased(3, 7), put_unreleased(3, 65_535)]);
         let lamp = session().principal;
         apply(&mut rows, put_retained(8, &routed(10_000), Some(&lamp), 0));
@@ -543,7 +553,7 @@ mod tests {
         let restored = stored.sessions.first().expect("a session");
         assert_eq!((restored.number, &restored.row), (3, &session()));
         assert_eq!(restored.subscriptions, [subscription]);
-        assert_eq!(restored.queue, [pending(0, 1), pending(3_900, 2), pending(200_000, 3), exactly_once(4)]);
+        assert_eq!(restored.queue, [pending(0, 1), pending(3_900, 2), pending(200_000, 3), exactly_once(4), shared.clone()]);
         assert_eq!((&restored.released[..], &restored.unreleased[..]), (&[(5, 42)][..], &[7, 65_535][..]));
 
         // And all of it can be deleted again.
@@ -551,6 +561,7 @@ mod tests {
             apply(&mut rows, delete_queued(3, position, &pending(bytes, position)));
         }
         apply(&mut rows, delete_queued(3, 4, &exactly_once(4)));
+        apply(&mut rows, delete_queued(3, 6, &shared));
         apply(&mut rows, [delete_released(3, 5), delete_unreleased(3, 7), delete_unreleased(3, 65_535)]);
         apply(&mut rows, [delete_subscription(3, 2), delete_session(3)]);
         apply(&mut rows, delete_retained(9, retained_parts(&routed(10), None)));

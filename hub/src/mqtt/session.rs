@@ -4,7 +4,6 @@
 use super::{
     message::{QoS, Routed},
     packet::SubscriptionOptions,
-    shared::Share,
 };
 use hearthkey_core::topic::{SubscriptionFilter, TopicFilter};
 use std::{
@@ -185,11 +184,18 @@ pub struct Pending {
     /// The packet identifier that it will have: stored with the message, so that after a power cut it is sent as what the
     /// client may know already (MQTT-4.4.0-1).
     pub reserved: Option<Reserved>,
-    /// The group whose message it is, if it is shared: another member may get it if this session ends.
-    pub share: Option<Arc<Share>>,
+    /// The group whose message it is, if it is shared: another member may get it if this session ends, or may not see it.
+    pub share: Option<Arc<SubscriptionFilter>>,
     /// What it waits for before it is sent, with QoS 2: had the client seen it, and a power cut taken it back, its publisher's
     /// repetition would be a second one.
     pub stored: Option<Stored>,
+}
+
+impl Pending {
+    /// The packet identifier under which the client may know it as a QoS 2 message.
+    fn known(&self) -> Option<Reserved> {
+        self.reserved.filter(|reserved| reserved.may_be_known && self.qos == QoS::ExactlyOnce)
+    }
 }
 
 /// Whether rows are durable: shared by the store and those who wait for it.
@@ -414,8 +420,7 @@ impl Outbound {
             };
         }
         let pending = self.pop_queue()?;
-        let known = pending.reserved.filter(|reserved| reserved.may_be_known && pending.qos == QoS::ExactlyOnce);
-        Some(match known {
+        Some(match pending.known() {
             Some(Reserved { packet_identifier, .. }) => {
                 self.in_flight.push_back(InFlight { packet_identifier, stage: Stage::Released { row: pending.row } });
                 Discarded::Released(pending)
@@ -502,16 +507,13 @@ impl Outbound {
         self.len() == 0
     }
 
-    /// All messages that are kept, oldest first.
-    pub fn kept(&self) -> impl Iterator<Item = &Pending> {
-        self.in_flight.iter().filter_map(|in_flight| in_flight.stage.kept()).chain(&self.queue)
-    }
-
-    /// What another member of its group may get if the session ends now. Not what was sent with QoS 2 (MQTT-4.8.2-5).
-    pub fn to_be_shared_again(&self) -> impl Iterator<Item = (&Arc<Share>, &Arc<Routed>)> {
+    /// All messages that are kept, oldest first, each with the group of which another member may get it if the session ends
+    /// now. Not what was sent with QoS 2, or may have been (MQTT-4.8.2-5).
+    pub fn kept_and_groups(&self) -> impl Iterator<Item = (&Pending, Option<&Arc<SubscriptionFilter>>)> {
         let sent = self.in_flight.iter().filter_map(|in_flight| in_flight.stage.kept());
-        let sent = sent.filter(|pending| pending.qos == QoS::AtLeastOnce);
-        sent.chain(&self.queue).filter_map(|pending| Some((pending.share.as_ref()?, &pending.routed)))
+        let sent = sent.map(|pending| (pending, pending.qos == QoS::AtLeastOnce));
+        let queued = self.queue.iter().map(|pending| (pending, pending.known().is_none()));
+        sent.chain(queued).map(|(pending, is_free)| (pending, pending.share.as_ref().filter(|_| is_free)))
     }
 
     /// The positions of the rows of released packet identifiers.

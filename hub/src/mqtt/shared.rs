@@ -12,7 +12,6 @@ use super::{
 use hearthkey_core::topic::{SubscriptionFilter, TopicName};
 use std::{
     collections::HashMap,
-    fmt,
     sync::{
         Arc, Mutex, PoisonError, RwLock,
         atomic::{AtomicBool, Ordering},
@@ -28,12 +27,15 @@ pub(super) struct SharedSubscriptions {
 
 #[derive(Default)]
 struct Groups {
-    by_name: HashMap<SubscriptionFilter, Arc<Share>>,
+    by_name: HashMap<Arc<SubscriptionFilter>, Arc<Share>>,
     by_filter: Trie<Arc<Share>>,
 }
 
 /// One group: those who share the messages of one filter.
-pub struct Share(Mutex<Members>);
+struct Share {
+    name: Arc<SubscriptionFilter>,
+    members: Mutex<Members>,
+}
 
 #[derive(Default)]
 struct Members {
@@ -51,9 +53,10 @@ impl SharedSubscriptions {
     pub(super) fn put(&self, slot: &Arc<Slot>, subscription: &Subscription) -> Result<(), GroupFull> {
         let name = subscription.name();
         let mut groups = self.groups.write().unwrap_or_else(PoisonError::into_inner);
-        let share = groups.by_name.get(&name).cloned().unwrap_or_else(|| Arc::new(Share(Mutex::default())));
+        let fresh = || Arc::new(Share { name: Arc::new(name.clone()), members: Mutex::default() });
+        let share = groups.by_name.get(&name).cloned().unwrap_or_else(fresh);
         {
-            let members = &mut lock(&share.0).members;
+            let members = &mut lock(&share.members).members;
             let member = Direct::of(slot, subscription);
             let is_full = members.len() >= MAX_GROUP_MEMBERS;
             match members.iter_mut().find(|member| member.is(slot, subscription)) {
@@ -64,7 +67,7 @@ impl SharedSubscriptions {
         }
         if !groups.by_name.contains_key(&name) {
             groups.by_filter.insert(&name.filter, share.clone());
-            groups.by_name.insert(name, share);
+            groups.by_name.insert(share.name.clone(), share);
         }
         self.is_used.store(!groups.by_name.is_empty(), Ordering::Release);
         Ok(())
@@ -76,7 +79,7 @@ impl SharedSubscriptions {
         let mut groups = self.groups.write().unwrap_or_else(PoisonError::into_inner);
         let Some(share) = groups.by_name.get(&name).cloned() else { return };
         let is_empty = {
-            let mut members = lock(&share.0);
+            let mut members = lock(&share.members);
             members.members.retain(|member| !member.is(slot, subscription));
             members.members.is_empty()
         };
@@ -95,6 +98,12 @@ impl SharedSubscriptions {
         let groups = self.groups.read().unwrap_or_else(PoisonError::into_inner);
         groups.by_filter.each_match(topic, |share| matches.extend(share.choose(topic, qos)));
     }
+
+    /// The message of one group for the member that takes it; nothing if there is none.
+    pub(super) fn choose_of(&self, group: &SubscriptionFilter, topic: &TopicName, qos: QoS) -> Option<Match> {
+        let share = self.groups.read().unwrap_or_else(PoisonError::into_inner).by_name.get(group).cloned()?;
+        share.choose(topic, qos)
+    }
 }
 
 /// How well a member can take a message; the best is chosen, among equals the one whose turn it is.
@@ -111,8 +120,8 @@ enum Fitness {
 
 impl Share {
     /// The message for the member that takes it.
-    pub(super) fn choose(self: &Arc<Self>, topic: &TopicName, qos: QoS) -> Option<Match> {
-        let mut members = lock(&self.0);
+    fn choose(&self, topic: &TopicName, qos: QoS) -> Option<Match> {
+        let mut members = lock(&self.members);
         let count = members.members.len();
         let in_turn = (0..count).map(|offset| (members.turn + offset) % count);
         let mut best: Option<(Fitness, usize)> = None;
@@ -128,7 +137,7 @@ impl Share {
         }
         let (_, index) = best?;
         members.turn = index + 1;
-        members.members.get(index).map(|member| member.chosen(qos, self.clone()))
+        members.members.get(index).map(|member| member.chosen(qos, self.name.clone()))
     }
 }
 
@@ -151,17 +160,3 @@ impl Direct {
         }
     }
 }
-
-impl fmt::Debug for Share {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Share").finish_non_exhaustive()
-    }
-}
-
-impl PartialEq for Share {
-    fn eq(&self, other: &Self) -> bool {
-        std::ptr::eq(self, other)
-    }
-}
-
-impl Eq for Share {}

@@ -175,3 +175,48 @@ async fn a_member_that_comes_back_gets_its_share_and_no_more() {
     came.sort();
     assert_eq!(came, ["a", "b", "c", "d"]);
 }
+
+#[tokio::test]
+async fn what_an_absent_member_holds_goes_to_another_when_its_session_ends_even_after_a_power_cut_and_never_half() {
+    let home = Home::new().await;
+    let kept = |name: &str| Connect { client_identifier: name.to_owned(), ..Connect::kept("owner") };
+    let mut away = home.connected(kept("away")).await;
+    away.subscribe("$share/g/dev/lamp/tele/+", 1).await;
+    away.goodbye().await;
+    let mut lamp = home.v5("lamp").await;
+    // More than the store takes as one batch.
+    let texts: Vec<String> = (0..5).map(|number: usize| number.to_string().repeat(205_000)).collect();
+    for text in &texts {
+        assert_eq!(lamp.publish1(TEMPERATURE, text).await, 0);
+    }
+    let home = home.after_a_power_cut().await;
+    let mut here = home.connected(kept("here")).await;
+    here.subscribe("$share/g/dev/lamp/tele/+", 1).await;
+    let queued = home.gate.rows().iter().filter(|(key, _)| key.first() == Some(&b'q')).count();
+    home.gate.state.lock().unwrap().fewest_queued = queued;
+    home.connected(Connect { clean_start: true, ..kept("away") }).await;
+    for text in &texts {
+        assert!(here.message_unacknowledged().await.payload == *text, "another message, or none");
+    }
+    assert_eq!(home.gate.state.lock().unwrap().fewest_queued, queued, "a power cut would have lost some");
+}
+
+#[tokio::test]
+async fn what_a_member_may_no_longer_see_when_it_comes_back_goes_to_another() {
+    let gate = FakeGate::of_a_home();
+    gate.grant("guest", user("guest"), rights(&[], &["dev/#"]), None);
+    let home = Home::with(gate, Limits::default()).await;
+    let mut guest = home.connected(Connect::kept("guest")).await;
+    guest.subscribe("$share/g/dev/+/tele/+", 1).await;
+    guest.goodbye().await;
+    home.v5("lamp").await.publish1(TEMPERATURE, "a").await;
+    home.v5("oven").await.publish1("dev/oven/tele/x", "b").await;
+    home.gate.grant("guest", user("guest"), rights(&[], &["dev/oven/#"]), None);
+    let mut owner = member(&home, "one", "$share/g/dev/+/tele/+", 1).await;
+    owner.nothing_came().await;
+    let mut guest = home.connected(Connect::kept("guest")).await;
+    assert_eq!(guest.message().await.payload, "b");
+    assert_eq!(owner.message().await.payload, "a");
+    guest.nothing_came().await;
+    owner.nothing_came().await;
+}

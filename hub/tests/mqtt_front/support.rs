@@ -63,6 +63,8 @@ pub struct State {
     pub commands_waiting: HashMap<String, Vec<String>>,
     pub rows: BTreeMap<Vec<u8>, Vec<u8>>,
     pub batches: usize,
+    /// The fewest rows of queued messages after any batch.
+    pub fewest_queued: usize,
 }
 
 #[derive(Clone)]
@@ -260,6 +262,7 @@ impl Gate for FakeGate {
                 }
             }
         }
+        state.fewest_queued = state.fewest_queued.min(state.rows.keys().filter(|key| key.first() == Some(&b'q')).count());
         Ok(())
     }
 }
