@@ -13,7 +13,7 @@ use super::{
     persister::{Ticket, fit_in_one_batch},
     retained::RetainedFull,
     rows,
-    session::{Pending, Stored, Subscription},
+    session::{Discarded, Pending, Stored, Subscription},
     slot::{Slot, SlotState, lock},
     trie::Trie,
 };
@@ -319,8 +319,19 @@ impl Match {
         if dropped.is_empty() {
             return Queued::Whole;
         }
-        writes.extend(dropped.iter().flat_map(|dropped| slot.forget_row(dropped)));
-        state.lost += if slot.is_durable { 0 } else { dropped.iter().filter(|one| one.qos != QoS::AtMostOnce).count() as u64 };
+        for dropped in &dropped {
+            let pending = match dropped {
+                Discarded::Gone(pending) => {
+                    writes.extend(slot.forget_row(pending));
+                    pending
+                }
+                Discarded::Released(pending) => {
+                    writes.extend(slot.release_row(pending, None));
+                    pending
+                }
+            };
+            state.lost += u64::from(!slot.is_durable && pending.qos != QoS::AtMostOnce);
+        }
         let is_first = slot.is_durable && !std::mem::replace(&mut state.overflowed, true);
         Queued::WithLoss(dropped.len() as u64, is_first)
     }

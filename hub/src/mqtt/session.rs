@@ -344,11 +344,11 @@ impl Outbound {
     }
 
     /// Queues a message. Returns the oldest ones, in order, that had to go to stay within the bounds.
-    pub fn offer(&mut self, pending: Pending) -> Vec<Pending> {
+    pub fn offer(&mut self, pending: Pending) -> Vec<Discarded> {
         self.offer_unbounded(pending);
         let mut dropped = Vec::new();
         while self.queue.len() > self.bounds.messages || self.queued_bytes > self.bounds.bytes {
-            match self.pop_queue() {
+            match self.discard_queued() {
                 Some(oldest) => dropped.push(oldest),
                 None => break,
             }
@@ -419,8 +419,14 @@ impl Outbound {
                 Stage::Released { .. } => None,
             };
         }
+        self.discard_queued()
+    }
+
+    /// Drops the head of the queue. If the client may know it as a QoS 2 message, its packet identifier is nobody else's until
+    /// the client has let it go. Of more than a window can hold the client knows nothing.
+    fn discard_queued(&mut self) -> Option<Discarded> {
         let pending = self.pop_queue()?;
-        Some(match pending.known() {
+        Some(match pending.known().filter(|_| self.in_flight.len() < MAX_WINDOW) {
             Some(Reserved { packet_identifier, .. }) => {
                 self.in_flight.push_back(InFlight { packet_identifier, stage: Stage::Released { row: pending.row } });
                 Discarded::Released(pending)
@@ -644,8 +650,7 @@ mod tests {
             assert!(outbound.offer(pending(text, QoS::AtLeastOnce)).is_empty());
         }
         assert!(outbound.is_full());
-        let dropped: Vec<_> = outbound.offer(pending("d", QoS::AtLeastOnce)).iter().map(text).collect();
-        assert_eq!(dropped, ["a"]);
+        assert_eq!(outbound.offer(pending("d", QoS::AtLeastOnce)), [Discarded::Gone(pending("a", QoS::AtLeastOnce))]);
         let mut bytes = Outbound::new(QueueBounds { messages: 10, bytes: 250 });
         assert!(bytes.offer(pending("a", QoS::AtLeastOnce)).is_empty() && bytes.offer(pending("b", QoS::AtLeastOnce)).is_empty());
         assert_eq!(bytes.offer(pending("c", QoS::AtLeastOnce)).len(), 1, "the third exceeds 250 bytes");
@@ -724,6 +729,30 @@ mod tests {
         assert_eq!((outbound.sent(Keep::ForRepetition), outbound.next()), (None, None));
         assert_eq!(outbound.bypass(QoS::AtLeastOnce), 2, "the identifier is in use until PUBCOMP");
         assert_eq!(outbound.completed(1), Some(Some(4)));
+    }
+
+    #[test]
+    fn a_full_queue_releases_a_qos_2_message_that_the_client_may_know() {
+        let mut outbound = Outbound::new(BOUNDS);
+        let restored = |packet_identifier| Pending {
+            reserved: Some(Reserved { packet_identifier, may_be_known: true }),
+            row: Some(u64::from(packet_identifier)),
+            ..pending("restored", QoS::ExactlyOnce)
+        };
+        for packet_identifier in [1, 2] {
+            outbound.offer_unbounded(restored(packet_identifier));
+        }
+        let fresh = |outbound: &mut Outbound| {
+            let reserved = outbound.reserve();
+            outbound.offer(Pending { reserved, ..pending("fresh", QoS::ExactlyOnce) })
+        };
+        assert_eq!(fresh(&mut outbound), []);
+        assert_eq!(fresh(&mut outbound), [Discarded::Released(restored(1))]);
+        outbound.last_packet_identifier = 0;
+        assert_eq!(outbound.reserve().map(|reserved| reserved.packet_identifier), Some(5), "1 is not free before PUBCOMP");
+        outbound.resume(5);
+        assert_eq!(outbound.next(), Some(Next::Release(1)));
+        assert_eq!((outbound.sent(Keep::ForRepetition), outbound.completed(1)), (None, Some(Some(1))));
     }
 
     #[test]

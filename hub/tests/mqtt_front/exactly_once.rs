@@ -420,3 +420,29 @@ async fn a_reader_that_lags_too_far_behind_is_cut_when_it_reads_on_and_costs_nob
     };
     assert!(cut.body[0] == 0x97 && String::from_utf8_lossy(&cut.body).contains("too slow"), "{cut:?}");
 }
+
+#[tokio::test]
+async fn what_a_client_may_hold_is_released_when_its_queue_overflows_after_a_power_cut() {
+    let home = Home::new().await;
+    let mut owner = follower(&home, Connect::kept("owner")).await;
+    let mut lamp = home.v5("lamp").await;
+    assert_eq!(lamp.publish2(TEMPERATURE, "held").await, 0);
+    let held = owner.message_unacknowledged().await;
+    // The power fails before the client says that it has it, and many more come before it is back.
+    let gate = FakeGate::of_a_home();
+    gate.state.lock().unwrap().rows = home.gate.rows().into_iter().collect();
+    let home = Home::with(gate, Limits { max_queued_messages: 2, ..Limits::default() }).await;
+    let mut lamp = home.v5("lamp").await;
+    for text in ["a", "b", "c"] {
+        assert_eq!(lamp.publish2(TEMPERATURE, text).await, 0);
+    }
+    for home in [home.after_a_power_cut().await, home] {
+        let mut owner = home.connected(Connect::kept("owner")).await;
+        assert_eq!(owner.expect_ack(PUBREL, held.packet_identifier).await, 0, "it may let it go");
+        owner.ack(PUBCOMP, held.packet_identifier).await;
+        for text in ["b", "c"] {
+            let message = owner.message_unacknowledged().await;
+            assert!(message.payload == text && message.packet_identifier != held.packet_identifier, "{message:?}");
+        }
+    }
+}
