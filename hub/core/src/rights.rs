@@ -58,6 +58,8 @@ struct Granted {
     /// Bytes before the first wildcard and the slash in front of it: most topics differ here.
     literal: usize,
     tail: Tail,
+    /// Whether it matches topics on which only the hub publishes.
+    reaches_reserved: bool,
     source: Arc<str>,
     permission: PermissionName,
     template: Arc<str>,
@@ -88,7 +90,8 @@ impl Granted {
             "#" => Tail::Everything,
             _ => Tail::Other,
         };
-        Self { filter, literal, tail, source: source.clone(), permission: permission.clone(), template }
+        let reaches_reserved = reaches_reserved(&filter);
+        Self { filter, literal, tail, reaches_reserved, source: source.clone(), permission: permission.clone(), template }
     }
 
     fn literal(&self) -> &[u8] {
@@ -133,29 +136,6 @@ pub struct Rule {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PublishPermit {
     topic: TopicName,
-}
-
-/// The last permit of a publisher, with the rights that gave it: most publish to the same topic again and again.
-#[derive(Debug, Default)]
-pub struct LastPermit(Option<(Arc<Rights>, PublishPermit)>);
-
-impl LastPermit {
-    /// Like [`Rights::authorize_publish`], without looking at the rules for the topic of the permit that is kept, as long as
-    /// the rights are the very same.
-    ///
-    /// # Errors
-    /// [`Denied`].
-    pub fn authorize_publish(&mut self, rights: &Arc<Rights>, topic: TopicName) -> Result<PublishPermit, Denied> {
-        match self.0.take() {
-            Some((earlier, permit)) if Arc::ptr_eq(&earlier, rights) && permit.topic == topic => Ok(permit),
-            _ => rights.authorize_publish(topic),
-        }
-    }
-
-    /// Keeps a permit that was used.
-    pub fn keep(&mut self, rights: &Arc<Rights>, permit: PublishPermit) {
-        self.0 = Some((rights.clone(), permit));
-    }
 }
 
 /// Proof that a principal may subscribe.
@@ -239,13 +219,10 @@ impl Rights {
     /// # Errors
     /// [`Denied`].
     pub fn authorize_publish(&self, topic: TopicName) -> Result<PublishPermit, Denied> {
-        if is_reserved_for_hub(&topic) {
-            return Err(Denied::ReservedForHub { topic: topic.to_string() });
-        }
-        if self.publish.matching(&topic).is_some() {
-            Ok(PublishPermit { topic })
-        } else {
-            Err(Denied::NoRule { action: "publish to", topic: topic.to_string() })
+        match self.publish.matching(&topic) {
+            Some(granted) if !granted.reaches_reserved || !is_reserved_for_hub(&topic) => Ok(PublishPermit { topic }),
+            Some(_) | None if is_reserved_for_hub(&topic) => Err(Denied::ReservedForHub { topic: topic.to_string() }),
+            Some(_) | None => Err(Denied::NoRule { action: "publish to", topic: topic.to_string() }),
         }
     }
 
@@ -310,6 +287,21 @@ pub fn is_reserved_for_hub(topic: &TopicName) -> bool {
     ["cmd", "twin/desired"]
         .iter()
         .any(|reserved| below.strip_prefix(reserved).is_some_and(|deeper| deeper.is_empty() || deeper.starts_with('/')))
+}
+
+/// Whether a filter matches a topic that [is reserved](is_reserved_for_hub).
+fn reaches_reserved(filter: &TopicFilter) -> bool {
+    let have_topics_in_common = |reserved: &str| {
+        let (mut levels, mut others) = (filter.as_str().split('/'), reserved.split('/'));
+        loop {
+            match (levels.next(), others.next()) {
+                (Some("#"), _) | (_, Some("#")) | (None, None) => return true,
+                (Some(one), Some(other)) if one == other || one == "+" || other == "+" => {}
+                _ => return false,
+            }
+        }
+    };
+    filter.as_str().starts_with('$') || ["dev/+/cmd/#", "dev/+/twin/desired/#"].into_iter().any(have_topics_in_common)
 }
 
 impl PublishPermit {
@@ -388,22 +380,6 @@ mod tests {
     }
 
     #[test]
-    fn a_kept_permit_is_good_for_its_topic_under_its_rights_alone() {
-        let (lamp, oven) =
-            (Arc::new(rights("thermostat", "lamp", "telemetry")), Arc::new(rights("thermostat", "oven", "telemetry")));
-        let topic = |text| TopicName::parse(text).expect("legal");
-        let mut last = LastPermit::default();
-        for _ in 0..2 {
-            let permit = last.authorize_publish(&lamp, topic("dev/lamp/tele/x")).expect("its own");
-            last.keep(&lamp, permit);
-        }
-        assert!(last.authorize_publish(&oven, topic("dev/lamp/tele/x")).is_err(), "other rights");
-        let permit = last.authorize_publish(&lamp, topic("dev/lamp/tele/x")).expect("its own");
-        last.keep(&lamp, permit);
-        assert!(last.authorize_publish(&lamp, topic("dev/oven/tele/x")).is_err(), "another topic");
-    }
-
-    #[test]
     fn a_smaller_scope_gives_smaller_rights() {
         let quiet = rights("thermostat", "lamp", "commands");
         assert!(!publishes(&quiet, "dev/lamp/tele/temperature"));
@@ -435,6 +411,24 @@ mod tests {
                 let rights = Rights::granting("test", &PermissionName::parse("all").expect("legal"), &[""; 0], &filters);
                 let matched = parsed.iter().any(|filter| filter.matches(&topic));
                 prop_assert_eq!(rights.authorize_delivery(&topic).is_ok(), matched, "{:?} {}", filters, topic);
+            }
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(2_000))]
+
+        #[test]
+        fn whatever_filters_grant_nobody_publishes_what_is_reserved(
+            filter in "(dev|a|[+])(/(lamp|[+]))?(/(cmd|twin|tele|[+]))?(/(desired|reported|[+]))?(/#)?|#|[$]a/#",
+            topic in "(dev|a|[$]a)(/lamp)?(/(cmd|twin|tele|cmds))?(/(desired|reported))?(/x)?"
+        ) {
+            if let (Ok(parsed), Ok(topic)) = (TopicFilter::parse(&filter), TopicName::parse(&topic)) {
+                let rights = Rights::granting("test", &PermissionName::parse("all").expect("legal"), &[&filter], &[""; 0]);
+                let is_reserved = is_reserved_for_hub(&topic);
+                let decision = rights.authorize_publish(topic.clone());
+                prop_assert_eq!(decision.is_ok(), parsed.matches(&topic) && !is_reserved, "{} {}", filter, topic);
+                prop_assert_eq!(matches!(decision, Err(Denied::ReservedForHub { .. })), is_reserved, "{} {}", filter, topic);
             }
         }
     }

@@ -26,7 +26,7 @@ use super::{
 use futures_util::future::{BoxFuture, OptionFuture};
 use hearthkey_core::{
     Seconds, UnixTime,
-    rights::{Denied, LastPermit, Rights},
+    rights::{Denied, Rights},
     session::{EndReason, Standing},
     topic::{InvalidTopic, SubscriptionFilter, TopicName},
 };
@@ -176,7 +176,6 @@ pub(super) struct Connection<'a, G: Gate, F: Fabric, S> {
     pub(super) control: Arc<Control>,
     session: Greeting,
     pub(super) rights: Arc<Rights>,
-    pub(super) last_permit: LastPermit,
     expires_at: Option<UnixTime>,
     deadline: Option<Instant>,
     /// The method of CONNECT; AUTH must name the same.
@@ -250,7 +249,6 @@ impl<'a, G: Gate, F: Fabric, S: AsyncRead + AsyncWrite + Send> Connection<'a, G,
             control,
             session: Greeting { present: session_present, expiry: session_expiry, is_kept_as_asked, stored },
             rights: standing.rights.clone(),
-            last_permit: LastPermit::default(),
             expires_at: standing.expires_at,
             deadline: deadline(standing.expires_at, front.gate.now()),
             method: guest.method,

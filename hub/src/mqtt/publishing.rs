@@ -65,7 +65,7 @@ impl<G: Gate, F: Fabric, S: AsyncRead + AsyncWrite + Send> Connection<'_, G, F, 
         if answered.is_some() && is_beyond && self.dialect.version == Version::V5 {
             return Err(fault(reason::RECEIVE_MAXIMUM_EXCEEDED, "more unacknowledged publishes than the Receive Maximum"));
         }
-        let permit = match self.last_permit.authorize_publish(&self.rights, topic) {
+        let permit = match self.rights.authorize_publish(topic) {
             Ok(permit) => permit,
             Err(denied) => {
                 let words = denied.to_string();
@@ -102,7 +102,6 @@ impl<G: Gate, F: Fabric, S: AsyncRead + AsyncWrite + Send> Connection<'_, G, F, 
         }
         self.front.counters.published.fetch_add(1, Ordering::Relaxed);
         self.front.note_acknowledgement(permit.topic(), &message.payload);
-        self.last_permit.keep(&self.rights, permit);
         match answered {
             Some((identifier, qos)) => self.answer_when(ticket, Answer::Publish(identifier, qos)),
             None => Ok(()),
