@@ -129,7 +129,7 @@ impl Gate for HubGate {
         let admit = async {
             let no_text = || OAuthError::new(ErrorCode::InvalidToken, "the password is no text");
             let bearer = std::str::from_utf8(password).map_err(|_| no_text())?;
-            let (authority, standing) = self.hub.admit(bearer, Some(peer.ip()))?;
+            let (authority, standing) = self.hub.admit_from(bearer, peer.ip()).await?;
             Ok(Admission { authority, standing, token_response: None })
         };
         self.counting_failures(client_identifier, peer, Proof::of(password), admit).await

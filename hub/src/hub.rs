@@ -441,7 +441,7 @@ impl Hub {
     /// # Panics
     /// Never: `owner` is a legal name.
     pub async fn own_locally(self: &Arc<Self>, token: Option<&str>) -> Result<Option<Secret>, String> {
-        if token.is_some_and(|token| self.admit(token, None).is_ok()) {
+        if token.is_some_and(|token| self.admit(token).is_ok()) {
             return Ok(None);
         }
         let owner = DeviceId::parse("owner").expect("legal");
@@ -711,7 +711,7 @@ mod tests {
         let root = temp.path().join("data");
         let hub = start(&root);
         let token = hub.own_locally(None).await.expect("kept").expect("made");
-        let authority = hub.admit(token.expose(), None).expect("the owner").0;
+        let authority = hub.admit(token.expose()).expect("the owner").0;
         let permit = hub.view(|registry| registry.permit_user::<ManageDevices>(&authority, hub.now())).expect("the owner may");
         let new = NewDevice {
             id: DeviceId::parse("lamp").expect("legal"),
@@ -735,7 +735,7 @@ mod tests {
             hub.own_locally(Some(token.expose())).await.expect("nothing to keep").is_none(),
             "the token still acts for the owner"
         );
-        assert!(hub.admit("hk_pat_nonsense", None).is_err());
+        assert!(hub.admit("hk_pat_nonsense").is_err());
         let rows = hub.audit_rows(0, 100).expect("readable");
         let (anchor, head) = hub.audit_chain();
         assert_eq!(hearthkey_core::audit::verify(&anchor, rows.iter().map(Vec::as_slice), &head), Ok(head.seq));

@@ -164,7 +164,7 @@ fn owner(hub: &Arc<Hub>, data: &Path) -> Result<Authority, Failure> {
     let file = data.join("contexts").join("local.token");
     let token = std::fs::read_to_string(&file).map(zeroize::Zeroizing::new);
     let token = token.map_err(|error| failed(format!("cannot read {}: {error}", file.display())))?;
-    hub.admit(token.trim(), None).map(|(authority, _)| authority).map_err(failed)
+    hub.admit(token.trim()).map(|(authority, _)| authority).map_err(failed)
 }
 
 /// Adds the device, or enrols it anew, unless it has its key from an earlier run.

@@ -130,7 +130,7 @@ impl Asked {
     }
 
     fn authority(&self) -> Authority {
-        self.hub.authenticate_bearer(&self.owner, Ipv4Addr::LOCALHOST.into()).unwrap()
+        self.hub.admit(&self.owner).unwrap().0
     }
 
     async fn add(&mut self, device: &str) {

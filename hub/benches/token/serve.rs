@@ -22,7 +22,7 @@ use ring::{
 use std::{
     fs,
     io::{Read, Write},
-    net::{IpAddr, Ipv4Addr, SocketAddr},
+    net::{Ipv4Addr, SocketAddr},
     sync::Arc,
     time::Duration,
 };
@@ -94,8 +94,7 @@ async fn serve_hub() {
 
 /// A client with a secret and a registered key.
 async fn provision(hub: &Arc<Hub>, owner: &str, id: &str) -> (SecretClient, KeyClient) {
-    let source = IpAddr::from(Ipv4Addr::LOCALHOST);
-    let authority = hub.authenticate_bearer(owner, source).expect("the owner");
+    let authority = hub.admit(owner).expect("the owner").0;
     let permit = hub.view(|registry| registry.permit_user::<ManageDevices>(&authority, hub.now())).expect("the owner may");
     let name = |text: &str| DeviceId::parse(text).expect("legal");
     let new = NewDevice { id: name(id), profile: name("thermostat"), children: Vec::new() };

@@ -126,7 +126,7 @@ impl FromRequestParts<Arc<Http>> for Caller {
                 return Err(unauthorized("the one Authorization must be of the scheme Bearer").coded("invalid_request"));
             }
         };
-        match prove(http, peer.source, bearer) {
+        match prove(http, peer.source, bearer).await {
             Ok(authority) => Ok(Self { authority, peer }),
             Err(NotProved::SlowDown(slow_down)) => Err(slow_down.into()),
             Err(NotProved::Refused(error)) => {
@@ -149,14 +149,14 @@ pub(super) enum NotProved {
 }
 
 /// Who holds a bearer credential. Failures are counted, and slow down whoever goes on; a stored credential is looked up first.
-pub(super) fn prove(http: &Http, source: IpAddr, bearer: &str) -> Result<Authority, NotProved> {
+pub(super) async fn prove(http: &Http, source: IpAddr, bearer: &str) -> Result<Authority, NotProved> {
     let claimed = || claimed_name(bearer);
     let admit = || http.bearer_failures.admit(source, claimed, Instant::now()).map_err(NotProved::SlowDown);
     let proof = Proof::of(bearer.as_bytes());
     if proof == Proof::Other {
         admit()?;
     }
-    match http.hub.authenticate_bearer(bearer, source) {
+    match http.hub.authenticate_bearer(bearer, source).await {
         Ok(authority) => {
             http.bearer_failures.succeeded(source, name_of(&authority), Instant::now());
             Ok(authority)

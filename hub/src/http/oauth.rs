@@ -137,8 +137,8 @@ impl Form {
 }
 
 /// Who holds a bearer credential at an OAuth endpoint.
-pub(super) fn authenticate(http: &Http, peer: &Peer, bearer: &str) -> Result<Authority, Refused> {
-    prove(http, peer.source, bearer).map_err(|why| match why {
+pub(super) async fn authenticate(http: &Http, peer: &Peer, bearer: &str) -> Result<Authority, Refused> {
+    prove(http, peer.source, bearer).await.map_err(|why| match why {
         NotProved::SlowDown(slow_down) => slow_down.into(),
         NotProved::Refused(error) => error.into(),
     })

@@ -37,7 +37,7 @@ async fn answer_revocation(http: &Arc<Http>, peer: &Peer, request: Request) -> R
     };
     // A person's token and an integration's key prove themselves and end themselves.
     let token = form.required("token")?;
-    let authority = oauth::authenticate(http, peer, bearer)?;
+    let authority = oauth::authenticate(http, peer, bearer).await?;
     if token != bearer {
         let why = "a bearer credential revokes only itself; `token` must be the same";
         return Err(OAuthError::new(ErrorCode::UnauthorizedClient, why).into());
@@ -67,7 +67,7 @@ async fn answer_introspection(http: &Arc<Http>, peer: &Peer, request: Request) -
     let form = Form::read(request).await?;
     let permit: UserPermit<IntrospectTokens> = match form.bearer.as_deref() {
         Some(bearer) => {
-            let authority = oauth::authenticate(http, peer, bearer)?;
+            let authority = oauth::authenticate(http, peer, bearer).await?;
             let permit = http.hub.view(|registry| registry.permit_user(&authority, http.hub.now()));
             permit.map_err(|missing| {
                 let challenge =

@@ -15,6 +15,7 @@ use hearthkey_core::{
 };
 use serde::Serialize;
 use std::{convert::Infallible, net::IpAddr, sync::Arc};
+use tokio::task::JoinHandle;
 use zeroize::Zeroizing;
 
 /// What the token endpoint answers.
@@ -61,6 +62,9 @@ pub struct Introspection {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub cnf: Option<Confirmation>,
 }
+
+/// An answer, and the note of a use that it has to wait for.
+type Noting<T> = (T, Option<JoinHandle<()>>);
 
 /// Why a login gives nothing.
 #[derive(Debug, thiserror::Error)]
@@ -145,7 +149,7 @@ impl Hub {
         let gone = || OAuthError::new(ErrorCode::ExpiredToken, "the token was used since, or was revoked again; log in anew");
         let id = PresentedCredential::parse(secret.expose()).map(|presented| presented.id).map_err(|_| gone())?;
         let unused = self.view(|registry| registry.credential(id).is_some_and(|record| record.last_used.is_none()));
-        let (authority, _) = if unused { self.admit(secret.expose(), None)? } else { return Err(gone()) };
+        let (authority, _) = if unused { self.admit(secret.expose())? } else { return Err(gone()) };
         let json = serde_json::json!({
             "access_token": secret.expose(),
             "token_type": "Bearer",
@@ -179,30 +183,48 @@ impl Hub {
     ///
     /// # Errors
     /// `invalid_token`; the evidence says why.
-    pub fn authenticate_bearer(self: &Arc<Self>, bearer: &str, source: IpAddr) -> Result<Authority, OAuthError> {
-        self.admit(bearer, Some(source)).map(|(authority, _)| authority)
+    pub async fn authenticate_bearer(self: &Arc<Self>, bearer: &str, source: IpAddr) -> Result<Authority, OAuthError> {
+        self.admit_from(bearer, source).await.map(|(authority, _)| authority)
     }
 
-    /// As [`Hub::authenticate_bearer`], with what the authority amounts to. Without a source (the hub itself asks) networks are
-    /// not looked at, and the use is not noted.
+    /// As [`Hub::authenticate_bearer`], with what the authority amounts to. The token that this one replaces, if it is used for the
+    /// first time, has ended when this returns.
     ///
     /// # Errors
     /// `invalid_token`; the evidence says why.
-    pub fn admit(self: &Arc<Self>, bearer: &str, source: Option<IpAddr>) -> Result<(Authority, Standing), OAuthError> {
+    pub async fn admit_from(self: &Arc<Self>, bearer: &str, source: IpAddr) -> Result<(Authority, Standing), OAuthError> {
+        let (admitted, replacing) = self.admit_noting(bearer, Some(source))?;
+        if let Some(replacing) = replacing {
+            // It goes on if whoever asked does not wait for it; a failure is logged there.
+            let _ = replacing.await;
+        }
+        Ok(admitted)
+    }
+
+    /// Who holds a bearer credential, for the hub itself: networks are not looked at, and the use is not noted.
+    ///
+    /// # Errors
+    /// `invalid_token`; the evidence says why.
+    pub fn admit(self: &Arc<Self>, bearer: &str) -> Result<(Authority, Standing), OAuthError> {
+        self.admit_noting(bearer, None).map(|(admitted, _)| admitted)
+    }
+
+    fn admit_noting(self: &Arc<Self>, bearer: &str, source: Option<IpAddr>) -> Result<Noting<(Authority, Standing)>, OAuthError> {
         let now = clock::now();
         let refused = |evidence: String| OAuthError {
             code: ErrorCode::InvalidToken,
             description: "the credential is unknown, expired or revoked".to_owned(),
             evidence,
         };
-        let authority = if bearer.starts_with("hk_") {
+        let (authority, replacing) = if bearer.starts_with("hk_") {
             let presented = PresentedCredential::parse(bearer).map_err(|why| refused(why.to_string()))?;
             self.admit_credential(&presented, source).map_err(refused)?
         } else {
-            self.signing.load().verifier.verify(bearer, now).map_err(|why| refused(why.to_string()))?.authority()
+            let verified = self.signing.load().verifier.verify(bearer, now);
+            (verified.map_err(|why| refused(why.to_string()))?.authority(), None)
         };
         let standing = self.judge_at(&authority, now).map_err(|end| refused(end.reason_string()))?;
-        Ok((authority, standing))
+        Ok(((authority, standing), replacing))
     }
 
     /// Who holds an access token and the key that it is bound to, as a signature or MAC over `challenge` shows (RFC 9431). The
@@ -240,10 +262,10 @@ impl Hub {
         self: &Arc<Self>,
         presented: &PresentedCredential<'_>,
         source: Option<IpAddr>,
-    ) -> Result<Authority, String> {
+    ) -> Result<Noting<Authority>, String> {
         enum Noted {
             Known,
-            Used,
+            Used { replaces: bool },
             Stolen,
         }
         let context = self.context(source, "");
@@ -258,7 +280,7 @@ impl Hub {
             let noted = if record.replaced_at.is_some() {
                 Noted::Stolen
             } else if source.is_some() && registry.note_use(&id, &context).is_some() {
-                Noted::Used
+                Noted::Used { replaces: record.replaces.is_some() }
             } else {
                 Noted::Known
             };
@@ -267,13 +289,17 @@ impl Hub {
         let hub = Arc::clone(self);
         match noted {
             Noted::Known => {}
-            // Neither waits: the answer does not rest on it.
-            Noted::Used => drop(tokio::spawn(async move {
-                let kept = hub.decide(|registry| registry.note_use(&id, &context).ok_or(())).await;
-                if let Err(NotDecided::Unavailable(why)) = kept {
-                    tracing::warn!(why, "the use of a credential could not be noted");
-                }
-            })),
+            Noted::Used { replaces } => {
+                let noting = tokio::spawn(async move {
+                    let kept = hub.decide(|registry| registry.note_use(&id, &context).ok_or(())).await;
+                    if let Err(NotDecided::Unavailable(why)) = kept {
+                        tracing::warn!(why, "the use of a credential could not be noted");
+                    }
+                });
+                // The answer rests on it only if it ends another credential.
+                return Ok((authority, replaces.then_some(noting)));
+            }
+            // The answer does not rest on it.
             Noted::Stolen => {
                 tracing::warn!(credential = %id, source = context.source, "a replaced token was used: its family ends");
                 drop(tokio::spawn(async move {
@@ -284,7 +310,7 @@ impl Hub {
                 }));
             }
         }
-        Ok(authority)
+        Ok((authority, None))
     }
 
     /// Ends an access token before its time, for the client that it was issued to (RFC 7009); sessions that rest on it end before
@@ -341,7 +367,7 @@ impl Hub {
         let verified = self.signing.load().verifier.verify_for_any(token, now);
         let (authority, claims) = match verified {
             Ok(claims) => (claims.authority(), Some(claims)),
-            Err(_) => (self.admit(token, None).ok()?.0, None),
+            Err(_) => (self.admit(token).ok()?.0, None),
         };
         let holding = self.view(|registry| registry.holding(&authority, now)).ok()?;
         let (sub, client_id, username) = match holding.principal {

@@ -231,6 +231,28 @@ async fn tokens_of_a_signing_key_that_was_replaced_stay_good() {
 }
 
 #[tokio::test]
+async fn a_replaced_signing_key_is_published_until_its_last_token_has_ended_and_no_longer() {
+    let home = Home::open().await;
+    let secret = home.with_secret("lamp", "switch").await;
+    let before = home.access_token("lamp", &secret).await;
+    assert_eq!(ask(home.api(Method::POST, "/signing-keys/rotate", &home.owner)).await.status, 204);
+    let kids = home.kids().await;
+    // As if its time had come: the hub reads the clock of the system.
+    let file = home.root().join("keys/signing.json");
+    let mut history: Value = serde_json::from_slice(&std::fs::read(&file).expect("there")).expect("JSON");
+    let until = &mut history["retired"][0]["verifies_until"];
+    let now = home.server.hub().now().0;
+    assert!(until.as_u64().expect("a time") > now, "{until}");
+    *until = json!(now);
+    std::fs::write(&file, history.to_string()).expect("ours");
+    let home = home.restarted().await;
+    assert_eq!(home.kids().await, kids[..1]);
+    assert!(!home.is_active(&before).await, "its tokens would have ended before");
+    let after = home.access_token("lamp", &secret).await;
+    assert!(home.is_active(&after).await);
+}
+
+#[tokio::test]
 async fn a_token_for_another_server_is_introspected_and_ended_and_opens_nothing_here() {
     let home = Home::open().await;
     let profile = "name = \"dash\"\nresources = [\"https://grafana.local\"]\n[permissions.read]\napi = [\"devices:read\"]\n";

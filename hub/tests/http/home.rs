@@ -103,7 +103,7 @@ impl Home {
 
     /// What the owner does at the hub with `device add`: the enrolment string or the client secret.
     pub(crate) async fn add(&self, id: &str, profile: &str, with_secret: bool) -> String {
-        let authority = self.hub.authenticate_bearer(&self.owner, std::net::Ipv4Addr::LOCALHOST.into()).expect("the owner");
+        let authority = self.hub.admit(&self.owner).expect("the owner").0;
         let permit = self.hub.view(|registry| registry.permit_user::<ManageDevices>(&authority, self.hub.now()));
         let (enrolment, shown) = if with_secret { self.hub.new_client_secret() } else { self.hub.new_enrolment() };
         let name = |text| DeviceId::parse(text).expect("legal");
@@ -142,7 +142,7 @@ impl Home {
         &self,
         change: impl FnOnce(&hearthkey_core::registry::Registry, &Permit, &Context) -> Decided,
     ) -> impl Future<Output = ()> {
-        let authority = self.hub.authenticate_bearer(&self.owner, std::net::Ipv4Addr::LOCALHOST.into()).expect("the owner");
+        let authority = self.hub.admit(&self.owner).expect("the owner").0;
         let permit = self.hub.view(|registry| registry.permit_user::<ManageDevices>(&authority, self.hub.now()));
         let (permit, context) = (permit.expect("the owner may"), self.hub.context(None, ""));
         async move {

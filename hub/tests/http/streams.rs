@@ -80,7 +80,7 @@ async fn a_stream_ends_with_its_credential() {
     let home = Home::open().await;
     let mut tail = Events::of(&home, "/api/v1/audit/tail").await;
     let id = home.owner.split('_').nth(2).expect("the public id").to_owned();
-    let authority = home.hub.authenticate_bearer(&home.owner, home.address.ip()).expect("the owner");
+    let authority = home.hub.admit(&home.owner).expect("the owner").0;
     let context = home.hub.context(None, "");
     let revoked = home.hub.decide(|registry| {
         let permit = registry.permit_user::<ManageOwnCredentials>(&authority, context.now).expect("the owner may");

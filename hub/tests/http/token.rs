@@ -16,10 +16,7 @@ async fn a_device_with_its_key_gets_a_token_that_the_hub_accepts() {
     let token: Value = answer.json().await.expect("JSON");
     assert_eq!((&token["token_type"], &token["expires_in"]), (&json!("Bearer"), &json!(300)));
     assert_eq!(token["scope"], "commands telemetry twin");
-    let authority = home
-        .hub
-        .authenticate_bearer(token["access_token"].as_str().expect("a token"), std::net::Ipv4Addr::LOCALHOST.into())
-        .expect("accepted");
+    let authority = home.hub.admit(token["access_token"].as_str().expect("a token")).expect("accepted").0;
     assert_eq!(authority.principal.to_string(), "device lamp");
 }
 

@@ -122,8 +122,8 @@ async fn a_personal_access_token_is_replaced_or_not_and_one_works_in_the_end() {
         };
         assert!(opens(hub, old).await, "{}: the old one works until the new one does", found.at);
         assert!(opens(hub, &new).await, "{}", found.at);
-        // Last, as its use ends the family. That the new one was used is noted behind the answer.
-        until("the end of the old one", async || (!opens(hub, old).await).then_some(())).await;
+        assert!(!opens(hub, old).await, "{}: the old one ends with the first use of the new one", found.at);
+        // And its use ends the family, behind the answer.
         until("the end of the family", async || (!opens(hub, &new).await).then_some(())).await;
     })
     .await;
