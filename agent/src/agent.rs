@@ -10,7 +10,7 @@ use crate::mqtt::codec;
 use crate::mqtt::{MAX_INCOMING_PACKET, MAX_OUTGOING_PACKET};
 use crate::platform::{Platform, Record, StorageFailed, Transport as _};
 use crate::time::{Clock, Instant};
-use crate::tls::{self, Connection, TrustAnchor};
+use crate::tls::{Channel, Connection, TrustAnchor};
 use crate::workspace::Workspace;
 use core::time::Duration;
 use embassy_futures::select::{Either, Either3, select, select3};
@@ -157,7 +157,8 @@ impl Agent {
         let Workspace { tls, incoming, outgoing } = workspace;
         let date = device.clock.at(platform.now()).unix;
         let anchor = TrustAnchor::Known(&device.identity.home_ca);
-        let handshake = tls::authenticated(reader, writer, tls, anchor, date, &mut device.random);
+        let mut channel = Channel::new(reader, writer, tls);
+        let handshake = channel.authenticated(anchor, date, &mut device.random);
         let deadline = platform.now().after(PATIENCE);
         let mut connection = match select(handshake, platform.sleep_until(deadline)).await {
             Either::First(Ok(connection)) => connection,
@@ -177,7 +178,7 @@ impl Agent {
         }
         if matches!(ending, Ending::Left(_) | Ending::BadPacket(_)) {
             let farewell = platform.now().after(FAREWELL);
-            select(connection.close(), platform.sleep_until(farewell)).await;
+            select(channel.close(), platform.sleep_until(farewell)).await;
         }
         ending
     }
@@ -188,7 +189,7 @@ impl Agent {
         &mut self,
         platform: &mut P,
         application: &mut A,
-        connection: &mut Connection<'_, R, W>,
+        connection: &mut Connection<'_, '_, R, W>,
         incoming: &mut [u8; MAX_INCOMING_PACKET],
         outgoing: &mut [u8; MAX_OUTGOING_PACKET],
     ) -> Result<core::convert::Infallible, Ending> {

@@ -7,7 +7,7 @@ use crate::command::{CommandGate, CommandRefusal, MAX_COMMAND_ID};
 use crate::diagnostics::Diagnostics;
 use crate::enrolment::is_issuer;
 use crate::identity::{Identity, MAX_ISSUER};
-use crate::json::{self, Object};
+use crate::json::{self, JsonError, Object};
 use crate::keys::Drbg;
 use crate::lifecycle::{Awaited, Backoff, Ending, Lifecycle, Next as Course};
 use crate::mqtt::codec::{self, Auth, ConnAck, Connect, DecodeError, Packet, Publish, Qos, SubAck};
@@ -471,9 +471,10 @@ impl Device {
         if *step != Step::AwaitAnswer || auth.reason_code != ReasonCode::CONTINUE_AUTHENTICATION || auth.method != METHOD {
             return Err(Ending::BadAuthentication);
         }
-        let Challenge { date, issuer } = json::read(auth.data).map_err(|_| Ending::BadAuthentication)?;
-        if let Some(issuer) = issuer {
-            let issuer = String::try_from(issuer).ok().filter(|issuer: &String<MAX_ISSUER>| is_issuer(issuer));
+        let challenge = Object::parse(auth.data).map_err(|JsonError| Ending::BadAuthentication)?;
+        let date = challenge.number("date").ok_or(Ending::BadAuthentication)?;
+        if let Some(issuer) = challenge.get("issuer") {
+            let issuer = issuer.as_str().filter(|issuer| is_issuer(issuer)).and_then(|issuer| String::try_from(issuer).ok());
             self.audience = issuer.ok_or(Ending::BadAuthentication)?;
         }
         *step = Step::SendAuth;
@@ -617,14 +618,6 @@ impl Device {
         // Places are counted before a command is taken.
         let _ = self.session.enqueue(&place, payload.written(), Qos::AtLeastOnce, false, Class::Agent);
     }
-}
-
-/// What the hub tells a device without a clock (docs/protocol.md, AUTH 0x18).
-#[derive(serde::Deserialize)]
-struct Challenge<'a> {
-    date: u64,
-    #[serde(default)]
-    issuer: Option<&'a str>,
 }
 
 fn write_answer(out: &mut Buffer<'_>, state: &str, reason: &str) -> Result<(), BufferFull> {

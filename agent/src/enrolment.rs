@@ -4,18 +4,18 @@
 use crate::buffer::{Buffer, BufferFull};
 use crate::http::{self, Authority, HttpError};
 use crate::identity::{DeviceKey, HubAddress, Identity, IdentityError, MAX_CLIENT_ID, MAX_ISSUER, Stored};
-use crate::json::{self, Object};
+use crate::json::Object;
 use crate::keys::{Drbg, SecretKey};
 use crate::platform::{ConnectFailed, Platform, Record, Transport};
 use crate::time::Clock;
-use crate::tls::{self, Connection, HomeCa, TlsError, TrustAnchor};
+use crate::tls::{Channel, Connection, HomeCa, TlsError, TrustAnchor};
 use crate::workspace::Workspace;
 use base64ct::{Base64UrlUnpadded, Encoding as _};
+use core::fmt::Write as _;
 use core::time::Duration;
 use embassy_futures::select::{Either, select};
 use embedded_io_async::{Read, Write};
 use heapless::String;
-use serde::{Deserialize, Serialize};
 use zeroize::{Zeroize as _, Zeroizing};
 
 /// The longest enrolment string: `hk1.` and 116 bytes in base64url.
@@ -311,7 +311,8 @@ async fn exchange<T: Transport>(
     let Workspace { tls, incoming, outgoing, .. } = workspace;
     // No date is known yet; the anchor is the pinned CA.
     let anchor = TrustAnchor::Pinned(&enrolment.ca_sha256);
-    let mut connection = tls::authenticated(reader, writer, tls, anchor, None, random).await?;
+    let mut channel = Channel::new(reader, writer, tls);
+    let mut connection = channel.authenticated(anchor, None, random).await?;
 
     let mut body = [0; 512];
     let mut body = Buffer::new(&mut body);
@@ -328,7 +329,7 @@ async fn exchange<T: Transport>(
 
 /// Reads until a whole answer stands in `incoming`; its length.
 pub(crate) async fn answer<R: Read, W: Write, E: From<TlsError> + From<HttpError>>(
-    connection: &mut Connection<'_, R, W>,
+    connection: &mut Connection<'_, '_, R, W>,
     incoming: &mut [u8],
 ) -> Result<usize, E> {
     let mut length = 0;
@@ -347,14 +348,16 @@ fn write_registration(out: &mut Buffer<'_>, key: &DeviceKey, software: Software<
     }
     let [x, y] = key.public.jwk_coordinates();
     let text = |coordinate| core::str::from_utf8(coordinate).map_err(|_| BufferFull);
-    let request = RegistrationRequest {
-        grant_types: ["client_credentials"],
-        token_endpoint_auth_method: "private_key_jwt",
-        jwks: Jwks { keys: [Jwk { kty: "EC", crv: "P-256", x: text(&x)?, y: text(&y)? }] },
-        software_id: software.id,
-        software_version: software.version,
-    };
-    json::write(out, &request)
+    // RFC 7591 section 3.1; nothing of it needs escaping.
+    write!(
+        out,
+        r#"{{"grant_types":["client_credentials"],"token_endpoint_auth_method":"private_key_jwt","jwks":{{"keys":[{{"kty":"EC","crv":"P-256","x":"{}","y":"{}"}}]}},"software_id":"{}","software_version":"{}"}}"#,
+        text(&x)?,
+        text(&y)?,
+        software.id,
+        software.version
+    )?;
+    Ok(())
 }
 
 /// Printable ASCII without quotes, at most `longest` characters.
@@ -363,39 +366,11 @@ pub(crate) fn is_plain(text: &str, longest: usize) -> bool {
     fits && text.bytes().all(|byte| (byte.is_ascii_graphic() || byte == b' ') && !matches!(byte, b'"' | b'\\'))
 }
 
-/// RFC 7591 section 3.1.
-#[derive(Serialize)]
-struct RegistrationRequest<'a> {
-    grant_types: [&'a str; 1],
-    token_endpoint_auth_method: &'a str,
-    jwks: Jwks<'a>,
-    software_id: &'a str,
-    software_version: &'a str,
-}
-
-#[derive(Serialize)]
-struct Jwks<'a> {
-    keys: [Jwk<'a>; 1],
-}
-
-#[derive(Serialize)]
-struct Jwk<'a> {
-    kty: &'a str,
-    crv: &'a str,
-    x: &'a str,
-    y: &'a str,
-}
-
-/// What a device needs of RFC 7591 section 3.2.1.
-#[derive(Deserialize)]
-struct Registration<'a> {
-    client_id: &'a str,
-    issuer: &'a str,
-}
-
 /// The client_id and issuer of a registration, if both are ones that we can live with.
 pub(crate) fn registration(body: &[u8]) -> Option<(String<MAX_CLIENT_ID>, String<MAX_ISSUER>)> {
-    let Registration { client_id, issuer } = json::read(body).ok()?;
+    // RFC 7591 section 3.2.1.
+    let registration = Object::parse(body).ok()?;
+    let (client_id, issuer) = (registration.text("client_id")?, registration.text("issuer")?);
     let legal = client_id.bytes().all(|byte| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'-'));
     if client_id.is_empty() || !legal || !is_issuer(issuer) {
         return None;
@@ -410,7 +385,7 @@ pub(crate) fn is_issuer(text: &str) -> bool {
 
 pub(crate) fn refusal(status: u16, body: &[u8]) -> Refusal {
     let object = Object::parse(body).ok();
-    let text = |name| object.as_ref().and_then(|object| object.get(name)?.as_str()).unwrap_or_default();
+    let text = |name| object.as_ref().and_then(|object| object.text(name)).unwrap_or_default();
     Refusal { status, error: cut(text("error")), description: cut(text("error_description")) }
 }
 

@@ -12,18 +12,17 @@ use crate::buffer::{Buffer, BufferFull};
 use crate::enrolment::{Enrolled, Refusal, Software, answer, is_plain, keep, pending_key, refusal, registration};
 use crate::http::{self, Authority, HttpError, Response};
 use crate::identity::{DeviceKey, HubAddress, Identity, IdentityError, MAX_HOST};
-use crate::json;
+use crate::json::{JsonError, Object};
 use crate::keys::{Drbg, PublicKey};
 use crate::platform::{ConnectFailed, Platform, Transport as _};
 use crate::time::{Clock, Instant};
-use crate::tls::{self, HomeCa, TlsError, TrustAnchor};
+use crate::tls::{Channel, HomeCa, TlsError, TrustAnchor};
 use crate::workspace::Workspace;
 use core::fmt::Write as _;
 use core::time::Duration;
 use embassy_futures::select::{Either, select};
 use heapless::String;
 use rand_core::RngCore as _;
-use serde::Deserialize;
 use sha2::{Digest as _, Sha256};
 use zeroize::{Zeroize as _, Zeroizing};
 
@@ -221,17 +220,7 @@ struct Seen {
     ca_sha256: [u8; 32],
 }
 
-/// RFC 8628 section 3.2.
-#[derive(Deserialize)]
-struct Waits<'a> {
-    device_code: &'a str,
-    user_code: &'a str,
-    expires_in: u64,
-    #[serde(default)]
-    interval: Option<u64>,
-}
-
-/// What the device keeps of [`Waits`].
+/// What the device keeps of an answer by RFC 8628 section 3.2.
 pub(crate) struct Asked {
     device_code: Zeroizing<DeviceCode>,
     pub(crate) hub_share: JoinCode,
@@ -247,12 +236,6 @@ impl zeroize::Zeroize for DeviceCode {
         let mut bytes = core::mem::take(&mut self.0).into_bytes();
         bytes.as_mut_slice().zeroize();
     }
-}
-
-/// Where the device finds the broker, beside what a registration says.
-#[derive(Deserialize)]
-struct Granted {
-    mqtts_port: u16,
 }
 
 /// Asks to join, tells `progress` the code to show, and waits for the owner's word: until the hub gives up, some ten minutes.
@@ -347,7 +330,8 @@ async fn request<P: Platform>(
     let exchange = async {
         let mut transport = platform.connect(host, *https_port).await.map_err(JoinError::Connect)?;
         let (reader, writer) = transport.split();
-        let mut connection = tls::authenticated(reader, writer, tls, server.anchor, None, random).await?;
+        let mut channel = Channel::new(reader, writer, tls);
+        let mut connection = channel.authenticated(server.anchor, None, random).await?;
         let mut request = Buffer::new(outgoing);
         let authority = Authority { host, port: *https_port };
         http::write_form(&mut request, path, authority, form).map_err(|BufferFull| JoinError::Software)?;
@@ -405,12 +389,12 @@ fn push_percent_encoded(out: &mut Buffer<'_>, text: &str) -> Result<(), BufferFu
 }
 
 pub(crate) fn read_wait(body: &[u8]) -> Option<Asked> {
-    let Waits { device_code, user_code, expires_in, interval } = json::read(body).ok()?;
-    let interval = interval.unwrap_or(*INTERVALS.start()).clamp(*INTERVALS.start(), *INTERVALS.end());
+    let answer = Object::parse(body).ok()?;
+    let interval = answer.number("interval").unwrap_or(*INTERVALS.start()).clamp(*INTERVALS.start(), *INTERVALS.end());
     Some(Asked {
-        device_code: Zeroizing::new(DeviceCode(String::try_from(device_code).ok()?)),
-        hub_share: JoinCode::parse(user_code)?,
-        expires_in: Duration::from_secs(expires_in.min(LONGEST_WAIT)),
+        device_code: Zeroizing::new(DeviceCode(String::try_from(answer.text("device_code")?).ok()?)),
+        hub_share: JoinCode::parse(answer.text("user_code")?)?,
+        expires_in: Duration::from_secs(answer.number("expires_in")?.min(LONGEST_WAIT)),
         interval: Duration::from_secs(interval),
     })
 }
@@ -430,13 +414,15 @@ pub(crate) enum Polled {
 pub(crate) fn read_poll(response: Response<'_>, now: Instant) -> Result<Polled, JoinError> {
     let Response { status, date, body } = response;
     if status == 200 {
-        let Granted { mqtts_port } = json::read(body).map_err(|_| JoinError::BadAnswer)?;
+        // Where the device finds the broker, beside what a registration says.
+        let granted = Object::parse(body).map_err(|JsonError| JoinError::BadAnswer)?;
+        let mqtt_port = granted.number("mqtts_port").and_then(|port| u16::try_from(port).ok()).ok_or(JoinError::BadAnswer)?;
         let registered = registration(body).ok_or(JoinError::BadAnswer)?;
         let mut clock = Clock::unset();
         if let Some(date) = date {
             clock.learn(now, date);
         }
-        return Ok(Polled::Granted { registered, mqtt_port: mqtts_port, clock });
+        return Ok(Polled::Granted { registered, mqtt_port, clock });
     }
     let refusal = refusal(status, body);
     match (status, refusal.error.as_str()) {

@@ -2,14 +2,15 @@
 //! Builds and reads text; sends nothing.
 
 use crate::buffer::{Buffer, BufferFull};
+use crate::enrolment::cut;
 use crate::identity::Identity;
-use crate::json;
+use crate::json::{JsonError, Object};
 use crate::keys::Drbg;
 use crate::time::{Instant, UnixTime};
+use core::fmt::Write as _;
 use core::time::Duration;
 use heapless::String;
 use rand_core::RngCore as _;
-use serde::{Deserialize, Serialize};
 
 /// How long an assertion holds. It is used at once; the rest allows for a clock that is off by a minute.
 const ASSERTION_LIFETIME_SECS: u64 = 120;
@@ -35,33 +36,11 @@ impl From<BufferFull> for AssertionError {
     }
 }
 
-/// RFC 7515 section 4.1.
-#[derive(Serialize)]
-struct Header<'a> {
-    alg: &'a str,
-    typ: &'a str,
-    kid: &'a str,
-}
-
-/// RFC 7523 section 3.
-#[derive(Serialize)]
-struct Claims<'a> {
-    iss: &'a str,
-    sub: &'a str,
-    aud: &'a str,
-    iat: u64,
-    exp: u64,
-    jti: &'a str,
-}
-
-/// RFC 6749 section 5.1.
-#[derive(Deserialize)]
-struct TokenResponse<'a> {
-    access_token: &'a str,
-    token_type: &'a str,
-    expires_in: u64,
-    #[serde(default)]
-    scope: Option<&'a str>,
+impl From<core::fmt::Error> for AssertionError {
+    /// Formatting into a [`Buffer`] fails for one reason only.
+    fn from(_: core::fmt::Error) -> Self {
+        Self::BufferFull
+    }
 }
 
 /// Writes the form body of a token request with a fresh client assertion for `audience` (RFC 6749 4.4, RFC 7523 2.2).
@@ -81,7 +60,8 @@ pub fn write_token_request(
     let mut json = [0; 384];
     let mut header = Buffer::new(&mut json);
     let thumbprint = identity.key.public.thumbprint();
-    json::write(&mut header, &Header { alg: "ES256", typ: "JWT", kid: text(&thumbprint)? })?;
+    // RFC 7515 section 4.1.
+    write!(header, r#"{{"alg":"ES256","typ":"JWT","kid":"{}"}}"#, text(&thumbprint)?)?;
     out.push_base64url(header.written())?;
     out.push(b".")?;
 
@@ -93,7 +73,12 @@ pub fn write_token_request(
     let client_id = identity.client_id.as_str();
     let (iat, exp) = (now.as_secs(), now.after_secs(ASSERTION_LIFETIME_SECS).as_secs());
     let mut claims = Buffer::new(&mut json);
-    json::write(&mut claims, &Claims { iss: client_id, sub: client_id, aud: audience, iat, exp, jti: text(encoded.written())? })?;
+    // RFC 7523 section 3. Neither a client_id nor an issuer needs escaping: enrolment took no other.
+    write!(
+        claims,
+        r#"{{"iss":"{client_id}","sub":"{client_id}","aud":"{audience}","iat":{iat},"exp":{exp},"jti":"{}"}}"#,
+        text(encoded.written())?
+    )?;
     out.push_base64url(claims.written())?;
 
     let signature = out
@@ -126,25 +111,19 @@ pub struct Grant {
 pub struct NotATokenResponse;
 
 impl Grant {
-    /// Reads a token response.
+    /// Reads a token response (RFC 6749 5.1).
     ///
     /// # Errors
     /// [`NotATokenResponse`] without an `access_token` of type Bearer and a lifetime of 1 s to 31 days.
     pub fn from_token_response(json: &[u8]) -> Result<Self, NotATokenResponse> {
-        let response: TokenResponse<'_> = json::read(json).map_err(|_| NotATokenResponse)?;
-        if !response.token_type.eq_ignore_ascii_case("Bearer") || response.access_token.is_empty() {
+        let response = Object::parse(json).map_err(|JsonError| NotATokenResponse)?;
+        let is_bearer = response.text("token_type").is_some_and(|kind| kind.eq_ignore_ascii_case("Bearer"));
+        if !is_bearer || response.text("access_token").is_none_or(str::is_empty) {
             return Err(NotATokenResponse);
         }
-        let seconds = response.expires_in;
-        if !(1..=31 * 86_400).contains(&seconds) {
-            return Err(NotATokenResponse);
-        }
-        let mut scope = String::new();
-        for character in response.scope.unwrap_or_default().chars() {
-            if scope.push(character).is_err() {
-                break;
-            }
-        }
+        let seconds = response.number("expires_in").filter(|seconds| (1..=31 * 86_400).contains(seconds));
+        let seconds = seconds.ok_or(NotATokenResponse)?;
+        let scope = cut(response.text("scope").unwrap_or_default());
         Ok(Self { lifetime: Duration::from_secs(seconds), scope })
     }
 

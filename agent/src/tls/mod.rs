@@ -106,55 +106,79 @@ impl TlsBuffers {
     }
 }
 
-/// An encrypted connection to a server that proved to be the hub. Only [`authenticated`] makes one.
-pub struct Connection<'a, R: Read + 'a, W: Write + 'a> {
+/// A TLS connection of which nothing is proven yet. Some 1.3 KB: it stays where it was made.
+pub struct Channel<'a, R: Read + 'a, W: Write + 'a> {
     engine: TlsConnection<'a, RecordGuard<'a, R, W>, Aes128GcmSha256>,
+    shared: &'a Shared,
+}
+
+impl<R: Read, W: Write> core::fmt::Debug for Channel<'_, R, W> {
+    fn fmt(&self, formatter: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        formatter.write_str("Channel")
+    }
+}
+
+/// An encrypted connection to a server that proved to be the hub. Only [`Channel::authenticated`] makes one.
+pub struct Connection<'c, 'a, R: Read + 'a, W: Write + 'a> {
+    engine: &'c mut TlsConnection<'a, RecordGuard<'a, R, W>, Aes128GcmSha256>,
     shared: &'a Shared,
     proof: ServerAuthenticated,
 }
 
-impl<R: Read, W: Write> core::fmt::Debug for Connection<'_, R, W> {
+impl<R: Read, W: Write> core::fmt::Debug for Connection<'_, '_, R, W> {
     fn fmt(&self, formatter: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
         formatter.debug_struct("Connection").field("proof", &self.proof).finish_non_exhaustive()
     }
 }
 
-/// Performs the handshake and the check that the engine leaves out: that a certificate came, that the anchor vouches for
-/// it, and that the server holds its key. `now` is the best time known; `None` skips validity dates.
-///
-/// # Errors
-/// [`TlsError`]; nothing of ours but a ClientHello and a Finished was sent by then.
-pub async fn authenticated<'a, R: Read + 'a, W: Write + 'a>(
-    reader: R,
-    writer: W,
-    buffers: &'a mut TlsBuffers,
-    anchor: TrustAnchor<'_>,
-    now: Option<UnixTime>,
-    random: &mut Drbg,
-) -> Result<Connection<'a, R, W>, TlsError> {
-    buffers.wipe();
-    let TlsBuffers { guard, read, write, shared } = buffers;
-    let shared = &*shared;
-    let mut engine = TlsConnection::new(RecordGuard::new(reader, writer, guard, shared), read, write);
-    engine.set_flush_policy(FlushPolicy::Relaxed);
-    let config = TlsConfig::new().with_server_name(HUB_NAME);
-    let mut provider = Provider { random, verifier: EngineVerifier(Verifier::new(anchor, now)) };
-    let opened = engine.open(TlsContext::new(&config, &mut provider)).await;
-    shared.handshake_finished();
-    let verifier = provider.verifier.0;
-    match opened {
-        Ok(()) => {
-            let proof = verifier.finish().map_err(TlsError::Refused)?;
-            Ok(Connection { engine, shared, proof })
+impl<'a, R: Read, W: Write> Channel<'a, R, W> {
+    /// A connection over a socket's halves; nothing is sent yet.
+    #[must_use]
+    pub fn new(reader: R, writer: W, buffers: &'a mut TlsBuffers) -> Self {
+        buffers.wipe();
+        let TlsBuffers { guard, read, write, shared } = buffers;
+        let shared = &*shared;
+        let mut engine = TlsConnection::new(RecordGuard::new(reader, writer, guard, shared), read, write);
+        engine.set_flush_policy(FlushPolicy::Relaxed);
+        Self { engine, shared }
+    }
+
+    /// Performs the handshake, once, and the check that the engine leaves out: that a certificate came, that the anchor vouches
+    /// for it, and that the server holds its key. `now` is the best time known; `None` skips validity dates.
+    ///
+    /// # Errors
+    /// [`TlsError`]; nothing of ours but a ClientHello and a Finished was sent by then.
+    pub async fn authenticated(
+        &mut self,
+        anchor: TrustAnchor<'_>,
+        now: Option<UnixTime>,
+        random: &mut Drbg,
+    ) -> Result<Connection<'_, 'a, R, W>, TlsError> {
+        let Self { engine, shared } = self;
+        let config = TlsConfig::new().with_server_name(HUB_NAME);
+        let mut provider = Provider { random, verifier: EngineVerifier(Verifier::new(anchor, now)) };
+        let opened = engine.open(TlsContext::new(&config, &mut provider)).await;
+        shared.handshake_finished();
+        let verifier = provider.verifier.0;
+        match opened {
+            Ok(()) => {
+                let proof = verifier.finish().map_err(TlsError::Refused)?;
+                Ok(Connection { engine, shared, proof })
+            }
+            Err(error) => Err(match verifier.refusal() {
+                Some(refusal) => TlsError::Refused(refusal),
+                None => explain(error, shared, TlsError::Handshake),
+            }),
         }
-        Err(error) => Err(match verifier.refusal() {
-            Some(refusal) => TlsError::Refused(refusal),
-            None => explain(error, shared, TlsError::Handshake),
-        }),
+    }
+
+    /// Sends what waits and says goodbye (close_notify), if the socket lets it.
+    pub fn close(self) -> impl Future<Output = impl Sized> {
+        self.engine.close()
     }
 }
 
-impl<R: Read, W: Write> Connection<'_, R, W> {
+impl<R: Read, W: Write> Connection<'_, '_, R, W> {
     /// The home CA that vouched for this server: what an enrolling device writes down.
     #[must_use]
     pub fn home_ca(&self) -> &HomeCa {
@@ -181,7 +205,7 @@ impl<R: Read, W: Write> Connection<'_, R, W> {
         self.engine.read(out).await.map_err(|error| explain(error, self.shared, TlsError::Engine))
     }
 
-    /// Encrypts `bytes` and leaves them for the next [`read`](Self::read) or [`close`](Self::close) to send.
+    /// Encrypts `bytes` and leaves them for the next [`read`](Self::read) or [`close`](Channel::close) to send.
     /// Waits only if there is [no room](Self::has_room_for); must not be cancelled then, or the connection is lost.
     ///
     /// # Errors
@@ -192,18 +216,6 @@ impl<R: Read, W: Write> Connection<'_, R, W> {
             bytes = bytes.get(count..).unwrap_or_default();
         }
         self.engine.flush().await.map_err(|error| explain(error, self.shared, TlsError::Engine))
-    }
-
-    /// Sends what waits and says goodbye (close_notify).
-    ///
-    /// # Errors
-    /// [`TlsError`] if the socket failed first.
-    pub async fn close(self) -> Result<(), TlsError> {
-        let shared = self.shared;
-        match self.engine.close().await {
-            Ok(_) => Ok(()),
-            Err((_, error)) => Err(explain(error, shared, TlsError::Engine)),
-        }
     }
 }
 

@@ -3,7 +3,7 @@
 use crate::support::pki::{HomeCa, Leaf, TODAY, hub_params, server_config, unknown_critical};
 use crate::support::{Pipe, TestPlatform};
 use hearthkey_agent::keys::Drbg;
-use hearthkey_agent::tls::{self, Refusal, TlsBuffers, TlsError, TrustAnchor};
+use hearthkey_agent::tls::{self, Channel, Refusal, TlsBuffers, TlsError, TrustAnchor};
 use hearthkey_agent::{Platform, Transport, UnixTime};
 use rcgen::{
     BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, GeneralSubtree, IsCa, KeyPair, KeyUsagePurpose,
@@ -32,7 +32,8 @@ async fn shake_hands(
         let (reader, writer) = pipe.split();
         let mut random = Drbg::from_seed(&[1; 32], "test");
         let now = now.map(UnixTime::from_secs);
-        let mut connection = tls::authenticated(reader, writer, &mut buffers, anchor, now, &mut random).await?;
+        let mut channel = Channel::new(reader, writer, &mut buffers);
+        let mut connection = channel.authenticated(anchor, now, &mut random).await?;
         connection.write(b"ping").await?;
         let mut answer = [0; 16];
         let mut received = 0;
@@ -41,7 +42,7 @@ async fn shake_hands(
         }
         assert_eq!(&answer[..received], b"pong");
         let home_ca = connection.home_ca().clone();
-        connection.close().await?;
+        channel.close().await;
         Ok(home_ca)
     };
     let server = async {

@@ -6,7 +6,7 @@ use crate::support::tls13::{
 };
 use crate::support::{Pipe, TestPlatform};
 use hearthkey_agent::keys::Drbg;
-use hearthkey_agent::tls::{self, HelloError, RecordError, Refusal, TlsBuffers, TlsError, TrustAnchor};
+use hearthkey_agent::tls::{Channel, HelloError, RecordError, Refusal, TlsBuffers, TlsError, TrustAnchor};
 use hearthkey_agent::{Platform, Transport, UnixTime};
 use p256::ecdsa::SigningKey;
 
@@ -44,7 +44,8 @@ impl Home {
             let mut random = Drbg::from_seed(&[1; 32], "test");
             let anchor = TrustAnchor::Pinned(&pin);
             let now = Some(UnixTime::from_secs(TODAY));
-            let mut connection = match tls::authenticated(reader, writer, &mut buffers, anchor, now, &mut random).await {
+            let mut channel = Channel::new(reader, writer, &mut buffers);
+            let mut connection = match channel.authenticated(anchor, now, &mut random).await {
                 Ok(connection) => connection,
                 Err(error) => return (vec![], error),
             };
@@ -394,8 +395,8 @@ async fn cancelled_reads_lose_nothing() {
         let mut buffers = TlsBuffers::new();
         let (reader, writer) = pipe.split();
         let mut random = Drbg::from_seed(&[1; 32], "test");
-        let mut connection =
-            tls::authenticated(reader, writer, &mut buffers, TrustAnchor::Pinned(&pin), None, &mut random).await.unwrap();
+        let mut channel = Channel::new(reader, writer, &mut buffers);
+        let mut connection = channel.authenticated(TrustAnchor::Pinned(&pin), None, &mut random).await.unwrap();
         let (mut received, mut cancelled): (Vec<u8>, usize) = (vec![], 0);
         while received.len() < 20_000 {
             let mut bytes = [0; 700];
