@@ -67,6 +67,16 @@ unsafe impl InterruptNumber for Interrupt {
 
 const WAKING: [Interrupt; 3] = [Interrupt::TerminalReceived, Interrupt::Alarm, Interrupt::Network];
 
+unsafe extern "C" {
+    fn DefaultHandler();
+}
+
+/// The interrupts' part of the vector table. None is ever taken; without this one there would be room for 240.
+// SAFETY: cortex-m-rt's linker script wants function pointers there, by this name.
+#[unsafe(link_section = ".vector_table.interrupts")]
+#[unsafe(no_mangle)]
+static __INTERRUPTS: [unsafe extern "C" fn(); 32] = [DefaultHandler; 32];
+
 /// The clock has 32 bits: its turns are counted.
 #[derive(Clone, Copy)]
 struct Clock {

@@ -33,6 +33,31 @@ const SOFTWARE: Software<'static> = Software { id: "hearthkey-board", version: e
 #[entry]
 fn main() -> ! {
     board::start();
+    let Some(started) = start() else { halt() };
+    if enrol_first(started) {
+        live(started);
+    }
+    halt()
+}
+
+// Each function below has its stack to itself: `main` holds nothing but a reference, and what must stay is in statics.
+
+/// What a life needs.
+struct Started {
+    board: &'static Board,
+    platform: BoardPlatform,
+    provisioning: Provisioning,
+    workspace: &'static mut Workspace,
+    agent: Option<Agent>,
+}
+
+fn ran_twice() -> ! {
+    panic!("main ran twice")
+}
+
+/// Starts everything that works without a hub. `None` without entropy.
+#[inline(never)]
+fn start() -> Option<&'static mut Started> {
     // SAFETY: the one of this life; the panic handler opens another when this code runs no more.
     let letter = unsafe { Persistent::open() };
     say!("hearthkey-board {}, start {}", env!("CARGO_PKG_VERSION"), letter.count_start());
@@ -44,27 +69,16 @@ fn main() -> ! {
         Ok(taken) => taken,
         Err(NoEntropy) => {
             say!("no entropy was provided: without it no key can be made; this board does not start");
-            halt()
+            return None;
         }
     };
     let Some(records) = persistent::records() else { panic!("the flash does not work") };
-    let interval = provisioning.interval;
     let board = start_network(random.next_u64());
-    let mut platform = BoardPlatform::new(board, random, records);
-    let seed = platform.draw();
     let Some(workspace) = cortex_m::singleton!(: Workspace = Workspace::new()) else { ran_twice() };
-    let Some(enrolled) = enrol_first(board, &mut platform, workspace, &provisioning) else { halt() };
-    drop(provisioning);
-    say!("enrolled as {}", enrolled.identity.client_id());
-    live(board, &mut platform, workspace, enrolled, BoardThermostat::new(seed, interval));
-    halt()
+    let platform = BoardPlatform::new(board, random, records);
+    let started = cortex_m::singleton!(: Started = Started { board, platform, provisioning, workspace, agent: None });
+    Some(started.unwrap_or_else(|| ran_twice()))
 }
-
-fn ran_twice() -> ! {
-    panic!("main ran twice")
-}
-
-// The functions below are kept apart so that one's stack is free before the next begins.
 
 #[inline(never)]
 fn start_network(seed: u64) -> &'static Board {
@@ -73,35 +87,33 @@ fn start_network(seed: u64) -> &'static Board {
     board
 }
 
+/// False if this board has no place at a hub.
 #[inline(never)]
-fn enrol_first(
-    board: &'static Board,
-    platform: &mut BoardPlatform,
-    workspace: &mut Workspace,
-    provisioning: &Provisioning,
-) -> Option<Enrolled> {
-    board.run(pin!(enrolled(platform, workspace, provisioning)))
+fn enrol_first(started: &mut Started) -> bool {
+    let Started { board, platform, provisioning, workspace, agent } = started;
+    let Some(enrolled) = board.run(pin!(enrolled(platform, workspace, provisioning))) else { return false };
+    provisioning.forget_enrolment_string();
+    say!("enrolled as {}", enrolled.identity.client_id());
+    make_agent(agent, enrolled);
+    true
+}
+
+/// An agent is built on the stack before it gets to its place.
+#[inline(never)]
+fn make_agent(place: &mut Option<Agent>, Enrolled { identity, clock }: Enrolled) {
+    *place = Some(Agent::with_clock(identity, Config::DEFAULT, clock));
 }
 
 /// From power-on to the end of the device's life at its hub.
 #[inline(never)]
-fn live(
-    board: &'static Board,
-    platform: &mut BoardPlatform,
-    workspace: &mut Workspace,
-    enrolled: Enrolled,
-    mut thermostat: BoardThermostat,
-) {
-    let Some(agent) = agent(enrolled) else { ran_twice() };
+fn live(started: &mut Started) {
+    let Started { board, platform, provisioning, workspace, agent } = started;
+    let Some(agent) = agent else { return };
+    let mut thermostat = BoardThermostat::new(platform.draw(), provisioning.interval);
     match board.run(pin!(agent.run(platform, &mut thermostat, workspace))) {
         Ended::Left(_) => say!("left"),
         Ended::Revoked => say!("revoked: enrol this device anew"),
     }
-}
-
-#[inline(never)]
-fn agent(Enrolled { identity, clock }: Enrolled) -> Option<&'static mut Agent> {
-    cortex_m::singleton!(: Agent = Agent::with_clock(identity, Config::DEFAULT, clock))
 }
 
 /// The identity in storage, or a new one.

@@ -68,6 +68,12 @@ impl Provisioning {
         Ok((Self { interval, string, length }, random))
     }
 
+    /// Wipes the enrolment string: its code is used up.
+    pub fn forget_enrolment_string(&mut self) {
+        self.string.zeroize();
+        self.length = 0;
+    }
+
     /// The enrolment string, if one was given.
     pub fn enrolment_string(&self) -> Option<&str> {
         core::str::from_utf8(self.string.get(..self.length)?).ok().filter(|text| !text.is_empty())

@@ -3,6 +3,7 @@
 use crate::board;
 use crate::network::Carried;
 use core::time::Duration;
+use hearthkey_agent::json::Object;
 use hearthkey_agent::{Application, Buffer, BufferFull, Command, Event, Now, Outbox, Reply, Turn};
 use hearthkey_thermostat::Reporting;
 
@@ -55,6 +56,11 @@ impl Application for BoardThermostat {
 
     fn command(&mut self, command: &Command<'_>, _: Now) -> Reply {
         self.reporting.command(command)
+    }
+
+    fn twin_desired(&mut self, desired: Object<'_>, _: &mut Outbox<'_>) {
+        say!("desired: version {}", desired.get("v").map_or("?", |version| version.as_raw()));
+        self.reporting.twin_desired(&desired);
     }
 
     fn event(&mut self, event: Event<'_>) {

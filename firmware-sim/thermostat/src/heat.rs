@@ -29,8 +29,8 @@ pub struct HeatModel {
     setpoint_celsius: f32,
     mode: Mode,
     heating: bool,
-    /// How long the room takes to lose 63 % of its difference to the outside.
-    time_constant: Duration,
+    /// How many seconds the room takes to lose 63 % of its difference to the outside.
+    time_constant_seconds: f32,
     /// How much warmer than outside a room ends up that is heated for ever.
     heater_gain_celsius: f32,
 }
@@ -47,7 +47,7 @@ impl HeatModel {
             setpoint_celsius: 21.0,
             mode: Mode::Heat,
             heating: false,
-            time_constant: Duration::from_secs_f32(3600.0 * between(3.0, 8.0)),
+            time_constant_seconds: 3600.0 * between(3.0, 8.0),
             heater_gain_celsius: between(35.0, 45.0),
         }
     }
@@ -68,7 +68,7 @@ impl HeatModel {
     fn let_pass(&mut self, slice: Duration) {
         let gain = if self.heating { self.heater_gain_celsius } else { 0.0 };
         let goal = self.outside_celsius + gain;
-        let kept = libm::expf(-slice.as_secs_f32() / self.time_constant.as_secs_f32());
+        let kept = libm::expf(-slice.as_secs_f32() / self.time_constant_seconds);
         self.room_celsius = goal + (self.room_celsius - goal) * kept;
     }
 

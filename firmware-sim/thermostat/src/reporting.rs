@@ -121,7 +121,7 @@ impl Reporting {
             return;
         }
         // After the first report, devices that started together drift apart by up to an interval.
-        let spread = if is_first { self.interval.mul_f32(self.random.f32()) } else { Duration::ZERO };
+        let spread = if is_first { self.interval / 256 * u32::from(self.random.u8(..)) } else { Duration::ZERO };
         self.report_due = Some(now.after(self.interval + spread));
         let mut payload = [0; MAX_PAYLOAD];
         let mut payload = Buffer::new(&mut payload);

@@ -1,7 +1,9 @@
 //! The life of a device on bare metal, told as that of one on a host.
 
 use hearthkey_tests::hub::Hub;
+use hearthkey_tests::patience::until;
 use hearthkey_tests::process::Running;
+use serde_json::json;
 
 use crate::emulated::Board;
 
@@ -18,6 +20,7 @@ commands = ["set-setpoint", "set-mode", "identify"]
 publish = ["dev/${device}/status", "dev/${device}/about", "dev/${device}/state", "dev/${device}/tele/+"]
 [permissions.twin]
 subscribe = ["dev/${device}/twin/desired"]
+publish = ["dev/${device}/twin/reported"]
 "#;
 
 async fn sees_telemetry(watch: &mut Running) {
@@ -30,7 +33,7 @@ async fn sees_telemetry(watch: &mut Running) {
 }
 
 #[tokio::test]
-async fn a_board_enrols_reports_obeys_renews_and_comes_back_after_its_hub_and_after_a_panic() {
+async fn a_board_enrols_reports_obeys_becomes_what_is_desired_renews_and_comes_back_after_its_hub_and_after_a_panic() {
     let mut hub = Hub::start().await;
     hub.apply_profile(HASTY).await;
     let string = hub.add("board", "hasty").await;
@@ -50,6 +53,15 @@ async fn a_board_enrols_reports_obeys_renews_and_comes_back_after_its_hub_and_af
     state.await;
     let rejected = hub.ran(&["send", "board", "set-setpoint", r#"{"celsius":900}"#, "-o", "json"]).await;
     assert_eq!((rejected.exit, &rejected.json()["state"]), (1, &"rejected".into()), "{rejected:?}");
+
+    // It becomes what its owner desires, and says so.
+    hub.told(&["twin", "set", "board", "setpoint=19.5", "mode=off"]).await;
+    board.said("desired: version 1").await;
+    let twin = until("what is desired is obeyed", async || {
+        let twin = hub.told(&["twin", "show", "board"]).await;
+        (twin["settled"] == true).then_some(twin)
+    });
+    assert_eq!(twin.await["reported"]["body"], json!({"setpoint": 19.5, "mode": "off"}));
 
     // Its token is renewed in place, and nothing is written for that.
     for _ in 0..2 {

@@ -4,7 +4,7 @@ use super::{Reading, home, tls13};
 use embedded_io_adapters::tokio_1::FromTokio;
 use hearthkey_agent::UnixTime;
 use hearthkey_agent::keys::Drbg;
-use hearthkey_agent::tls::{TlsBuffers, TlsError, TrustAnchor, authenticated};
+use hearthkey_agent::tls::{Channel, TlsBuffers, TlsError, TrustAnchor};
 use p256::ecdsa::SigningKey;
 use sha2::{Digest as _, Sha256};
 use tls13::{ALERT, APPLICATION_DATA, Server, certificate, encrypted_extensions};
@@ -51,7 +51,8 @@ async fn visit(stream: tokio::io::DuplexStream, piece: usize) -> (bool, Vec<u8>,
     let pin: [u8; 32] = Sha256::digest(home::CA).into();
     let now = Some(UnixTime::from_secs(home::NOW));
     let anchor = TrustAnchor::Pinned(&pin);
-    let mut connection = match authenticated(reader, writer, &mut buffers, anchor, now, &mut random).await {
+    let mut channel = Channel::new(reader, writer, &mut buffers);
+    let mut connection = match channel.authenticated(anchor, now, &mut random).await {
         Ok(connection) => connection,
         Err(error) => return (false, Vec::new(), error),
     };
