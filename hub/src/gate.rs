@@ -206,6 +206,12 @@ impl Gate for HubGate {
         }
     }
 
+    fn refused(&self, listener: &DeviceId, device: &DeviceId, payload: &[u8], reason_code: u8) {
+        let (hub, listener, device, payload) = (Arc::clone(&self.hub), listener.clone(), device.clone(), payload.to_vec());
+        // No more at a time than commands wait: each message is refused once.
+        tokio::spawn(async move { hub.refuse_command(&listener, &device, &payload, reason_code).await });
+    }
+
     async fn persist(&self, writes: Vec<Write>) -> Result<(), PersistError> {
         self.hub.keep(writes).await.map_err(PersistError)
     }

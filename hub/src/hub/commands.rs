@@ -5,7 +5,7 @@ use crate::{entropy, mqtt::message::Message};
 use hearthkey_core::{
     DeviceId, Seconds,
     profile::CommandName,
-    registry::{Acknowledgement, CommandRecord, CommandRefused, Context, Registry, SendCommands, UserPermit},
+    registry::{Acknowledgement, CommandRecord, CommandRefused, CommandState, Context, Registry, SendCommands, UserPermit},
     rights::PublishPermit,
     topic::TopicName,
 };
@@ -97,11 +97,7 @@ impl Hub {
     /// Notes that a device has a command, so that no later session gets it again. A listener that does not act for the device
     /// got it for itself alone.
     pub async fn note_delivered_command(&self, listener: &DeviceId, device: &DeviceId, payload: &[u8]) {
-        #[derive(serde::Deserialize)]
-        struct Command {
-            id: String,
-        }
-        let Ok(Command { id }) = serde_json::from_slice(payload) else { return };
+        let Some(id) = command_id(payload) else { return };
         let context = self.context(None, "");
         let decision = |registry: &Registry| {
             let noted = registry.acts_for(listener, device).then(|| registry.note_delivered_command(device, &id, &context));
@@ -111,6 +107,31 @@ impl Hub {
             tracing::warn!(%device, command = id, why, "that a command was delivered could not be noted");
         }
     }
+
+    /// Ends a command whose message was refused with a reason code of MQTT: who sent it need not wait until it expires. A listener
+    /// that does not act for the device speaks for itself alone.
+    pub async fn refuse_command(&self, listener: &DeviceId, device: &DeviceId, payload: &[u8], reason_code: u8) {
+        let Some(id) = command_id(payload) else { return };
+        let reason = format!("the device refused the message (0x{reason_code:02X})");
+        let answer = Acknowledgement { state: CommandState::Rejected, reason };
+        let context = self.context(None, "");
+        let decision = |registry: &Registry| {
+            let ended = registry.acts_for(listener, device).then(|| registry.acknowledge_command(device, &id, answer, &context));
+            ended.flatten().ok_or(())
+        };
+        if let Err(NotDecided::Unavailable(why)) = self.decide(decision).await {
+            tracing::warn!(%device, command = id, why, "that a command was refused could not be noted");
+        }
+    }
+}
+
+/// The id in a command's message.
+fn command_id(payload: &[u8]) -> Option<String> {
+    #[derive(serde::Deserialize)]
+    struct Command {
+        id: String,
+    }
+    serde_json::from_slice(payload).ok().map(|Command { id }| id)
 }
 
 fn command_topic(device: &DeviceId, name: &CommandName) -> TopicName {

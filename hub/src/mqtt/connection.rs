@@ -476,7 +476,9 @@ impl<'a, G: Gate, F: Fabric, S: AsyncRead + AsyncWrite + Send> Connection<'a, G,
             ClientPacket::Connect => return Err(fault(reason::PROTOCOL_ERROR, "a second CONNECT")),
             ClientPacket::Publish(publish) if self.link.is_none() => return Ok(Some(Patient::FirstPublish(publish))),
             ClientPacket::Publish(publish) => self.publish(publish)?,
-            ClientPacket::PubAck { packet_identifier, .. } => self.acknowledged(packet_identifier, QoS::AtLeastOnce),
+            ClientPacket::PubAck { packet_identifier, reason_code } => {
+                self.acknowledged(packet_identifier, QoS::AtLeastOnce, reason_code);
+            }
             ClientPacket::PubRec { packet_identifier, reason_code } => self.received(packet_identifier, reason_code)?,
             ClientPacket::PubRel { packet_identifier, .. } => self.released(packet_identifier)?,
             ClientPacket::PubComp { packet_identifier, .. } => self.completed(packet_identifier),

@@ -183,13 +183,17 @@ impl<G: Gate, F: Fabric, S: AsyncRead + AsyncWrite + Send> Connection<'_, G, F, 
     }
 
     /// PUBACK, or a PUBREC that refuses.
-    pub(super) fn acknowledged(&mut self, packet_identifier: u16, qos: QoS) {
+    pub(super) fn acknowledged(&mut self, packet_identifier: u16, qos: QoS, reason_code: u8) {
         let mut state = lock(&self.slot.state);
         // An acknowledgement that nobody asked for is ignored: it may answer what a takeover interrupted.
         let acknowledged = state.session.outbound.acknowledge(packet_identifier, qos);
         if let Some(Some(pending)) = acknowledged {
             self.front.persister.store_some_time(self.slot.forget_row(&pending));
             self.front.note_delivery(&self.slot, &pending.routed);
+            if reason_code >= reason::UNSPECIFIED_ERROR {
+                drop(state);
+                self.front.note_refusal(&self.slot, &pending.routed, reason_code);
+            }
         }
     }
 
@@ -197,7 +201,7 @@ impl<G: Gate, F: Fabric, S: AsyncRead + AsyncWrite + Send> Connection<'_, G, F, 
     /// message for another one.
     pub(super) fn received(&mut self, packet_identifier: u16, reason_code: u8) -> Result<(), Ending> {
         if reason_code >= reason::UNSPECIFIED_ERROR {
-            self.acknowledged(packet_identifier, QoS::ExactlyOnce);
+            self.acknowledged(packet_identifier, QoS::ExactlyOnce, reason_code);
             return Ok(());
         }
         let (ticket, code) = {
@@ -231,6 +235,13 @@ impl<G: Gate, F: Fabric> Inner<G, F> {
     fn note_delivery(&self, slot: &Slot, routed: &Routed) {
         if let (Principal::Device(listener), Some(device)) = (&slot.key.principal, device_of_command(slot, routed)) {
             self.gate.delivered(listener, &device, &routed.message.payload);
+        }
+    }
+
+    /// Tells the hub that a device's session does not take a command.
+    fn note_refusal(&self, slot: &Slot, routed: &Routed, reason_code: u8) {
+        if let (Principal::Device(listener), Some(device)) = (&slot.key.principal, device_of_command(slot, routed)) {
+            self.gate.refused(listener, &device, &routed.message.payload, reason_code);
         }
     }
 }

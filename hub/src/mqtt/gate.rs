@@ -87,6 +87,12 @@ pub trait Gate: Send + Sync + 'static {
         let _ = (device, payload);
     }
 
+    /// A session of `listener` refused the message of a command for `device`, by the reason code of its PUBACK or PUBREC. Told
+    /// after [`Gate::delivered`].
+    fn refused(&self, listener: &DeviceId, device: &DeviceId, payload: &[u8], reason_code: u8) {
+        let _ = (listener, device, payload, reason_code);
+    }
+
     /// Something that the audit log should know. Called at most [`crate::mqtt::limits::DENIALS_PER_SECOND`] times a second
     /// and connection for denials.
     fn record(&self, event: SessionEvent);

@@ -319,10 +319,19 @@ impl Session {
 
     /// The topic of the next message, which is acknowledged.
     pub(crate) async fn message(&mut self) -> String {
+        self.answered_message(&[]).await
+    }
+
+    /// The topic of the next message, which is refused with this reason code.
+    pub(crate) async fn refused_message(&mut self, reason_code: u8) -> String {
+        self.answered_message(&[reason_code, 0]).await
+    }
+
+    async fn answered_message(&mut self, answer: &[u8]) -> String {
         let (first, body) = self.receive().await.expect("a message");
         assert_eq!(first & 0xF6, 0x32, "a message with QoS 1");
         let end = 2 + usize::from(u16::from_be_bytes([body[0], body[1]]));
-        self.send(0x40, &body[end..end + 2]).await;
+        self.send(0x40, &[&body[end..end + 2], answer].concat()).await;
         String::from_utf8(body[2..end].to_vec()).expect("UTF-8")
     }
 

@@ -8,6 +8,7 @@ mod home;
 mod keys;
 mod people;
 mod possession;
+mod refused_commands;
 mod rules;
 mod sys;
 mod tokens;
