@@ -310,6 +310,9 @@ impl<'a, G: Gate, F: Fabric, S: AsyncRead + AsyncWrite + Send> Connection<'a, G,
             // MQTT 3.1.1 has no word for it: the log is all there is.
             self.limited("too many kept sessions: this one ends with its connection");
         }
+        if self.session.present {
+            self.offer_missed_commands();
+        }
         Ok(())
     }
 

@@ -5,7 +5,7 @@ use super::{
     fabric::{Fabric, Link},
     gate::{Ending, Gate},
     limits::{MAX_FABRIC_DEATHS_IN_A_ROW, MAX_GROUP_MEMBERS},
-    message::Routed,
+    message::{QoS, Routed},
     packet::{RetainHandling, Subscribe, SubscribeRequest, reason},
     persister::Ticket,
     publishing::Answer,
@@ -15,7 +15,7 @@ use super::{
 use hearthkey_core::{
     DeviceId,
     session::{EndReason, Principal},
-    topic::{InvalidTopic, SubscriptionFilter},
+    topic::{InvalidTopic, SubscriptionFilter, TopicName},
 };
 use std::{
     collections::BTreeSet,
@@ -133,10 +133,22 @@ impl<G: Gate, F: Fabric, S: AsyncRead + AsyncWrite + Send> Connection<'_, G, F, 
         let mut levels = subscription.filter.as_str().split('/');
         let (Some("dev"), Some(Ok(device))) = (levels.next(), levels.next().map(DeviceId::parse)) else { return };
         let waiting = self.front.gate.commands_waiting(listener, &device).into_iter();
-        let heard = waiting.filter(|(topic, _)| subscription.filter.matches(topic));
+        // What a subscription with a higher QoS brings is in the queue, or comes with that.
+        let comes_anyway = |topic: &TopicName| {
+            let promises = |other: &Subscription| other.options.qos != QoS::AtMostOnce && other.filter.matches(topic);
+            subscription.options.qos == QoS::AtMostOnce && self.subscriptions.iter().any(promises)
+        };
+        let heard = waiting.filter(|(topic, _)| subscription.filter.matches(topic) && !comes_anyway(topic));
         let routed =
             heard.map(|(topic, message)| Arc::new(Routed { topic, message, publisher: None, queued_for: Box::default() }));
         self.offer(subscription, routed.collect(), false);
+    }
+
+    /// Hands a device that is back the commands that came meanwhile and that no queue kept for it: its subscription has QoS 0.
+    pub(super) fn offer_missed_commands(&mut self) {
+        let forgets = |subscription: &&Subscription| subscription.options.qos == QoS::AtMostOnce;
+        let subscriptions: Vec<_> = self.subscriptions.iter().filter(forgets).cloned().collect();
+        subscriptions.iter().for_each(|subscription| self.offer_commands(subscription));
     }
 
     fn offer(&self, subscription: &Subscription, messages: Vec<Arc<Routed>>, retain: bool) {

@@ -1,7 +1,8 @@
 //! What outlives a connection, a restart and a power cut.
 
 use crate::support::*;
-use hearthkey::mqtt::{Limits, gate::Happening};
+use hearthkey::mqtt::{Limits, gate::Happening, message::Message};
+use hearthkey_core::{rights::PublishPermit, topic::TopicName};
 use std::time::Duration;
 
 const TEMPERATURE: &str = "dev/lamp/tele/temperature";
@@ -302,4 +303,23 @@ async fn a_subscription_is_heard_again_once_the_rights_are_back_with_or_without_
         assert_eq!(owner.message().await.payload, "21");
         owner.nothing_came().await;
     }
+}
+
+#[tokio::test]
+async fn a_kept_session_with_qos_0_gets_the_commands_that_were_sent_while_it_was_away_once() {
+    let home = Home::new().await;
+    let mut lamp = home.connected(Connect::kept("lamp")).await;
+    assert_eq!((lamp.subscribe("dev/lamp/cmd/+", 0).await, lamp.subscribe("dev/lamp/cmd/identify", 1).await), (0, 1));
+    lamp.goodbye().await;
+    for name in ["identify", "set-mode"] {
+        let permit = PublishPermit::for_hub(TopicName::parse(&format!("dev/lamp/cmd/{name}")).unwrap());
+        home.front.publish(permit, Message::at_least_once(name)).await.unwrap();
+        home.gate.state.lock().unwrap().commands_waiting.entry("lamp".to_owned()).or_default().push(name.to_owned());
+    }
+    let mut lamp = home.connected(Connect::kept("lamp")).await;
+    let first = lamp.message().await;
+    assert_eq!((first.payload.as_str(), first.qos), ("identify", 1), "the queue kept it");
+    let second = lamp.message().await;
+    assert_eq!((second.payload.as_str(), second.qos), ("set-mode", 0));
+    lamp.nothing_came().await;
 }
