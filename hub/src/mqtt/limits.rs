@@ -49,7 +49,8 @@ pub struct Limits {
     pub max_retained_messages_per_principal: usize,
     /// Most bytes of retained messages of one principal; same consequence.
     pub max_retained_bytes_per_principal: usize,
-    /// Publishes per second of one principal, over all its connections; beyond the burst it is read no faster than this.
+    /// Publishes per second of one principal, over all its connections; beyond the burst it is read no faster than this. A
+    /// filter in SUBSCRIBE counts as one, and as one more for each [`RETAINED_PER_PUBLISH`] retained messages.
     pub publish_rate: u32,
     /// Publishes that may come at once.
     pub publish_burst: u32,
@@ -103,6 +104,8 @@ pub const RATE_REFUSAL_DELAY: Duration = Duration::from_secs(1);
 pub const MAX_CONNECT_BYTES: usize = 16 * 1024;
 /// Longest client identifier: a device id, a slash and a suffix.
 pub const MAX_CLIENT_IDENTIFIER_BYTES: usize = 128;
+/// Retained messages that are looked through for a filter with wildcards at the price of one publish.
+pub const RETAINED_PER_PUBLISH: usize = 64;
 /// Most filters in one SUBSCRIBE or UNSUBSCRIBE: bounds the work of one packet.
 pub const MAX_FILTERS_PER_PACKET: usize = 256;
 /// How often the fabric may die while a connection subscribes anew; then the connection ends with 0x88.

@@ -39,16 +39,22 @@ impl Bucket {
     /// Takes one.
     ///
     /// # Errors
-    /// The bucket is empty: when there will be one more. It was taken on credit all the same, at most one at a time.
+    /// The bucket is empty: when there will be one more. It was taken on credit all the same, a burst at most.
     pub(super) fn take(&mut self, now: Instant) -> Result<(), Instant> {
-        let full_at = self.full_at.filter(|full_at| *full_at > now).unwrap_or(now) + self.interval;
-        if full_at <= now + self.burst {
-            self.full_at = Some(full_at);
-            Ok(())
-        } else {
-            self.full_at = Some(now + self.burst + self.interval);
-            Err(now + self.interval)
-        }
+        self.take_many(1, now)
+    }
+
+    /// Takes several at once; what is missing is taken on credit, by all who share the bucket together: a burst or as much as
+    /// that at most.
+    ///
+    /// # Errors
+    /// The same.
+    pub(super) fn take_many(&mut self, count: u32, now: Instant) -> Result<(), Instant> {
+        let wanted = self.interval * count;
+        let full_at = self.full_at.filter(|full_at| *full_at > now).unwrap_or(now) + wanted;
+        let full_at = full_at.min(now + self.burst + self.burst.max(wanted));
+        self.full_at = Some(full_at);
+        if full_at <= now + self.burst { Ok(()) } else { Err(full_at - self.burst) }
     }
 }
 
@@ -66,5 +72,9 @@ mod tests {
         assert_eq!(bucket.take_if_any(start), Err(Duration::from_millis(200)), "who only looks takes nothing on credit");
         assert!((0..3).all(|_| bucket.take(later).is_ok()), "a rest fills the bucket, no more");
         assert!(bucket.take(later).is_err());
+        let much_later = later + Duration::from_secs(10);
+        assert_eq!(bucket.take_many(2, much_later), Ok(()));
+        assert_eq!(bucket.take_many(5, much_later), Err(much_later + Duration::from_millis(400)), "one of five was there");
+        assert_eq!(bucket.take_many(5, much_later), Err(much_later + Duration::from_millis(500)), "credit is bounded");
     }
 }

@@ -4,7 +4,7 @@ use super::{
     connection::{Connection, fault, fault_of, has_too_many_levels},
     fabric::{Fabric, Link},
     gate::{Ending, Gate},
-    limits::{MAX_FABRIC_DEATHS_IN_A_ROW, MAX_GROUP_MEMBERS},
+    limits::{MAX_FABRIC_DEATHS_IN_A_ROW, MAX_GROUP_MEMBERS, RETAINED_PER_PUBLISH},
     message::{QoS, Routed},
     packet::{RetainHandling, Subscribe, SubscribeRequest, reason},
     persister::Ticket,
@@ -21,7 +21,10 @@ use std::{
     collections::BTreeSet,
     sync::{Arc, MutexGuard},
 };
-use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    time::Instant,
+};
 
 /// What is answered to a SUBSCRIBE, and what follows the answer.
 #[derive(Debug, Default)]
@@ -36,6 +39,13 @@ pub(super) struct SubAck {
     pub(super) begun: Vec<Subscription>,
 }
 
+/// In publishes: a filter with wildcards is compared with all retained messages.
+fn price_of(request: &SubscribeRequest, retained: usize) -> u32 {
+    let is_wide = request.filter.as_ref().is_ok_and(|asked| asked.filter.as_str().contains(['+', '#']));
+    let looked_through = if is_wide { retained } else { 0 };
+    u32::try_from(1 + looked_through / RETAINED_PER_PUBLISH).unwrap_or(u32::MAX)
+}
+
 impl SubAck {
     fn refuse(&mut self, reason_code: u8, words: String) {
         self.reason_codes.push(reason_code);
@@ -47,11 +57,21 @@ impl<G: Gate, F: Fabric, S: AsyncRead + AsyncWrite + Send> Connection<'_, G, F, 
     pub(super) async fn subscribe(&mut self, subscribe: Subscribe) -> Result<(), Ending> {
         let mut suback = SubAck { packet_identifier: subscribe.packet_identifier, ..SubAck::default() };
         let mut ticket = None;
+        self.charge(&subscribe.requests);
         for request in subscribe.requests {
             // What is durable is durable in order: the last is all.
             ticket = self.subscribe_one(request, subscribe.identifier, &mut suback).await?.or(ticket);
         }
         self.answer_when(ticket, Answer::Subscribe(suback))
+    }
+
+    /// Counts a SUBSCRIBE against what a principal may publish: the hub works for it without the client sending more. A burst at
+    /// most, so that nobody is left waiting for long.
+    fn charge(&mut self, requests: &[SubscribeRequest]) {
+        let retained = lock(&self.front.retained).size().0;
+        let price = requests.iter().map(|request| price_of(request, retained)).fold(0, u32::saturating_add);
+        let price = price.min(self.front.limits.publish_burst);
+        self.throttled_until = lock(&self.usage).publishes.take_many(price, Instant::now()).err();
     }
 
     async fn subscribe_one(

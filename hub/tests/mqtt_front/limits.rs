@@ -183,3 +183,23 @@ async fn who_asks_without_taking_the_answers_is_cut_and_the_hub_holds_a_bounded_
     let asked = within(asking).await.unwrap();
     assert!(asked <= most + 4_096, "{asked}");
 }
+
+#[tokio::test]
+async fn who_subscribes_again_and_again_is_read_no_faster_than_who_publishes() {
+    let limits = Limits { publish_rate: 500, publish_burst: 10, ..Limits::default() };
+    let home = Home::with(FakeGate::of_a_home(), limits).await;
+    let mut owner = home.v5("owner").await;
+    let started = std::time::Instant::now();
+    for number in 1..=20_u16 {
+        let mut body = number.to_be_bytes().to_vec();
+        body.push(0);
+        for _ in 0..10 {
+            body.extend(string("dev/#"));
+            body.push(0);
+        }
+        owner.send(&packet(0x82, &body)).await;
+        assert_eq!(owner.receive().await.body[3..], [0; 10]);
+    }
+    // A lower bound on time cannot fail on a slow machine: of 200 filters 10 are free, and the last answer waits for nothing.
+    assert!(started.elapsed() >= std::time::Duration::from_millis(300), "{:?}", started.elapsed());
+}
