@@ -8,7 +8,9 @@ use super::{
     gate::{Admission, Ending, Gate, Happening, Refusal, SessionEvent},
     half_open::Place,
     handshake::{self, Guest, NoGuest, RefusedConnect},
-    limits::{DENIALS_PER_SECOND, Limits, MAX_TOPIC_ALIASES, OUTBOX_HIGH_WATER, OUTBOX_LIMIT, RATE_REFUSAL_DELAY},
+    limits::{
+        DENIALS_PER_SECOND, Limits, MAX_TOPIC_ALIASES, OUTBOX_HIGH_WATER, OUTBOX_LIMIT, PERSIST_BACKLOG_BYTES, RATE_REFUSAL_DELAY,
+    },
     message::QoS,
     packet::{
         ClientPacket, Publish, Secret, Subscribe, Version, decode,
@@ -34,7 +36,7 @@ use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
     net::SocketAddr,
     pin::Pin,
-    sync::{Arc, Mutex},
+    sync::{Arc, Mutex, atomic::Ordering},
     time::Duration,
 };
 use tokio::{
@@ -202,6 +204,8 @@ pub(super) struct Connection<'a, G: Gate, F: Fabric, S> {
     /// Rings when something may be due, and not later.
     alarm: Pin<Box<Sleep>>,
     denials: Bucket,
+    /// What the rows of its publishes and its subscriptions count since the disk was last not behind.
+    pub(super) unstored_bytes: usize,
     /// Until when the client is not read, since it publishes too fast.
     pub(super) throttled_until: Option<Instant>,
     /// Whether the session takes more from the fabric.
@@ -267,6 +271,7 @@ impl<'a, G: Gate, F: Fabric, S: AsyncRead + AsyncWrite + Send> Connection<'a, G,
             alarm: Box::pin(tokio::time::sleep(LONGEST_SLEEP)),
             denials: Bucket::new(DENIALS_PER_SECOND, DENIALS_PER_SECOND),
             throttled_until: None,
+            unstored_bytes: 0,
             takes_forwards: true,
             awaited: None,
             is_greeted: false,
@@ -335,7 +340,10 @@ impl<'a, G: Gate, F: Fabric, S: AsyncRead + AsyncWrite + Send> Connection<'a, G,
         }
         self.deliver()?;
         let pulls = self.takes_forwards && self.wire.outbound.len() < OUTBOX_HIGH_WATER;
-        let is_held_up = self.throttled_until.is_some() || self.has_too_many_answers() || self.front.persister.is_backlogged();
+        if !self.front.persister.is_backlogged() {
+            self.unstored_bytes = 0;
+        }
+        let is_held_up = self.is_held_up();
         if is_held_up {
             // The client is not silent: the hub does not listen.
             self.last_heard = Instant::now();
@@ -409,6 +417,9 @@ impl<'a, G: Gate, F: Fabric, S: AsyncRead + AsyncWrite + Send> Connection<'a, G,
         if let Some(at) = self.expires_at.filter(|_| self.deadline.is_some_and(|deadline| deadline <= now)) {
             return Err(Ending::ByHub(EndReason::Expired { at }));
         }
+        if self.is_held_up() {
+            self.last_heard = now;
+        }
         if self.keep_alive.is_some_and(|keep_alive| self.last_heard + keep_alive <= now) {
             return Err(Ending::KeepAliveTimeout);
         }
@@ -417,6 +428,16 @@ impl<'a, G: Gate, F: Fabric, S: AsyncRead + AsyncWrite + Send> Connection<'a, G,
             return self.take_packets().await;
         }
         Ok(())
+    }
+
+    /// Whether the client is not read for now. When the disk is slow, only who gives it much to do: all connections together may
+    /// have as much again on its way as makes it slow.
+    fn is_held_up(&self) -> bool {
+        let connections = self.front.counters.connections.load(Ordering::Relaxed).max(1);
+        let is_slow = self.front.persister.is_backlogged();
+        self.throttled_until.is_some()
+            || self.has_too_many_answers()
+            || is_slow && self.unstored_bytes > PERSIST_BACKLOG_BYTES / connections
     }
 
     fn has_too_many_answers(&self) -> bool {
@@ -566,14 +587,14 @@ impl<'a, G: Gate, F: Fabric, S: AsyncRead + AsyncWrite + Send> Connection<'a, G,
     }
 
     pub(super) fn denied(&mut self, denied: Denied) {
-        self.front.counters.denied.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        self.front.counters.denied.fetch_add(1, Ordering::Relaxed);
         if self.denials.take(Instant::now()).is_ok() {
             self.record(Happening::Denied(denied));
         }
     }
 
     pub(super) fn limited(&mut self, limit: &str) {
-        self.front.counters.denied.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        self.front.counters.denied.fetch_add(1, Ordering::Relaxed);
         if self.denials.take(Instant::now()).is_ok() {
             self.record(Happening::Limited { limit: limit.to_owned() });
         }

@@ -10,7 +10,7 @@ use super::{
     front::Inner,
     gate::{Gate, Happening, SessionEvent},
     message::{Message, QoS, Routed},
-    persister::{Ticket, fit_in_one_batch},
+    persister::{Ticket, fit_in_one_batch, weight_of},
     retained::RetainedFull,
     rows,
     session::{Discarded, Pending, Stored, Subscription},
@@ -160,6 +160,8 @@ pub(super) struct Publisher<'a> {
 pub(super) struct Kept {
     /// What to wait for before it is acknowledged.
     pub(super) ticket: Option<Ticket>,
+    /// What the rows count while they wait for the disk.
+    pub(super) bytes: usize,
     /// For [`Routed::queued_for`].
     pub(super) queued_for: Box<[u64]>,
 }
@@ -190,7 +192,7 @@ impl<G: Gate, F: Fabric> Inner<G, F> {
         queued_for.sort_unstable();
         self.shared.choose(permit.topic(), message.qos, &mut matches);
         if !message.retain && matches.is_empty() && taken.is_none() {
-            return Ok(Kept { ticket: None, queued_for });
+            return Ok(Kept { ticket: None, bytes: 0, queued_for });
         }
         // A copy: what came from a socket is a slice of a larger buffer.
         let payload = Bytes::copy_from_slice(&message.payload);
@@ -215,17 +217,18 @@ impl<G: Gate, F: Fabric> Inner<G, F> {
             }
         };
         // The lock on what is retained is held meanwhile, so that the rows of two publishes keep their order.
-        let ticket = self.queue(&Arc::new(routed), matches, writes, |mut writes, stored| {
+        let (ticket, bytes) = self.queue(&Arc::new(routed), matches, writes, |mut writes, stored| {
             if let Some((publisher, identifier)) = publisher.zip(taken) {
                 writes.push(rows::put_unreleased(publisher, identifier));
                 if !fit_in_one_batch(&writes) {
                     writes = rows::all_or_none(publisher, identifier, writes);
                 }
             }
-            store(writes, stored)
+            let bytes = weight_of(&writes);
+            (store(writes, stored), bytes)
         });
         drop(retained);
-        Ok(Kept { ticket, queued_for })
+        Ok(Kept { ticket, bytes, queued_for })
     }
 
     /// Queues a message for each session, and stores all rows as one batch.

@@ -125,7 +125,8 @@ pub const OUTBOX_LIMIT: usize = 1024 * 1024;
 pub const LINGER: Duration = Duration::from_secs(1);
 /// Denials of one connection that are recorded in a second; more are counted only.
 pub const DENIALS_PER_SECOND: u32 = 10;
-/// Bytes of rows that wait for the disk before publishers are slowed down.
+/// Bytes of rows that wait for the disk before publishers are slowed down: a connection is not read while it has more on its
+/// way than its share of as much again.
 pub const PERSIST_BACKLOG_BYTES: usize = 8 * 1024 * 1024;
 /// Most rows handed to the store as one batch: what it takes.
 pub const PERSIST_BATCH_ROWS: usize = 512;

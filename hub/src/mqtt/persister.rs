@@ -115,11 +115,16 @@ impl Persister {
     }
 
     fn send(&self, writes: Vec<Write>, done: Option<oneshot::Sender<bool>>, stored: Option<Stored>) {
-        let bytes = writes.iter().map(weight).sum();
+        let bytes = weight_of(&writes);
         self.backlog.bytes.fetch_add(bytes, Ordering::Relaxed);
         // If the task is gone, so is the runtime; the ticket says false.
         let _ = self.requests.send(Request { writes, bytes, done, stored });
     }
+}
+
+/// What rows count while they wait.
+pub(super) fn weight_of(writes: &[Write]) -> usize {
+    writes.iter().map(weight).sum()
 }
 
 fn weight(write: &Write) -> usize {
@@ -131,7 +136,7 @@ fn weight(write: &Write) -> usize {
 
 /// Whether the store takes these as one batch: all of them or none.
 pub(super) fn fit_in_one_batch(writes: &[Write]) -> bool {
-    writes.len() <= PERSIST_BATCH_ROWS && writes.iter().map(weight).sum::<usize>() <= PERSIST_BATCH_BYTES
+    writes.len() <= PERSIST_BATCH_ROWS && weight_of(writes) <= PERSIST_BATCH_BYTES
 }
 
 /// As one batch, or as several if the store does not take so much at once, in order: a message of which not all parts are

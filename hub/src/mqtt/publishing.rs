@@ -88,7 +88,7 @@ impl<G: Gate, F: Fabric, S: AsyncRead + AsyncWrite + Send> Connection<'_, G, F, 
         };
         message.expires_at = expiry.map(|seconds| self.front.gate.now().plus(Seconds(u64::from(seconds))));
         let publisher = Publisher { principal: Some(&self.slot.key.principal), session: Some(self.slot.number) };
-        let Kept { ticket, queued_for } = match self.front.keep(&permit, &message, publisher, taken) {
+        let Kept { ticket, bytes, queued_for } = match self.front.keep(&permit, &message, publisher, taken) {
             Ok(kept) => kept,
             Err(full) => {
                 self.limited(full.words());
@@ -97,6 +97,7 @@ impl<G: Gate, F: Fabric, S: AsyncRead + AsyncWrite + Send> Connection<'_, G, F, 
                 return Ok(());
             }
         };
+        self.unstored_bytes += bytes;
         if let Some(link) = &mut self.link {
             link.publish(&permit, &message, Some(self.slot.number), queued_for);
         }

@@ -7,7 +7,7 @@ use super::{
     limits::{MAX_FABRIC_DEATHS_IN_A_ROW, MAX_GROUP_MEMBERS, RETAINED_PER_PUBLISH},
     message::{QoS, Routed},
     packet::{RetainHandling, Subscribe, SubscribeRequest, reason},
-    persister::Ticket,
+    persister::{Ticket, weight_of},
     publishing::Answer,
     session::{Pending, Stored, Subscription},
     slot::{SlotState, lock},
@@ -171,9 +171,10 @@ impl<G: Gate, F: Fabric, S: AsyncRead + AsyncWrite + Send> Connection<'_, G, F, 
         subscriptions.iter().for_each(|subscription| self.offer_commands(subscription));
     }
 
-    fn offer(&self, subscription: &Subscription, messages: Vec<Arc<Routed>>, retain: bool) {
+    fn offer(&mut self, subscription: &Subscription, messages: Vec<Arc<Routed>>, retain: bool) {
         let (mut writes, stored) = (Vec::new(), Stored::default());
-        let mut state = lock(&self.slot.state);
+        let slot = self.slot.clone();
+        let mut state = lock(&slot.state);
         // A client that subscribes again and again without reading gets them once.
         if state.session.outbound.len() > self.front.limits.max_retained_messages {
             return;
@@ -190,11 +191,12 @@ impl<G: Gate, F: Fabric, S: AsyncRead + AsyncWrite + Send> Connection<'_, G, F, 
                 routed,
             };
             // A command that waits is the hub's to send again; what was retained is the session's from now on.
-            let pending = if retain { self.slot.prepare(&mut state, pending, &mut writes, &stored) } else { Some(pending) };
+            let pending = if retain { slot.prepare(&mut state, pending, &mut writes, &stored) } else { Some(pending) };
             if let Some(pending) = pending {
                 state.session.outbound.offer_unbounded(pending);
             }
         }
+        self.unstored_bytes += weight_of(&writes);
         drop(self.front.persister.store_and_tell(writes, stored));
     }
 

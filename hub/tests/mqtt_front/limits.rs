@@ -203,3 +203,39 @@ async fn who_subscribes_again_and_again_is_read_no_faster_than_who_publishes() {
     // A lower bound on time cannot fail on a slow machine: of 200 filters 10 are free, and the last answer waits for nothing.
     assert!(started.elapsed() >= std::time::Duration::from_millis(300), "{:?}", started.elapsed());
 }
+
+#[tokio::test]
+async fn a_client_that_keeps_the_disk_busy_holds_up_itself_alone_and_is_not_taken_for_silent() {
+    let home = Home::new().await;
+    let mut owner = home.connected(Connect::kept("owner")).await;
+    owner.subscribe("dev/lamp/tele/+", 1).await;
+    owner.goodbye().await;
+    let mut lamp = home.connected(Connect { keep_alive: 1, ..Connect::v5("lamp") }).await;
+    home.gate.disk.set(DiskMode::Hangs);
+    // More than eight mebibytes, at once.
+    let payload = "x".repeat(205_000);
+    let lamp = tokio::spawn(async move {
+        for _ in 0..60 {
+            let publish = lamp.publish_packet("dev/lamp/tele/x", &payload, 1, false, &[]);
+            lamp.send(&publish).await;
+        }
+        lamp
+    });
+    within(async {
+        while home.front.stats().published < 41 {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+    let mut oven = home.connected(Connect { keep_alive: 1, ..Connect::v5("oven") }).await;
+    oven.nothing_came().await;
+    assert_eq!(oven.publish1("dev/oven/tele/x", "1").await, 0, "what needs no row is answered");
+    // Who is silent is cut; who is not read meanwhile is not.
+    assert_eq!(oven.disconnected().await.0, 0x8D);
+    assert!(home.front.is_online(&device("lamp")));
+    home.gate.disk.set(DiskMode::Works);
+    let mut lamp = within(lamp).await.unwrap();
+    for identifier in 1..=60 {
+        assert_eq!(lamp.puback_of(identifier).await, 0);
+    }
+}
