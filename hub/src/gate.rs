@@ -3,16 +3,17 @@
 use crate::{
     hub::Hub,
     mqtt::{
-        gate::{Admission, Ending, Gate, Happening, PersistError, Possession, Refusal, RefusalKind, SessionEvent},
+        gate::{Admission, Ending, Gate, Happening, Noting, PersistError, Possession, Refusal, RefusalKind, SessionEvent},
         message::Message,
     },
     throttle::{Proof, SlowDown, Throttle},
 };
+use futures_util::{FutureExt, future};
 use hearthkey_core::{
     DeviceId, UnixTime,
     audit::{AuditDraft, Outcome},
     audit_flood::AuditFlood,
-    limits::MAX_TWIN_REPORTED_BYTES,
+    limits::{MAX_ACKNOWLEDGEMENT_BYTES, MAX_TWIN_REPORTED_BYTES},
     oauth::{ErrorCode, OAuthError, TokenRequest},
     session::{Authority, EndReason, Standing},
     topic::TopicName,
@@ -24,7 +25,7 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant},
 };
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 
 /// The hub as the front sees it.
 pub struct HubGate {
@@ -32,43 +33,46 @@ pub struct HubGate {
     /// Failed proofs by MQTT. Those by HTTP are counted on their own.
     failures: Throttle,
     events: mpsc::Sender<SessionEvent>,
-    acknowledgements: mpsc::Sender<Acknowledged>,
+    deliveries: mpsc::Sender<Delivered>,
     reports: Arc<Reports>,
     report_bell: mpsc::Sender<()>,
 }
 
 /// What devices said last of what they are: one a device, until it is written.
 #[derive(Default)]
-struct Reports(Mutex<HashMap<DeviceId, Vec<u8>>>);
+struct Reports(Mutex<HashMap<DeviceId, Report>>);
 
-/// What became of a command.
-enum Acknowledged {
-    /// The device has the message.
-    Delivered { listener: DeviceId, device: DeviceId, payload: Vec<u8> },
-    /// The device answered.
-    Answered { device: DeviceId, command_id: String, payload: Vec<u8> },
+struct Report {
+    payload: Vec<u8>,
+    /// Becomes true when this report, or a later one, is kept.
+    kept: watch::Sender<bool>,
 }
 
-/// Most events, and most answers to commands, that wait to be written. Beyond that the newest are dropped, which is logged:
-/// the audit of a flood must not become one. Answers come at most [`MAX_PENDING_COMMANDS_PER_DEVICE`] a device.
-///
-/// [`MAX_PENDING_COMMANDS_PER_DEVICE`]: hearthkey_core::limits::MAX_PENDING_COMMANDS_PER_DEVICE
+/// A session has a command for a device.
+struct Delivered {
+    listener: DeviceId,
+    device: DeviceId,
+    payload: Vec<u8>,
+}
+
+/// Most events, and most notes of deliveries, that wait to be written. Beyond that the newest are dropped, which is logged:
+/// the audit of a flood must not become one.
 const MAX_WAITING: usize = 4_096;
 
 impl HubGate {
     /// A gate, and the task that writes down what it hears; the task ends when the gate is dropped.
     pub fn new(hub: Arc<Hub>) -> (Self, impl Future<Output = ()> + Send) {
         let (events, events_inbox) = mpsc::channel(MAX_WAITING);
-        let (acknowledgements, acknowledgements_inbox) = mpsc::channel(MAX_WAITING);
+        let (deliveries, deliveries_inbox) = mpsc::channel(MAX_WAITING);
         let (report_bell, bell) = mpsc::channel(1);
         let reports = Arc::<Reports>::default();
         let writing = write_down(Arc::clone(&hub), events_inbox);
         let reporting = keep_reports(Arc::clone(&hub), Arc::clone(&reports), bell);
-        let relaying = relay_acknowledgements(Arc::clone(&hub), acknowledgements_inbox);
+        let relaying = note_deliveries(Arc::clone(&hub), deliveries_inbox);
         let both = async move {
             tokio::join!(writing, relaying, reporting);
         };
-        (Self { hub, failures: Throttle::default(), events, acknowledgements, reports, report_bell }, both)
+        (Self { hub, failures: Throttle::default(), events, deliveries, reports, report_bell }, both)
     }
 }
 
@@ -175,27 +179,41 @@ impl Gate for HubGate {
         self.hub.commands_waiting(listener, device)
     }
 
-    fn acknowledged(&self, device: &DeviceId, command_id: &str, payload: &[u8]) {
-        let answer =
-            Acknowledged::Answered { device: device.clone(), command_id: command_id.to_owned(), payload: payload.to_vec() };
-        if self.acknowledgements.try_send(answer).is_err() {
-            tracing::warn!(%device, command_id, "an answer to a command is dropped: {MAX_WAITING} wait already");
+    fn acknowledged(&self, device: &DeviceId, command_id: &str, payload: &[u8]) -> Option<Noting> {
+        if payload.len() > MAX_ACKNOWLEDGEMENT_BYTES {
+            tracing::debug!(%device, "an answer to a command of more than {MAX_ACKNOWLEDGEMENT_BYTES} bytes is not heard");
+            return None;
+        }
+        let (hub, device, id, payload) = (Arc::clone(&self.hub), device.clone(), command_id.to_owned(), payload.to_vec());
+        let mut noting = async move { hub.acknowledge_command(&device, &id, &payload).await }.boxed();
+        // Decided at once, in the order in which answers come and whether or not anybody waits; what takes time is the disk.
+        match noting.as_mut().now_or_never() {
+            Some(true) => None,
+            Some(false) => Some(future::ready(false).boxed()),
+            None => Some(noting),
         }
     }
 
-    fn twin_reported(&self, device: &DeviceId, payload: &[u8]) {
+    fn twin_reported(&self, device: &DeviceId, payload: &[u8]) -> Option<Noting> {
         if payload.len() > MAX_TWIN_REPORTED_BYTES {
             tracing::debug!(%device, "a reported twin of more than {MAX_TWIN_REPORTED_BYTES} bytes is not kept");
-            return;
+            return None;
         }
-        self.reports.0.lock().unwrap_or_else(PoisonError::into_inner).insert(device.clone(), payload.to_vec());
+        let mut kept = {
+            let mut reports = self.reports.0.lock().unwrap_or_else(PoisonError::into_inner);
+            let fresh = || Report { payload: Vec::new(), kept: watch::Sender::new(false) };
+            let report = reports.entry(device.clone()).or_insert_with(fresh);
+            report.payload = payload.to_vec();
+            report.kept.subscribe()
+        };
         // Who is rung already will find it.
         let _ = self.report_bell.try_send(());
+        Some(async move { kept.wait_for(|kept| *kept).await.is_ok() }.boxed())
     }
 
     fn delivered(&self, listener: &DeviceId, device: &DeviceId, payload: &[u8]) {
-        let delivered = Acknowledged::Delivered { listener: listener.clone(), device: device.clone(), payload: payload.to_vec() };
-        if self.acknowledgements.try_send(delivered).is_err() {
+        let delivered = Delivered { listener: listener.clone(), device: device.clone(), payload: payload.to_vec() };
+        if self.deliveries.try_send(delivered).is_err() {
             tracing::warn!(%device, "a command is delivered but not noted as such: {MAX_WAITING} notes wait already");
         }
     }
@@ -267,25 +285,22 @@ async fn write_down(hub: Arc<Hub>, mut inbox: mpsc::Receiver<SessionEvent>) {
     hub.record(flood.ended(UnixTime(u64::MAX))).await;
 }
 
-async fn relay_acknowledgements(hub: Arc<Hub>, mut inbox: mpsc::Receiver<Acknowledged>) {
-    while let Some(acknowledged) = inbox.recv().await {
-        match acknowledged {
-            Acknowledged::Delivered { listener, device, payload } => {
-                hub.note_delivered_command(&listener, &device, &payload).await;
-            }
-            Acknowledged::Answered { device, command_id, payload } => {
-                hub.acknowledge_command(&device, &command_id, &payload).await;
-            }
-        }
+async fn note_deliveries(hub: Arc<Hub>, mut inbox: mpsc::Receiver<Delivered>) {
+    while let Some(Delivered { listener, device, payload }) = inbox.recv().await {
+        hub.note_delivered_command(&listener, &device, &payload).await;
     }
 }
 
 async fn keep_reports(hub: Arc<Hub>, reports: Arc<Reports>, mut bell: mpsc::Receiver<()>) {
     while bell.recv().await.is_some() {
         let waiting = std::mem::take(&mut *reports.0.lock().unwrap_or_else(PoisonError::into_inner));
-        for (device, payload) in waiting {
-            hub.report_twin(&device, &payload).await;
-        }
+        let keeping = waiting.into_iter().map(async |(device, Report { payload, kept })| {
+            if hub.report_twin(&device, &payload).await {
+                kept.send_replace(true);
+            }
+        });
+        // Together, as one write of the disk serves them all.
+        future::join_all(keeping).await;
     }
 }
 

@@ -65,6 +65,8 @@ pub const MAX_TWIN_DESIRED_BYTES: usize = 1_024;
 pub const MAX_TWIN_REPORTED_BYTES: usize = 2_048;
 /// Largest command body, in bytes (docs/protocol.md).
 pub const MAX_COMMAND_BYTES: usize = 1_024;
+/// Largest answer to a command that is heard, in bytes; a larger one is passed on and not heard.
+pub const MAX_ACKNOWLEDGEMENT_BYTES: usize = 1_024;
 /// Most commands of one device that wait for an end; a further one is refused.
 pub const MAX_PENDING_COMMANDS_PER_DEVICE: usize = 16;
 /// Most ended commands remembered for one device when a further one is sent, so that an owner can ask what became of them.

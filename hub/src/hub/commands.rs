@@ -5,7 +5,7 @@ use crate::{entropy, mqtt::message::Message};
 use hearthkey_core::{
     DeviceId, Seconds,
     profile::CommandName,
-    registry::{Acknowledgement, CommandRecord, CommandRefused, CommandState, Context, Registry, SendCommands, UserPermit},
+    registry::{Acknowledgement, Change, CommandRecord, CommandRefused, CommandState, Context, Registry, SendCommands, UserPermit},
     rights::PublishPermit,
     topic::TopicName,
 };
@@ -81,17 +81,23 @@ impl Hub {
         tokio::time::timeout(patience, ended).await.unwrap_or_else(|_| look())
     }
 
-    /// Takes a device's answer to a command; one that does not parse or does not fit is dropped.
-    pub async fn acknowledge_command(&self, device: &DeviceId, id: &str, payload: &[u8]) {
+    /// Takes a device's answer to a command; one that does not parse or does not fit is dropped. Decides before it waits for
+    /// the first time. False if the answer could not be kept; true also when it is a repetition, once what it repeats is kept.
+    pub async fn acknowledge_command(&self, device: &DeviceId, id: &str, payload: &[u8]) -> bool {
         let Ok(answer) = serde_json::from_slice::<Acknowledgement>(payload) else {
             tracing::debug!(%device, command = id, "an answer to a command is not of the expected shape");
-            return;
+            return true;
         };
         let context = self.context(None, "");
-        let decision = |registry: &Registry| registry.acknowledge_command(device, id, answer, &context).ok_or(());
-        if let Err(NotDecided::Unavailable(why)) = self.decide(decision).await {
-            tracing::error!(%device, command = id, why, "an answer to a command is lost");
+        let decision = |registry: &Registry| Change {
+            writes: registry.acknowledge_command(device, id, answer, &context).map_or_else(Vec::new, |change| change.writes),
+            answer: (),
+        };
+        let kept = self.decide_always(decision).await;
+        if let Err(why) = &kept {
+            tracing::error!(%device, command = id, why, "an answer to a command is not kept");
         }
+        kept.is_ok()
     }
 
     /// Notes that a device has a command, so that no later session gets it again. A listener that does not act for the device

@@ -54,14 +54,20 @@ impl Hub {
         }
     }
 
-    /// Keeps what a device says it is; what does not parse is dropped.
-    pub async fn report_twin(&self, device: &DeviceId, payload: &[u8]) {
+    /// Keeps what a device says it is; what does not parse is dropped. False if it could not be kept.
+    pub async fn report_twin(&self, device: &DeviceId, payload: &[u8]) -> bool {
         let context = self.context(None, "");
         let decision = |registry: &Registry| registry.report_twin(device, payload, &context).ok_or(());
         match self.decide(decision).await {
-            Ok(()) => {}
-            Err(NotDecided::Refused(())) => tracing::debug!(%device, "a reported twin says nothing that is to be kept"),
-            Err(NotDecided::Unavailable(why)) => tracing::error!(%device, why, "a reported twin is lost"),
+            Ok(()) => true,
+            Err(NotDecided::Refused(())) => {
+                tracing::debug!(%device, "a reported twin says nothing that is to be kept");
+                true
+            }
+            Err(NotDecided::Unavailable(why)) => {
+                tracing::error!(%device, why, "a reported twin is not kept");
+                false
+            }
         }
     }
 }

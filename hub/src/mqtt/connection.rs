@@ -18,7 +18,7 @@ use super::{
         reason,
     },
     persister::Ticket,
-    publishing::{Answer, next_answer},
+    publishing::{Answer, Wait, next_answer},
     rate::Bucket,
     rows,
     session::{Stored, SubscriptionsByNumber},
@@ -193,7 +193,7 @@ pub(super) struct Connection<'a, G: Gate, F: Fabric, S> {
     /// Whether the rights have changed since.
     pub(super) may_link_more: bool,
     /// What is to be answered, in order, and what each answer waits for.
-    pub(super) answers: VecDeque<(Option<Ticket>, Answer)>,
+    pub(super) answers: VecDeque<(Option<Wait>, Answer)>,
     /// QoS 1 publishes among what is to be answered.
     pub(super) unanswered_publishes: usize,
     /// What the client means by its topic aliases.

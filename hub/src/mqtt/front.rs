@@ -4,7 +4,7 @@ use super::{
     direct::{DirectSubscriptions, Publisher},
     fabric::{Fabric, FabricGone, Link},
     fabric_chosen::{ChosenFabric, FabricKind},
-    gate::{Affected, Gate},
+    gate::{Affected, Gate, Noting},
     half_open::HalfOpen,
     limits::Limits,
     message::{Message, Routed},
@@ -571,18 +571,19 @@ impl<G: Gate, F: Fabric> Inner<G, F> {
         Ok(())
     }
 
-    /// Tells the hub of a device's answer to a command, and of what it says it is.
-    pub(super) fn note_acknowledgement(&self, topic: &TopicName, payload: &[u8]) {
+    /// Tells the hub of a device's answer to a command, and of what it says it is. Returns what the acknowledgement of the
+    /// publish has to wait for.
+    pub(super) fn note_acknowledgement(&self, topic: &TopicName, payload: &[u8]) -> Option<Noting> {
         let mut levels = topic.as_str().split('/');
         let (Some("dev"), Some(device), Some(kind), Some(last), None) =
             (levels.next(), levels.next(), levels.next(), levels.next(), levels.next())
         else {
-            return;
+            return None;
         };
         match (kind, last, DeviceId::parse(device)) {
             ("ack", command_id, Ok(device)) => self.gate.acknowledged(&device, command_id, payload),
             ("twin", "reported", Ok(device)) => self.gate.twin_reported(&device, payload),
-            _ => {}
+            _ => None,
         }
     }
 

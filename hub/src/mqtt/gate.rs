@@ -2,6 +2,7 @@
 //! Knows nothing of tokens, registries or files; the hub implements [`Gate`], tests implement it by hand.
 
 use super::message::Message;
+use futures_util::future::BoxFuture;
 use hearthkey_core::{
     DeviceId, UnixTime,
     rights::Denied,
@@ -10,6 +11,10 @@ use hearthkey_core::{
     write::Write,
 };
 use std::{future::Future, net::SocketAddr};
+
+/// Becomes true when what a device said is kept, as far as it is to be kept; false if it could not be kept. It goes on whether
+/// or not anybody waits.
+pub type Noting = BoxFuture<'static, bool>;
 
 /// The hub, as far as the MQTT front needs it.
 pub trait Gate: Send + Sync + 'static {
@@ -78,13 +83,15 @@ pub trait Gate: Send + Sync + 'static {
         let _ = (listener, device, payload);
     }
 
-    /// An authorized publish to `dev/<device>/ack/<command_id>` arrived; told after it was handed to subscribers.
-    fn acknowledged(&self, device: &DeviceId, command_id: &str, payload: &[u8]);
+    /// An authorized publish to `dev/<device>/ack/<command_id>` arrived; told after it was handed to subscribers. The publish is
+    /// acknowledged when the answer is kept; `None` if there is nothing to wait for.
+    fn acknowledged(&self, device: &DeviceId, command_id: &str, payload: &[u8]) -> Option<Noting>;
 
     /// An authorized publish to `dev/<device>/twin/reported` arrived; told after it was handed to subscribers. Of several in
-    /// quick succession the last one counts.
-    fn twin_reported(&self, device: &DeviceId, payload: &[u8]) {
+    /// quick succession the last one counts. The publish is acknowledged as with [`Gate::acknowledged`].
+    fn twin_reported(&self, device: &DeviceId, payload: &[u8]) -> Option<Noting> {
         let _ = (device, payload);
+        None
     }
 
     /// A session of `listener` refused the message of a command for `device`, by the reason code of its PUBACK or PUBREC. Told

@@ -5,7 +5,7 @@ use super::{
     connection::{Connection, fault, has_too_many_levels},
     direct::{Kept, Publisher},
     fabric::{Fabric, Link},
-    gate::{Ending, Gate},
+    gate::{Ending, Gate, Noting},
     limits::MAX_TOPIC_ALIASES,
     message::QoS,
     packet::{Publish, Version, encode::Ack, reason},
@@ -29,6 +29,13 @@ use tokio::{
     io::{AsyncRead, AsyncWrite},
     time::Instant,
 };
+
+/// What an answer waits for.
+pub(super) enum Wait {
+    Rows(Ticket),
+    /// The hub, and rows if there are any.
+    Noting(Noting),
+}
 
 /// What is answered when rows are durable.
 #[derive(Debug)]
@@ -102,9 +109,9 @@ impl<G: Gate, F: Fabric, S: AsyncRead + AsyncWrite + Send> Connection<'_, G, F, 
             link.publish(&permit, &message, Some(self.slot.number), queued_for);
         }
         self.front.counters.published.fetch_add(1, Ordering::Relaxed);
-        self.front.note_acknowledgement(permit.topic(), &message.payload);
+        let noting = self.front.note_acknowledgement(permit.topic(), &message.payload);
         match answered {
-            Some((identifier, qos)) => self.answer_when(ticket, Answer::Publish(identifier, qos)),
+            Some((identifier, qos)) => self.answer_after(ticket, noting, Answer::Publish(identifier, qos)),
             None => Ok(()),
         }
     }
@@ -156,11 +163,21 @@ impl<G: Gate, F: Fabric, S: AsyncRead + AsyncWrite + Send> Connection<'_, G, F, 
 
     /// Answers when the rows are durable, after all earlier answers (MQTT 5 section 4.6).
     pub(super) fn answer_when(&mut self, ticket: Option<Ticket>, answer: Answer) -> Result<(), Ending> {
-        if ticket.is_none() && self.answers.is_empty() {
+        self.answer_after(ticket, None, answer)
+    }
+
+    /// The same, and when the hub has kept what concerns it.
+    fn answer_after(&mut self, ticket: Option<Ticket>, noting: Option<Noting>, answer: Answer) -> Result<(), Ending> {
+        if ticket.is_none() && noting.is_none() && self.answers.is_empty() {
             return self.answer(answer, true);
         }
         self.unanswered_publishes += answer.counts();
-        self.answers.push_back((ticket, answer));
+        let wait = match (ticket, noting) {
+            (ticket, None) => ticket.map(Wait::Rows),
+            (None, Some(noting)) => Some(Wait::Noting(noting)),
+            (Some(ticket), Some(noting)) => Some(Wait::Noting(Box::pin(async move { ticket.durable().await && noting.await }))),
+        };
+        self.answers.push_back((wait, answer));
         Ok(())
     }
 
@@ -198,11 +215,12 @@ impl<G: Gate, F: Fabric, S: AsyncRead + AsyncWrite + Send> Connection<'_, G, F, 
 
 /// The first answer, when its time has come, and whether what it waited for is durable. May be dropped while it waits. There
 /// must be one.
-pub(super) async fn next_answer(answers: &mut VecDeque<(Option<Ticket>, Answer)>) -> (Answer, bool) {
+pub(super) async fn next_answer(answers: &mut VecDeque<(Option<Wait>, Answer)>) -> (Answer, bool) {
     poll_fn(|context| {
-        let Some((ticket, _)) = answers.front_mut() else { return Poll::Pending };
-        let durable = match ticket {
-            Some(ticket) => ready!(ticket.poll_durable(context)),
+        let Some((wait, _)) = answers.front_mut() else { return Poll::Pending };
+        let durable = match wait {
+            Some(Wait::Rows(ticket)) => ready!(ticket.poll_durable(context)),
+            Some(Wait::Noting(noting)) => ready!(noting.as_mut().poll(context)),
             None => true,
         };
         answers.pop_front().map_or(Poll::Pending, |(_, answer)| Poll::Ready((answer, durable)))

@@ -1,4 +1,4 @@
-//! Devices that act for others, and devices that merely listen to them.
+//! Devices that act for others, devices that merely listen to them, and what all of them say to the hub.
 
 use crate::home::{Home, Session};
 use reqwest::Method;
@@ -47,4 +47,23 @@ async fn a_command_that_another_client_has_seen_still_waits_for_its_device() {
     let mut lamp = home.session("lamp", &home.access_token("lamp", &lamp).await).await;
     assert_eq!(lamp.subscribe("dev/lamp/cmd/+").await, 1);
     assert_eq!(lamp.message().await, "dev/lamp/cmd/identify");
+}
+
+#[tokio::test]
+async fn what_a_device_was_acknowledged_is_known_to_the_hub_then() {
+    let home = Home::open().await;
+    let lamp = home.with_secret("lamp", "thermostat").await;
+    let mut lamp = home.session("lamp", &home.access_token("lamp", &lamp).await).await;
+    for seq in 0..3 {
+        let sent = home.owns(Method::POST, "/devices/lamp/commands/identify", json!({})).await;
+        let id = sent.body["id"].as_str().expect("an id").to_owned();
+        assert_eq!(lamp.publish(&format!("dev/lamp/ack/{id}"), r#"{"state":"succeeded"}"#).await, 0);
+        let command = home.get(&format!("/devices/lamp/commands/{id}"), &home.owner).await.body;
+        assert_eq!(command["state"], "succeeded", "{command}");
+        let large = json!({"state": "failed", "reason": "x".repeat(2_000)}).to_string();
+        assert_eq!(lamp.publish(&format!("dev/lamp/ack/{id}"), &large).await, 0, "what is too large is passed on and not heard");
+        assert_eq!(lamp.publish("dev/lamp/twin/reported", &json!({"v": seq, "on": seq}).to_string()).await, 0);
+        let twin = home.get("/devices/lamp/twin", &home.owner).await.body;
+        assert_eq!(twin["reported"]["body"]["on"], seq, "{twin}");
+    }
 }

@@ -4,7 +4,7 @@
 use crate::mqtt::{
     Front, Gate, Limits,
     fabric_native::NativeFabric,
-    gate::{Admission, PersistError, Refusal, SessionEvent},
+    gate::{Admission, Noting, PersistError, Refusal, SessionEvent},
     message::Message,
     packet::{Version, decode, frame},
 };
@@ -156,7 +156,9 @@ impl Gate for OpenGate {
         Vec::new()
     }
 
-    fn acknowledged(&self, _: &DeviceId, _: &str, _: &[u8]) {}
+    fn acknowledged(&self, _: &DeviceId, _: &str, _: &[u8]) -> Option<Noting> {
+        None
+    }
 
     fn record(&self, _: SessionEvent) {}
 

@@ -389,6 +389,27 @@ async fn a_device_gets_the_commands_that_were_sent_before_it_listened_and_nobody
 }
 
 #[tokio::test]
+async fn an_answer_to_a_command_is_acknowledged_when_the_hub_has_kept_it() {
+    const ANSWER: &str = r#"{"state":"succeeded"}"#;
+    let home = Home::new().await;
+    let mut lamp = home.v5("lamp").await;
+    for qos in [1, 2] {
+        home.gate.disk.set(DiskMode::Hangs);
+        let answer = lamp.publish_packet("dev/lamp/ack/c-1", ANSWER, qos, false, &[]);
+        lamp.send(&answer).await;
+        lamp.nothing_came().await;
+        home.gate.disk.set(DiskMode::Works);
+        assert_eq!(lamp.receive().await.first, if qos == 1 { 0x40 } else { 0x50 });
+    }
+    // The device keeps it and comes again.
+    home.gate.disk.set(DiskMode::Fails);
+    let answer = lamp.publish_packet("dev/lamp/ack/c-1", ANSWER, 1, false, &[]);
+    lamp.send(&answer).await;
+    let (code, words) = lamp.disconnected().await;
+    assert!(code == 0x83 && words.contains("could not store it"), "{words}");
+}
+
+#[tokio::test]
 async fn a_topic_alias_stands_for_its_topic_on_its_connection() {
     let home = Home::new().await;
     let mut owner = home.v5("owner").await;

@@ -3,7 +3,7 @@
 
 use hearthkey::mqtt::{
     FabricKind, Front, Gate, Limits,
-    gate::{Admission, Affected, PersistError, Possession, Refusal, RefusalKind, SessionEvent},
+    gate::{Admission, Affected, Noting, PersistError, Possession, Refusal, RefusalKind, SessionEvent},
     message::Message,
 };
 use hearthkey_core::{
@@ -223,9 +223,13 @@ impl Gate for FakeGate {
         self.changed.notify_waiters();
     }
 
-    fn acknowledged(&self, device: &DeviceId, command_id: &str, payload: &[u8]) {
+    fn acknowledged(&self, device: &DeviceId, command_id: &str, payload: &[u8]) -> Option<Noting> {
         self.state.lock().unwrap().acknowledged.push((device.to_string(), command_id.to_owned(), payload.to_vec()));
         self.changed.notify_waiters();
+        let mut mode = self.disk.0.subscribe();
+        Some(Box::pin(
+            async move { mode.wait_for(|mode| *mode != DiskMode::Hangs).await.is_ok_and(|mode| *mode == DiskMode::Works) },
+        ))
     }
 
     fn record(&self, event: SessionEvent) {
