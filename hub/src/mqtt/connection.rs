@@ -232,6 +232,8 @@ struct Greeting {
     present: bool,
     expiry: Seconds,
     is_kept_as_asked: bool,
+    /// Whether CONNECT asked for a session that outlives its connection.
+    was_asked_for: bool,
     stored: Option<Ticket>,
 }
 
@@ -251,7 +253,13 @@ impl<'a, G: Gate, F: Fabric, S: AsyncRead + AsyncWrite + Send> Connection<'a, G,
             slot,
             number: connection,
             control,
-            session: Greeting { present: session_present, expiry: session_expiry, is_kept_as_asked, stored },
+            session: Greeting {
+                present: session_present,
+                expiry: session_expiry,
+                is_kept_as_asked,
+                was_asked_for: guest.connect.session_expiry > 0,
+                stored,
+            },
             rights: standing.rights.clone(),
             expires_at: standing.expires_at,
             deadline: deadline(standing.expires_at, front.gate.now()),
@@ -536,15 +544,14 @@ impl<'a, G: Gate, F: Fabric, S: AsyncRead + AsyncWrite + Send> Connection<'a, G,
         if let Some(asked) = session_expiry {
             let mut state = lock(&self.slot.state);
             // MQTT 5 section 3.14.2.2.2: what ends with its connection cannot be kept by an afterthought.
-            if !self.slot.is_durable && asked > 0 {
+            if !self.session.was_asked_for && asked > 0 {
                 return fault(reason::PROTOCOL_ERROR, "the session expiry interval was 0");
             }
-            if state.attached.as_ref().is_some_and(|attached| attached.connection == self.number) {
+            // Who asked and got none may not know it: the session ends all the same.
+            if self.slot.is_durable && state.attached.as_ref().is_some_and(|attached| attached.connection == self.number) {
                 state.expiry = Seconds(u64::from(asked)).min(self.front.limits.max_session_expiry);
-                if self.slot.is_durable {
-                    let row = rows::put_session(self.slot.number, &self.slot.row(state.expiry));
-                    self.front.persister.store_some_time(vec![row]);
-                }
+                let row = rows::put_session(self.slot.number, &self.slot.row(state.expiry));
+                self.front.persister.store_some_time(vec![row]);
             }
         }
         Ending::ByClient { reason_code }
