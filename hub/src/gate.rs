@@ -15,7 +15,7 @@ use hearthkey_core::{
     audit_flood::AuditFlood,
     limits::{MAX_ACKNOWLEDGEMENT_BYTES, MAX_TWIN_REPORTED_BYTES},
     oauth::{ErrorCode, OAuthError, TokenRequest},
-    session::{Authority, EndReason, Standing},
+    session::{Authority, EndReason, Principal, Standing},
     topic::TopicName,
     write::Write,
 };
@@ -173,6 +173,10 @@ impl Gate for HubGate {
 
     fn judge(&self, authority: &Authority) -> Result<Standing, EndReason> {
         self.hub.judge(authority)
+    }
+
+    fn is_gone(&self, principal: &Principal) -> bool {
+        self.hub.view(|registry| registry.is_gone(principal))
     }
 
     fn commands_waiting(&self, listener: &DeviceId, device: &DeviceId) -> Vec<(TopicName, Message)> {

@@ -650,7 +650,8 @@ fn affected_by(batch: &[Write], registry: &Registry) -> Vec<Affected> {
             Table::Credential => {
                 affected.extend(registry.credential(key).map(|record| Affected::Principal(record.subject.clone())));
             }
-            Table::Profile | Table::User | Table::DeniedToken => return vec![Affected::Everything],
+            Table::DeniedToken => affected.push(Affected::AccessToken(key.into())),
+            Table::Profile | Table::User => return vec![Affected::Everything],
             Table::Meta
             | Table::EnrolmentCode
             | Table::UsedAssertion

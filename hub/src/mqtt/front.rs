@@ -22,7 +22,7 @@ use super::{
 use hearthkey_core::{
     DeviceId, Seconds,
     rights::{PublishPermit, Rights},
-    session::{Authority, EndReason, Principal, Standing},
+    session::{Authority, EndReason, Principal, Proof, Standing},
     topic::{SubscriptionFilter, TopicFilter, TopicName},
 };
 use std::{
@@ -163,6 +163,9 @@ impl<G: Gate, F: Fabric> Front<G, F> {
         for slot in lock(&inner.sessions_by_key).values() {
             lock(&inner.use_of(&slot.key.principal)).kept_sessions += 1;
         }
+        for slot in inner.slots(|_| true) {
+            inner.discard_if_gone(&slot);
+        }
         tokio::spawn(sweep(Arc::downgrade(&inner)));
         Self(inner)
     }
@@ -170,11 +173,19 @@ impl<G: Gate, F: Fabric> Front<G, F> {
     /// Judges the sessions concerned anew: rights are replaced in place; what may not go on is cut at once, with the reason.
     /// When this returns, no packet of a cut session is obeyed any more. Calls [`Gate::judge`], so hold no lock of the gate.
     pub fn reconsider(&self, affected: &Affected) {
-        for slot in self.0.slots(|key| match affected {
+        let slots = self.0.slots(|key| match affected {
             Affected::Principal(principal) => key.principal == *principal,
-            Affected::Everything => true,
-        }) {
-            self.0.judge(&slot);
+            Affected::AccessToken(_) | Affected::Everything => true,
+        });
+        for slot in slots {
+            match affected {
+                Affected::AccessToken(jti) if !slot.rests_on(jti) => {}
+                Affected::AccessToken(_) => self.0.judge(&slot),
+                Affected::Principal(_) | Affected::Everything => {
+                    self.0.judge(&slot);
+                    self.0.discard_if_gone(&slot);
+                }
+            }
         }
     }
 
@@ -399,9 +410,25 @@ impl<G: Gate, F: Fabric> Inner<G, F> {
             state.armed = Some(armed);
         }
         armed.map(|armed| *armed)
+        drop((state, sessions));
+        self.discard_if_gone(slot);
     }
 
     /// The connection's task is about to end.
+    /// Forgets a session to which nobody will come back: who gets the name of its principal later is another one. A connection
+    /// that still holds it is being cut, and this is asked again when it is gone.
+    fn discard_if_gone(&self, slot: &Arc<Slot>) {
+        let is_held = || lock(&slot.state).attached.is_some();
+        if !slot.is_durable || is_held() || !self.gate.is_gone(&slot.key.principal) {
+            return;
+        }
+        let mut sessions = lock(&self.sessions_by_key);
+        if !is_held() && sessions.get(&slot.key).is_some_and(|known| Arc::ptr_eq(known, slot)) {
+            sessions.remove(&slot.key);
+            self.discard(slot);
+        }
+    }
+
     pub(super) fn connection_is_gone(&self, usage: &Mutex<Use>) {
         lock(usage).connections -= 1;
         self.counters.connections.fetch_sub(1, Ordering::AcqRel);
@@ -687,6 +714,13 @@ impl Slot {
         }
         let mut next_position = 1;
         for (position, packet_identifier) in stored.released {
+    /// Whether a connection holds it by this access token.
+    fn rests_on(&self, token: &str) -> bool {
+        let state = lock(&self.state);
+        let proof = state.attached.as_ref().map(|attached| &attached.authority.proof);
+        proof.is_some_and(|proof| matches!(proof, Proof::AccessToken { jti, .. } if **jti == *token))
+    }
+
             next_position = next_position.max(position + 1);
             session.outbound.restore_released(packet_identifier, position);
         }

@@ -72,6 +72,13 @@ pub trait Gate: Send + Sync + 'static {
     /// The reason for which a session on this authority ends.
     fn judge(&self, authority: &Authority) -> Result<Standing, EndReason>;
 
+    /// Whether a principal is there no more, so that whoever gets its name later is another one: its sessions are not kept for that
+    /// one.
+    fn is_gone(&self, principal: &Principal) -> bool {
+        let _ = principal;
+        false
+    }
+
     /// The commands that `device` has not answered and may still begin, in their order, with the topics under which they
     /// were sent: a session of `listener` that begins to listen gets those that came before it, if the listener is the device
     /// or acts for it.
@@ -166,6 +173,8 @@ pub struct PersistError(pub String);
 pub enum Affected {
     /// All sessions of one principal.
     Principal(Principal),
+    /// The session that rests on the access token of this `jti`.
+    AccessToken(Box<str>),
     /// All sessions: a profile or the clock changed.
     Everything,
 }

@@ -1,8 +1,12 @@
 //! What outlives a connection, a restart and a power cut.
 
 use crate::support::*;
-use hearthkey::mqtt::{Limits, gate::Happening, message::Message};
-use hearthkey_core::{rights::PublishPermit, topic::TopicName};
+use hearthkey::mqtt::{
+    Limits,
+    gate::{Ending, Happening},
+    message::Message,
+};
+use hearthkey_core::{rights::PublishPermit, session::EndReason, topic::TopicName};
 use std::time::Duration;
 
 const TEMPERATURE: &str = "dev/lamp/tele/temperature";
@@ -322,4 +326,55 @@ async fn a_kept_session_with_qos_0_gets_the_commands_that_were_sent_while_it_was
     let second = lamp.message().await;
     assert_eq!((second.payload.as_str(), second.qos), ("set-mode", 0));
     lamp.nothing_came().await;
+}
+
+#[tokio::test]
+async fn who_gets_the_name_of_a_revoked_device_does_not_get_its_session() {
+    for is_connected in [true, false] {
+        let home = Home::new().await;
+        let mut lamp = home.connected(Connect::kept("lamp")).await;
+        assert_eq!(lamp.subscribe("dev/lamp/twin/desired", 1).await, 1);
+        home.connected(Connect::kept("oven")).await.goodbye().await;
+        let connected = if is_connected {
+            Some(lamp)
+        } else {
+            lamp.goodbye().await;
+            None
+        };
+        home.gate.end(device("lamp"), EndReason::Revoked);
+        home.gate.state.lock().unwrap().gone.insert(device("lamp"));
+        home.reconsider(device("lamp"));
+        if let Some(mut lamp) = connected {
+            assert_eq!(lamp.disconnected().await.0, 0x98);
+            home.gate.event(|event| matches!(event.what, Happening::Ended(Ending::ByHub(_)))).await;
+        }
+        {
+            let mut state = home.gate.state.lock().unwrap();
+            (state.ends, state.gone) = Default::default();
+        }
+        assert!(!session_present(&home.connected(Connect::kept("lamp")).await), "{is_connected}");
+        assert!(session_present(&home.connected(Connect::kept("oven")).await), "nobody else's is lost");
+    }
+}
+
+#[tokio::test]
+async fn the_session_of_a_device_that_went_before_a_power_cut_is_not_restored() {
+    let home = Home::new().await;
+    home.connected(Connect::kept("lamp")).await.goodbye().await;
+    let gate = FakeGate::of_a_home();
+    gate.state.lock().unwrap().rows = home.gate.state.lock().unwrap().rows.clone();
+    gate.state.lock().unwrap().gone.insert(device("lamp"));
+    let home = Home::with(gate, Limits::default()).await;
+    assert_eq!(home.front.stats().kept_sessions, 0);
+}
+
+#[tokio::test]
+async fn who_asked_for_a_session_that_the_hub_does_not_keep_may_still_say_goodbye() {
+    let home = Home::with(FakeGate::of_a_home(), Limits { max_kept_sessions: 0, ..Limits::default() }).await;
+    let mut owner = home.v5("owner").await;
+    owner.subscribe("dev/lamp/status", 1).await;
+    let mut lamp = home.connected(Connect::kept("lamp").will("dev/lamp/status", "offline", false)).await;
+    lamp.send(&[0xE0, 7, 0, 5, 0x11, 0, 0, 0, 9]).await;
+    lamp.closed().await;
+    owner.nothing_came().await;
 }

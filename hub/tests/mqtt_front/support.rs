@@ -17,7 +17,7 @@ use hearthkey_core::{
     write::Write,
 };
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, HashMap, HashSet},
     net::SocketAddr,
     sync::{Arc, Mutex},
     time::Duration,
@@ -45,6 +45,8 @@ pub struct FakeGate {
     pub state: Mutex<State>,
     pub changed: tokio::sync::Notify,
     pub disk: Disk,
+    /// What happens between the next judgement and its return.
+    pub meanwhile: Mutex<Option<Box<dyn FnOnce() + Send>>>,
 }
 
 #[derive(Default)]
@@ -53,6 +55,8 @@ pub struct State {
     /// By credential: the password, or the form body.
     pub grants: HashMap<String, Grant>,
     pub ends: HashMap<Principal, EndReason>,
+    /// Who is there no more.
+    pub gone: HashSet<Principal>,
     pub events: Vec<SessionEvent>,
     pub acknowledged: Vec<(String, String, Vec<u8>)>,
     /// The keys that tokens are bound to.
@@ -154,6 +158,16 @@ impl FakeGate {
         .await
     }
 
+    fn judged(&self, authority: &Authority) -> Result<Standing, EndReason> {
+        let state = self.state.lock().unwrap();
+        if let Some(reason) = state.ends.get(&authority.principal) {
+            return Err(reason.clone());
+        }
+        let Proof::Credential(credential) = &authority.proof else { return Err(EndReason::Revoked) };
+        let grant = state.grants.get(&**credential).ok_or(EndReason::Revoked)?;
+        Ok(Standing { rights: grant.rights.clone(), expires_at: grant.expires_at })
+    }
+
     fn decide(&self, credential: &str) -> Result<Admission, Refusal> {
         let refusal =
             |kind, error: &str| Refusal { error: error.to_owned(), description: "client authentication failed".to_owned(), kind };
@@ -192,13 +206,16 @@ impl Gate for FakeGate {
     }
 
     fn judge(&self, authority: &Authority) -> Result<Standing, EndReason> {
-        let state = self.state.lock().unwrap();
-        if let Some(reason) = state.ends.get(&authority.principal) {
-            return Err(reason.clone());
+        let judgement = self.judged(authority);
+        let meanwhile = self.meanwhile.lock().unwrap().take();
+        if let Some(happen) = meanwhile {
+            happen();
         }
-        let Proof::Credential(credential) = &authority.proof else { return Err(EndReason::Revoked) };
-        let grant = state.grants.get(&**credential).ok_or(EndReason::Revoked)?;
-        Ok(Standing { rights: grant.rights.clone(), expires_at: grant.expires_at })
+        judgement
+    }
+
+    fn is_gone(&self, principal: &Principal) -> bool {
+        self.state.lock().unwrap().gone.contains(principal)
     }
 
     fn commands_waiting(&self, _: &DeviceId, device: &DeviceId) -> Vec<(TopicName, Message)> {
@@ -208,7 +225,6 @@ impl Gate for FakeGate {
         };
         waiting.iter().map(ready).collect()
     }
-
     async fn admit_by_possession(&self, _: &str, possession: Possession<'_>, _: SocketAddr) -> Result<Admission, Refusal> {
         let token = String::from_utf8_lossy(possession.token).into_owned();
         let key = self.state.lock().unwrap().keys.get(&token).cloned();

@@ -271,6 +271,16 @@ impl Registry {
         Ok(self.rights_by_profile(profile, scope, device))
     }
 
+    /// Whether a principal is there no more: whoever gets its name later is another one.
+    #[must_use]
+    pub fn is_gone(&self, principal: &Principal) -> bool {
+        match principal {
+            Principal::Device(id) => self.devices.get(id).is_none_or(|device| device.status == DeviceStatus::Revoked),
+            Principal::User(name) => !self.users.contains_key(name),
+            Principal::Integration(_) => !self.credentials.values().any(|credential| credential.subject == *principal),
+        }
+    }
+
     /// The devices that act for a device.
     pub fn gateways_of(&self, child: &DeviceId) -> impl Iterator<Item = &DeviceId> {
         self.devices.values().filter(|device| device.children.contains(child)).map(|device| &device.id)
