@@ -361,6 +361,7 @@ impl<G: Gate, F: Fabric> Inner<G, F> {
             connection,
             authority: arrival.authority,
             rights: arrival.standing.rights,
+            judged: 0,
             control: control.clone(),
         });
         let on_the_fabric = |subscription: &&Subscription| subscription.share_name.is_none();
@@ -409,12 +410,11 @@ impl<G: Gate, F: Fabric> Inner<G, F> {
             armed.due = Some(now + Duration::from_secs(u64::from(armed.will.delay)));
             state.armed = Some(armed);
         }
-        armed.map(|armed| *armed)
         drop((state, sessions));
         self.discard_if_gone(slot);
+        armed.map(|armed| *armed)
     }
 
-    /// The connection's task is about to end.
     /// Forgets a session to which nobody will come back: who gets the name of its principal later is another one. A connection
     /// that still holds it is being cut, and this is asked again when it is gone.
     fn discard_if_gone(&self, slot: &Arc<Slot>) {
@@ -429,6 +429,7 @@ impl<G: Gate, F: Fabric> Inner<G, F> {
         }
     }
 
+    /// The connection's task is about to end.
     pub(super) fn connection_is_gone(&self, usage: &Mutex<Use>) {
         lock(usage).connections -= 1;
         self.counters.connections.fetch_sub(1, Ordering::AcqRel);
@@ -443,10 +444,16 @@ impl<G: Gate, F: Fabric> Inner<G, F> {
             else {
                 return;
             };
+            // Whoever changes rights asks after the change: an answer to an earlier question does not undo that to a later one.
+            let question = slot.questions.fetch_add(1, Ordering::Relaxed) + 1;
             let judgement = self.gate.judge(&authority);
             let mut state = lock(&slot.state);
             match &mut state.attached {
                 Some(attached) if attached.authority == authority && Arc::ptr_eq(&attached.control, &control) => {
+                    if question < attached.judged {
+                        return;
+                    }
+                    attached.judged = question;
                     match judgement {
                         Ok(standing) => {
                             attached.rights = standing.rights.clone();
@@ -707,13 +714,6 @@ impl SlotState {
 }
 
 impl Slot {
-    fn restored(stored: rows::StoredSession, bounds: QueueBounds) -> Self {
-        let mut session = Session::new(bounds);
-        for subscription in stored.subscriptions {
-            session.restore_subscription(subscription);
-        }
-        let mut next_position = 1;
-        for (position, packet_identifier) in stored.released {
     /// Whether a connection holds it by this access token.
     fn rests_on(&self, token: &str) -> bool {
         let state = lock(&self.state);
@@ -721,6 +721,13 @@ impl Slot {
         proof.is_some_and(|proof| matches!(proof, Proof::AccessToken { jti, .. } if **jti == *token))
     }
 
+    fn restored(stored: rows::StoredSession, bounds: QueueBounds) -> Self {
+        let mut session = Session::new(bounds);
+        for subscription in stored.subscriptions {
+            session.restore_subscription(subscription);
+        }
+        let mut next_position = 1;
+        for (position, packet_identifier) in stored.released {
             next_position = next_position.max(position + 1);
             session.outbound.restore_released(packet_identifier, position);
         }

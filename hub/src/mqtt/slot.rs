@@ -14,7 +14,7 @@ use hearthkey_core::{
 };
 use std::sync::{
     Arc, Mutex, MutexGuard, PoisonError,
-    atomic::{AtomicBool, Ordering},
+    atomic::{AtomicBool, AtomicU64, Ordering},
 };
 use tokio::{sync::Notify, time::Instant};
 
@@ -33,6 +33,8 @@ pub(super) struct Slot {
     /// Whether it outlives its connections, and therefore has rows.
     pub(super) is_durable: bool,
     pub(super) state: Mutex<SlotState>,
+    /// How often it was asked what the session's authority amounts to.
+    pub(super) questions: AtomicU64,
     /// A message was queued for the connection that holds the session.
     pub(super) wake: Notify,
 }
@@ -59,6 +61,8 @@ pub(super) struct Attached {
     pub(super) connection: u64,
     pub(super) authority: Authority,
     pub(super) rights: Arc<Rights>,
+    /// The last question whose answer was obeyed.
+    pub(super) judged: u64,
     pub(super) control: Arc<Control>,
 }
 
@@ -141,6 +145,7 @@ impl Slot {
                 overflowed: false,
                 lost: 0,
             }),
+            questions: AtomicU64::new(0),
             wake: Notify::new(),
         }
     }

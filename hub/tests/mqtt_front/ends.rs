@@ -250,3 +250,18 @@ async fn a_delayed_will_is_judged_by_the_rights_of_the_moment_at_which_it_fires(
     assert_eq!((will.topic.as_str(), will.payload.as_str()), ("dev/oven/status", "offline"));
     owner.nothing_came().await;
 }
+
+#[tokio::test]
+async fn an_answer_that_comes_late_does_not_undo_a_newer_one() {
+    let home = Home::new().await;
+    let mut lamp = home.v5("lamp").await;
+    assert_eq!(lamp.publish1("dev/lamp/tele/x", "1").await, 0);
+    let (gate, front) = (home.gate.clone(), home.front.clone());
+    // The rights shrink while another thread is about to bring the earlier ones.
+    *home.gate.meanwhile.lock().unwrap() = Some(Box::new(move || {
+        gate.grant("lamp", device("lamp"), rights(&[], &[]), None);
+        front.reconsider(&Affected::Principal(device("lamp")));
+    }));
+    home.reconsider(device("lamp"));
+    assert_eq!(lamp.publish1("dev/lamp/tele/x", "2").await, 0x87);
+}
