@@ -9,11 +9,12 @@ use hearthkey_core::{
     rights::PublishPermit,
     topic::TopicName,
 };
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 use tokio::sync::watch;
 
 impl Hub {
-    /// Sends a command: kept first, published then.
+    /// Sends a command: kept first, published then, also if nobody waits for the answer any more. A command that is kept is sent,
+    /// though it could not be published: it waits for the device as for one that is not there.
     ///
     /// # Errors
     /// [`CommandRefused`].
@@ -21,7 +22,7 @@ impl Hub {
     /// # Panics
     /// Never: ids and command names are legal topic levels.
     pub async fn send_command(
-        &self,
+        self: &Arc<Self>,
         permit: &UserPermit<SendCommands>,
         device: &DeviceId,
         name: CommandName,
@@ -31,14 +32,21 @@ impl Hub {
     ) -> Result<CommandRecord, NotDecided<CommandRefused>> {
         let topic = command_topic(device, &name);
         let randomness = entropy::random();
-        let decision = |registry: &Registry| registry.send_command(permit, device, name, args, ttl, randomness, context);
-        let command = self.decide(decision).await?;
-        if let Some(outlet) = self.seen.outlet() {
-            let message = Message::at_least_once(command.payload).expiring_at(command.record.expires_at);
-            let published = outlet.publish(PublishPermit::for_hub(topic), message).await;
-            published.map_err(|why| NotDecided::Unavailable(format!("the command could not be published: {why}")))?;
-        }
-        Ok(command.record)
+        let (hub, permit, device, context) = (Arc::clone(self), permit.clone(), device.clone(), context.clone());
+        let args = args.map(str::to_owned);
+        let sending = tokio::spawn(async move {
+            let decision =
+                |registry: &Registry| registry.send_command(&permit, &device, name, args.as_deref(), ttl, randomness, &context);
+            let command = hub.decide(decision).await?;
+            if let Some(outlet) = hub.seen.outlet() {
+                let message = Message::at_least_once(command.payload).expiring_at(command.record.expires_at);
+                if let Err(why) = outlet.publish(PublishPermit::for_hub(topic), message).await {
+                    tracing::warn!(%device, command = %command.record.id, why, "a command waits, as it could not be published");
+                }
+            }
+            Ok(command.record)
+        });
+        sending.await.unwrap_or_else(|_| Err(NotDecided::Unavailable("the request broke off; look at the hub's log".to_owned())))
     }
 
     /// The commands that a device has not answered and may still begin, ready to be delivered to a listener: none for one that
