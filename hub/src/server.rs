@@ -167,7 +167,14 @@ impl Server {
             Address { host: settings.host.clone(), https_port: addresses.https.port(), mqtts_port: addresses.mqtts.port() };
         let reachable = format!("https://{}:{}", url_host(&settings.host), addresses.https.port());
         let issuers = data.issuers(settings.issuer.as_deref(), &reachable)?;
-        let foundation = Foundation { store: store.clone(), data: data.clone(), ca_sha256: ca.sha256(), issuers, address };
+        let foundation = Foundation {
+            store: store.clone(),
+            data: data.clone(),
+            ca_sha256: ca.sha256(),
+            issuers,
+            address,
+            tokens_per_minute: settings.limits.tokens_per_minute,
+        };
         let (hub, mqtt_rows) = Hub::start(foundation)?;
         write_local_context(&hub, &data, addresses.https).await?;
 

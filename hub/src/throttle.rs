@@ -6,6 +6,7 @@
 //! - a client that others fail to be is refused only where it was failed at: a source that has not yet failed with it
 //!   is always heard.
 
+use hearthkey_core::DeviceId;
 use std::{
     collections::HashMap,
     hash::Hash,
@@ -46,6 +47,14 @@ pub const PASSWORD_INTERVAL: Duration = Duration::from_secs(30);
 pub struct Throttle {
     by_client: Rate,
     tables: Mutex<Tables>,
+}
+
+/// Requests that succeed, counted by client: each costs a write of the disk and an entry of the audit log, whoever is right to
+/// ask.
+#[derive(Debug)]
+pub struct Pace {
+    rate: Rate,
+    by_client: Mutex<Buckets<DeviceId>>,
 }
 
 /// What it takes to look at a proof.
@@ -169,6 +178,26 @@ impl Throttle {
     }
 }
 
+impl Pace {
+    /// So many a minute, and as many at once.
+    #[must_use]
+    pub fn each_minute(most: u32) -> Self {
+        let burst = most.max(1);
+        Self { rate: Rate { burst, interval: Duration::from_secs(60) / burst }, by_client: Mutex::default() }
+    }
+
+    /// Counts a request.
+    ///
+    /// # Errors
+    /// The client asks too often: how long until it is heard again. Nothing was counted.
+    pub fn take(&self, client: &DeviceId, now: Instant) -> Result<(), Duration> {
+        let buckets = &mut *self.by_client.lock().unwrap_or_else(PoisonError::into_inner);
+        buckets.room(client, self.rate, now).map_err(|SlowDown(wait)| wait)?;
+        buckets.fill(client.clone(), self.rate, now);
+        Ok(())
+    }
+}
+
 impl<K> Default for Buckets<K> {
     fn default() -> Self {
         Self(HashMap::new())
@@ -280,6 +309,17 @@ mod tests {
         assert!(admit(&throttle, HERE, Some("oven"), now).is_ok());
         throttle.succeeded(HERE, "lamp", now);
         assert!(admit(&throttle, HERE, Some("lamp"), now).is_ok(), "a proof wipes the slate");
+    }
+
+    #[test]
+    fn a_client_that_succeeds_too_often_waits_and_nobody_else_does() {
+        let (pace, now) = (Pace::each_minute(3), Instant::now());
+        let [lamp, oven] = ["lamp", "oven"].map(|id| DeviceId::parse(id).expect("legal"));
+        assert!((0..3).all(|_| pace.take(&lamp, now).is_ok()));
+        assert_eq!(pace.take(&lamp, now), Err(Duration::from_secs(20)));
+        assert!(pace.take(&oven, now).is_ok());
+        assert!(pace.take(&lamp, now + Duration::from_secs(20)).is_ok());
+        assert!(pace.take(&lamp, now + Duration::from_secs(20)).is_err());
     }
 
     #[test]

@@ -76,6 +76,7 @@ pub(crate) async fn serve(fabric: FabricKind) {
         ca_sha256: ca.sha256(),
         issuers: vec!["https://localhost:8443".to_owned()],
         address: Address { host: "localhost".to_owned(), https_port: 8443, mqtts_port: 8883 },
+        tokens_per_minute: 100_000_000,
     };
     let (hub, _) = Hub::start(foundation).unwrap();
     let owner = hub.own_locally(None).await.unwrap().unwrap().expose().to_owned();

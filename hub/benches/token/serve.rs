@@ -9,6 +9,7 @@ use hearthkey::{
     config::Listeners,
     http::{self, Surroundings, Transport},
     hub::{Hub, ShownOnce},
+    mqtt::Limits,
     server::{Server, Settings},
 };
 use hearthkey_core::{
@@ -57,7 +58,9 @@ pub(crate) fn hub() {
 async fn serve_hub() {
     let data = tempfile::tempdir().expect("a directory");
     let free = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
-    let settings = Settings::new(data.path().join("data"), Listeners { https: free, mqtts: free, mqtt: None });
+    let limits = Limits { tokens_per_minute: 100_000_000, ..Limits::default() };
+    let settings =
+        Settings { limits, ..Settings::new(data.path().join("data"), Listeners { https: free, mqtts: free, mqtt: None }) };
     let server = Server::start(settings).await.expect("a hub");
     let hub = server.hub().clone();
     let root = data.path().join("data");

@@ -117,6 +117,7 @@ limits! {
     connections_per_principal = 1..=100_000 => max_connections_per_principal;
     device_connects_per_minute = 1..=60_000 => device_connects_per_minute;
     connects_per_minute = 1..=60_000 => connects_per_minute;
+    tokens_per_minute = 1..=60_000 => tokens_per_minute;
     keep_alive_s = 10..=65_535 => max_keep_alive;
     half_open = 16..=65_536 => max_half_open;
     connect_timeout_s = 1..=300 => connect_timeout;

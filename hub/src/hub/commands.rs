@@ -5,7 +5,9 @@ use crate::{entropy, mqtt::message::Message};
 use hearthkey_core::{
     DeviceId, Seconds,
     profile::CommandName,
-    registry::{Acknowledgement, Change, CommandRecord, CommandRefused, CommandState, Context, Registry, SendCommands, UserPermit},
+    registry::{
+        Acknowledgement, Change, CommandRecord, CommandRefused, CommandState, Context, Registry, SendCommands, UserPermit,
+    },
     rights::PublishPermit,
     topic::TopicName,
 };

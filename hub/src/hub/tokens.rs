@@ -14,7 +14,12 @@ use hearthkey_core::{
     session::{Authority, CredentialId, Principal, Standing},
 };
 use serde::Serialize;
-use std::{convert::Infallible, net::IpAddr, sync::Arc};
+use std::{
+    convert::Infallible,
+    net::IpAddr,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 use tokio::task::JoinHandle;
 use zeroize::Zeroizing;
 
@@ -95,7 +100,10 @@ impl Hub {
         context: &Context,
     ) -> Result<TokenResponse, OAuthError> {
         let response = match self.authenticate_client(request, basic, context) {
-            Ok(client) => self.issue(&client, request, context).await,
+            Ok(client) => match self.token_pace.take(client.id(), Instant::now()) {
+                Ok(()) => self.issue(&client, request, context).await,
+                Err(wait) => Err(asks_too_often(wait)),
+            },
             Err(error) => Err(error),
         };
         self.tallies.count_token(response.as_ref().err());
@@ -467,6 +475,12 @@ fn token_type(claims: &AccessTokenClaims) -> &'static str {
         None => "Bearer",
         Some(AceProfile::MqttTls) => "PoP",
     }
+}
+
+fn asks_too_often(wait: Duration) -> OAuthError {
+    let wait = wait.as_secs() + 1;
+    let description = format!("too many token requests; use the token that you have, or try again in {wait} s");
+    OAuthError::new(ErrorCode::SlowDown, description)
 }
 
 fn required<'a>(request: &'a TokenRequest, name: &str) -> Result<&'a str, OAuthError> {

@@ -14,6 +14,8 @@ pub struct Limits {
     pub device_connects_per_minute: u32,
     /// The same for a user or an integration, over all their programs.
     pub connects_per_minute: u32,
+    /// Access tokens that one client gets a minute, by MQTT and by HTTP, and at once; beyond that `slow_down`.
+    pub tokens_per_minute: u32,
     /// Longest keep alive of an MQTT 5 client, in seconds: a longer one, or none, is replaced by this and told in CONNACK. 65,535
     /// lets clients choose.
     pub max_keep_alive: u16,
@@ -67,6 +69,8 @@ impl Default for Limits {
             device_connects_per_minute: 60,
             // Scripts that connect for each message.
             connects_per_minute: 600,
+            // A device with one session needs one in some minutes.
+            tokens_per_minute: 60,
             max_keep_alive: u16::MAX,
             // More than the thousand that a worm-ridden camera opens.
             max_half_open: 2_048,

@@ -73,6 +73,7 @@ impl Home {
             ca_sha256: ca.sha256(),
             issuers: vec![base.clone()],
             address: Address { host: "localhost".to_owned(), https_port: address.port(), mqtts_port: 8883 },
+            tokens_per_minute: Limits::default().tokens_per_minute,
         };
         let (hub, _) = Hub::start(foundation).expect("a hub");
         let owner = hub.own_locally(None).await.expect("kept").expect("made").expose().to_owned();
