@@ -15,7 +15,7 @@ mod provisioning;
 mod thermostat;
 
 use core::pin::pin;
-use cortex_m_rt::entry;
+use cortex_m_rt::{ExceptionFrame, entry, exception};
 use executor::Board;
 use hearthkey_agent::{
     Agent, Backoff, Clock, Config, Ended, Enrolled, Enrolment, Identity, IdentityError, Platform as _, Software, Workspace, enrol,
@@ -162,11 +162,12 @@ async fn enrolled(platform: &mut BoardPlatform, workspace: &mut Workspace, provi
     }
 }
 
-/// Listens to the terminal: `s` shows the state of the board, `p` panics, to see what then happens.
+/// Listens to the terminal: `s` shows the state of the board, `p` panics and `f` faults, to see what then happens.
 fn obey_terminal() {
     match board::Terminal::read() {
         Some(b's') => memory::report_stack(),
         Some(b'p') => panic!("asked to by the terminal"),
+        Some(b'f') => cortex_m::asm::udf(),
         _ => {}
     }
 }
@@ -177,6 +178,12 @@ fn halt() -> ! {
         board::sleep_until(u64::MAX);
         obey_terminal();
     }
+}
+
+/// A fault ends as a panic does: told and reset.
+#[exception]
+unsafe fn HardFault(frame: &ExceptionFrame) -> ! {
+    panic!("a fault at {:#x}", frame.pc())
 }
 
 #[panic_handler]

@@ -33,7 +33,8 @@ async fn sees_telemetry(watch: &mut Running) {
 }
 
 #[tokio::test]
-async fn a_board_enrols_reports_obeys_becomes_what_is_desired_renews_and_comes_back_after_its_hub_and_after_a_panic() {
+async fn a_board_enrols_reports_obeys_becomes_what_is_desired_renews_and_comes_back_after_its_hub_after_a_panic_and_after_a_fault()
+ {
     let mut hub = Hub::start().await;
     hub.apply_profile(HASTY).await;
     let string = hub.add("board", "hasty").await;
@@ -85,6 +86,14 @@ async fn a_board_enrols_reports_obeys_becomes_what_is_desired_renews_and_comes_b
     board.said("enrolled as board").await;
     board.said("connected for 10 s").await;
     sees_telemetry(&mut hub.follow(&["watch", "dev/board/#"])).await;
+
+    // A fault ends in the same way.
+    board.type_in("f").await;
+    board.said("a fault at 0x").await;
+    board.said("hearthkey-board 0.1.0, start 3").await;
+    board.said("the former life ended in a panic: panicked at").await;
+    board.said("a fault at 0x").await;
+    board.said("connected for 10 s").await;
 
     // Revoked, it stops and says so.
     assert_eq!(hub.told(&["device", "revoke", "board"]).await["status"], "revoked");
