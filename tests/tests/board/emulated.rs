@@ -15,9 +15,32 @@ pub(crate) fn image_dir() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../firmware-sim/image")
 }
 
+/// Which of the two images.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Image {
+    /// With p256-cm4.
+    Fast,
+    /// With p256 alone, in a target directory of its own.
+    Reference,
+}
+
+impl Image {
+    /// One of the scripts beside the image, for this image.
+    fn script(self, name: &str) -> Command {
+        let mut command = Command::new(image_dir().join(name));
+        if let Self::Reference = self {
+            command.env("CARGO_TARGET_DIR", Path::new(env!("CARGO_TARGET_TMPDIR")).join("reference-image"));
+        }
+        command
+    }
+}
+
 /// Builds the image, unless it is there.
-async fn build() {
-    let mut command = Command::new(image_dir().join("build"));
+async fn build(image: Image) {
+    let mut command = image.script("build");
+    if let Image::Reference = image {
+        command.arg("--no-default-features");
+    }
     let status = command.kill_on_drop(true).status().await.expect("the build script runs");
     assert!(status.success(), "the image does not build; `.ci/setup test` installs what it needs");
 }
@@ -25,8 +48,13 @@ async fn build() {
 impl Board {
     /// Builds the image and switches the board on, with an enrolment string and further arguments of `firmware-sim/image/board`.
     pub(crate) async fn start(enrolment_string: &str, arguments: &[&str]) -> Self {
-        build().await;
-        let mut command = Command::new(image_dir().join("board"));
+        Self::start_of(Image::Fast, enrolment_string, arguments).await
+    }
+
+    /// The same with one of the images.
+    pub(crate) async fn start_of(image: Image, enrolment_string: &str, arguments: &[&str]) -> Self {
+        build(image).await;
+        let mut command = image.script("board");
         command.env("HEARTHKEY_ENROL", enrolment_string).args(["--interval", "1"]).args(arguments);
         Self { running: Running::start_with_terminal(command) }
     }

@@ -3,23 +3,19 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
-use std::path::PathBuf;
+use std::path::Path;
 
 use hearthkey_tests::hub::Hub;
 
-use crate::emulated::{Board, image_dir};
+use crate::emulated::{Board, Image, image_dir};
 use crate::life::HASTY;
 
 /// A figure may rise by this many percent before somebody has to say why.
 const ALLOWED_RISE: u64 = 5;
 
-fn file() -> PathBuf {
-    image_dir().join("figures.txt")
-}
-
 /// `name number what it is`, one a line.
-fn committed() -> BTreeMap<String, u64> {
-    let text = std::fs::read_to_string(file()).expect("the figures are committed");
+fn committed(file: &Path) -> BTreeMap<String, u64> {
+    let text = std::fs::read_to_string(file).expect("the figures are committed");
     let lines = text.lines().filter(|line| !line.starts_with('#') && !line.is_empty());
     let figures = lines.map(|line| {
         let mut words = line.split_whitespace();
@@ -29,11 +25,11 @@ fn committed() -> BTreeMap<String, u64> {
     figures.collect()
 }
 
-async fn measured() -> BTreeMap<String, u64> {
+async fn measured(image: Image) -> BTreeMap<String, u64> {
     let hub = Hub::start().await;
     hub.apply_profile(HASTY).await;
     let string = hub.add("board", "hasty").await;
-    let mut board = Board::start(&string, &["--icount"]).await;
+    let mut board = Board::start_of(image, &string, &["--icount"]).await;
     let mut figures = BTreeMap::new();
     let mut note = async |board: &mut Board, name: &str, unit: u64| {
         let figure: u64 = board.said(&format!("figure {name} ")).await.parse().expect("a number");
@@ -63,9 +59,19 @@ async fn measured() -> BTreeMap<String, u64> {
 }
 
 #[tokio::test]
-#[expect(clippy::print_stderr, reason = "CI shows the figures")]
 async fn no_figure_of_the_image_rises_by_more_than_five_percent() {
-    let (committed, measured) = (committed(), measured().await);
+    compare(Image::Fast, "figures.txt").await;
+}
+
+#[tokio::test]
+async fn no_figure_of_the_image_with_p256_alone_rises_by_more_than_five_percent() {
+    compare(Image::Reference, "figures-p256.txt").await;
+}
+
+#[expect(clippy::print_stderr, reason = "CI shows the figures")]
+async fn compare(image: Image, file: &str) {
+    let file = image_dir().join(file);
+    let (committed, measured) = (committed(&file), measured(image).await);
     let mut table = format!("{:<24}{:>12}{:>12}\n", "figure", "committed", "measured");
     let mut risen = String::new();
     for (name, now) in &measured {
@@ -75,11 +81,11 @@ async fn no_figure_of_the_image_rises_by_more_than_five_percent() {
             writeln!(risen, "  {name}: {before} before, {now} now").expect("text");
         }
     }
-    eprintln!("{table}");
-    assert!(measured.keys().eq(committed.keys()), "{} names other figures: {committed:?}", file().display());
+    eprintln!("{image:?}\n{table}");
+    assert!(measured.keys().eq(committed.keys()), "{} names other figures: {committed:?}", file.display());
     assert!(
         risen.is_empty(),
         "risen by more than {ALLOWED_RISE} %; if it must be, commit it in {}:\n{risen}{table}",
-        file().display()
+        file.display()
     );
 }
