@@ -58,14 +58,16 @@ impl Nonce {
         &self.0
     }
 
-    /// The client's answer: its nonce and a signature or MAC over both nonces.
+    /// The client's answer: its nonce, alone or after its length in two bytes, and a signature or MAC over both nonces.
     pub(super) fn answered(self, data: &[u8]) -> Result<Signed<'_>, Fault> {
-        let (nonce, proof) = data.split_first_chunk::<NONCE_BYTES>().unwrap_or((&[0; NONCE_BYTES], &[]));
-        if ![SIGNATURE_BYTES, MAC_BYTES].contains(&proof.len()) {
+        let is_answer = |data: &&[u8]| [SIGNATURE_BYTES, MAC_BYTES].contains(&data.len().saturating_sub(NONCE_BYTES));
+        let after_length = || data.strip_prefix(&(NONCE_BYTES as u16).to_be_bytes());
+        let answer = Some(data).filter(is_answer).or_else(|| after_length().filter(is_answer));
+        let Some((nonce, proof)) = answer.and_then(<[u8]>::split_first_chunk::<NONCE_BYTES>) else {
             // RFC 9431 section 2.2.6.1: malformed authentication data are no authorization.
             let reason = "invalid_request: the answer is a nonce of 8 bytes and a signature of 64 or a MAC of 32";
             return Err(Fault { code: reason::NOT_AUTHORIZED, reason });
-        }
+        };
         let mut challenge = [0; 2 * NONCE_BYTES];
         let (ours, theirs) = challenge.split_at_mut(NONCE_BYTES);
         ours.copy_from_slice(&self.0);
@@ -101,7 +103,10 @@ mod tests {
         }
         for proof in [&[9; 64][..], &[9; 32]] {
             let answer = [&b"theirs-1"[..], proof].concat();
-            assert_eq!(nonce.answered(&answer), Ok(Signed { challenge: *b"hubs-onetheirs-1", proof }));
+            let signed = Ok(Signed { challenge: *b"hubs-onetheirs-1", proof });
+            assert_eq!(nonce.answered(&answer), signed);
+            assert_eq!(nonce.answered(&[&[0, 8], &answer[..]].concat()), signed);
+            assert!(nonce.answered(&[&[0, 9], &answer[..]].concat()).is_err());
         }
     }
 }
