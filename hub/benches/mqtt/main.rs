@@ -1,6 +1,6 @@
 //! The MQTT front on each fabric beside mosquitto and stock rumqttd: one load generator, one run.
 //!
-//! `cargo bench -p hearthkey --bench mqtt`, about twelve minutes; `-- latency memory native mosquitto` for these parts and
+//! `cargo bench -p hearthkey --bench mqtt`, about seven minutes; `-- latency memory native mosquitto` for these parts and
 //! brokers only. Prints the rows of docs/fabrics.md. Each broker is a process of its own, so that its CPU time and
 //! memory are its own. Ours is the whole hub: store with fdatasync, registry, audit, access tokens, a profile's rights.
 //! mosquitto has passwords and an ACL file, stock rumqttd neither, and no TLS, since it is built without. What
