@@ -40,6 +40,18 @@ impl<'a> Buffer<'a> {
         Ok(())
     }
 
+    /// Appends what `write` puts at the beginning of the free space and says the length of; `None` says that it is too short.
+    ///
+    /// # Errors
+    /// [`BufferFull`].
+    pub(crate) fn fill(&mut self, write: impl FnOnce(&mut [u8]) -> Option<usize>) -> Result<(), BufferFull> {
+        let free = self.bytes.get_mut(self.length..).ok_or(BufferFull)?;
+        let longest = free.len();
+        let written = write(free).filter(|written| *written <= longest).ok_or(BufferFull)?;
+        self.length += written;
+        Ok(())
+    }
+
     /// Moves what was written since `start` by `by` bytes to the right and returns the gap.
     pub(crate) fn open_gap(&mut self, start: usize, by: usize) -> Result<&mut [u8], BufferFull> {
         let end = self.length.checked_add(by).filter(|end| *end <= self.bytes.len()).ok_or(BufferFull)?;

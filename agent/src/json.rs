@@ -1,12 +1,21 @@
 //! Reads JSON in place, without copying: one object, its members as raw values (RFC 8259). A value's own bytes stay
-//! available, which is how a command's arguments reach the application untouched.
-//! A library for documents of a known shape would cost a microcontroller 8 KB more than this.
+//! available, which is how a command's arguments reach the application untouched. Documents are written by serde-json-core.
+//! It does not read them: it takes control characters in strings, and would cost a microcontroller 8 KB more.
 
 use crate::buffer::{Buffer, BufferFull};
 use core::fmt::Write as _;
+use serde::Serialize;
 
 /// Nesting beyond this is refused: no message of ours nests deeper than three.
 const MAX_DEPTH: u8 = 8;
+
+/// Appends a document.
+///
+/// # Errors
+/// [`BufferFull`].
+pub fn write(out: &mut Buffer<'_>, document: &impl Serialize) -> Result<(), BufferFull> {
+    out.fill(|space| serde_json_core::to_slice(document, space).ok())
+}
 
 /// Not a JSON object, nested too deep, or a name twice.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -4,13 +4,13 @@
 use crate::buffer::{Buffer, BufferFull};
 use crate::enrolment::cut;
 use crate::identity::Identity;
-use crate::json::{JsonError, Object};
+use crate::json::{self, JsonError, Object};
 use crate::keys::Drbg;
 use crate::time::{Instant, UnixTime};
-use core::fmt::Write as _;
 use core::time::Duration;
 use heapless::String;
 use rand_core::RngCore as _;
+use serde::Serialize;
 
 /// How long an assertion holds. It is used at once; the rest allows for a clock that is off by a minute.
 const ASSERTION_LIFETIME_SECS: u64 = 120;
@@ -36,11 +36,23 @@ impl From<BufferFull> for AssertionError {
     }
 }
 
-impl From<core::fmt::Error> for AssertionError {
-    /// Formatting into a [`Buffer`] fails for one reason only.
-    fn from(_: core::fmt::Error) -> Self {
-        Self::BufferFull
-    }
+/// RFC 7515 section 4.1.
+#[derive(Serialize)]
+struct Header<'a> {
+    alg: &'a str,
+    typ: &'a str,
+    kid: &'a str,
+}
+
+/// RFC 7523 section 3.
+#[derive(Serialize)]
+struct Claims<'a> {
+    iss: &'a str,
+    sub: &'a str,
+    aud: &'a str,
+    iat: u64,
+    exp: u64,
+    jti: &'a str,
 }
 
 /// Writes the form body of a token request with a fresh client assertion for `audience` (RFC 6749 4.4, RFC 7523 2.2).
@@ -60,8 +72,7 @@ pub fn write_token_request(
     let mut json = [0; 384];
     let mut header = Buffer::new(&mut json);
     let thumbprint = identity.key.public.thumbprint();
-    // RFC 7515 section 4.1.
-    write!(header, r#"{{"alg":"ES256","typ":"JWT","kid":"{}"}}"#, text(&thumbprint)?)?;
+    json::write(&mut header, &Header { alg: "ES256", typ: "JWT", kid: text(&thumbprint)? })?;
     out.push_base64url(header.written())?;
     out.push(b".")?;
 
@@ -73,12 +84,7 @@ pub fn write_token_request(
     let client_id = identity.client_id.as_str();
     let (iat, exp) = (now.as_secs(), now.after_secs(ASSERTION_LIFETIME_SECS).as_secs());
     let mut claims = Buffer::new(&mut json);
-    // RFC 7523 section 3. Neither a client_id nor an issuer needs escaping: enrolment took no other.
-    write!(
-        claims,
-        r#"{{"iss":"{client_id}","sub":"{client_id}","aud":"{audience}","iat":{iat},"exp":{exp},"jti":"{}"}}"#,
-        text(encoded.written())?
-    )?;
+    json::write(&mut claims, &Claims { iss: client_id, sub: client_id, aud: audience, iat, exp, jti: text(encoded.written())? })?;
     out.push_base64url(claims.written())?;
 
     let signature = out
