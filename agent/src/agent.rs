@@ -12,6 +12,7 @@ use crate::platform::{Platform, Record, StorageFailed, Transport as _};
 use crate::time::{Clock, Instant};
 use crate::tls::{Channel, Connection, TrustAnchor};
 use crate::workspace::Workspace;
+use core::pin::pin;
 use core::time::Duration;
 use embassy_futures::select::{Either, Either3, select, select3};
 use embedded_io_async::{Read, Write};
@@ -75,7 +76,8 @@ impl Agent {
             if let Some(farewell) = self.wait(platform, application, due).await {
                 return Ended::Left(farewell);
             }
-            let ending = self.connection(platform, application, workspace).await;
+            // Pinned where it is made: moving a future leaves a copy on the stack.
+            let ending = pin!(self.connection(platform, application, workspace)).await;
             workspace.wipe();
             let now = platform.now();
             let next = self.device.ended(&ending, now);
@@ -95,6 +97,8 @@ impl Agent {
         }
     }
 
+    // Not inlined, for the stack of the handshake; so in the core.
+    #[inline(never)]
     fn reseed<P: Platform>(&mut self, platform: &mut P) {
         let mut seed = Zeroizing::new([0; 32]);
         platform.entropy(&mut *seed);
@@ -158,16 +162,17 @@ impl Agent {
         let date = device.clock.at(platform.now()).unix;
         let anchor = TrustAnchor::Known(&device.identity.home_ca);
         let mut channel = Channel::new(reader, writer, tls);
-        let handshake = channel.authenticated(anchor, date, &mut device.random);
         let deadline = platform.now().after(PATIENCE);
-        let mut connection = match select(handshake, platform.sleep_until(deadline)).await {
-            Either::First(Ok(connection)) => connection,
-            Either::First(Err(error)) => return Ending::Tls(error),
-            Either::Second(()) => return Ending::TimedOut(Awaited::Handshake),
+        let mut connection = {
+            let handshake = pin!(channel.authenticated(anchor, date, &mut device.random));
+            match select(handshake, platform.sleep_until(deadline)).await {
+                Either::First(Ok(connection)) => connection,
+                Either::First(Err(error)) => return Ending::Tls(error),
+                Either::Second(()) => return Ending::TimedOut(Awaited::Handshake),
+            }
         };
         self.device.begin(platform.now());
-        let conversation = self.converse(platform, application, &mut connection, incoming, outgoing);
-        let Err(ending) = conversation.await;
+        let Err(ending) = self.converse(platform, application, &mut connection, incoming, outgoing).await;
         if let Ending::BadPacket(error) = ending {
             let mut bytes = [0; 8];
             let mut out = Buffer::new(&mut bytes);

@@ -86,6 +86,16 @@ pub enum Outcome {
     Rejected(String<MAX_REASON>),
 }
 
+impl core::fmt::Display for Outcome {
+    fn fmt(&self, formatter: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        match self {
+            Self::Succeeded => formatter.write_str("succeeded"),
+            Self::Failed(reason) => write!(formatter, "failed: {reason}"),
+            Self::Rejected(reason) => write!(formatter, "rejected: {reason}"),
+        }
+    }
+}
+
 impl Outcome {
     /// [`Failed`](Self::Failed) with `reason`, cut to [`MAX_REASON`] bytes.
     #[must_use]

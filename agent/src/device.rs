@@ -129,6 +129,7 @@ pub(crate) struct Device {
     lasted: Option<Duration>,
 }
 
+// What is not to be inlined keeps its temporaries off the stack on which the shell makes a TLS handshake.
 impl Device {
     pub(crate) fn new(identity: Identity, config: Config, clock: Clock) -> Self {
         let audience = identity.issuer.clone();
@@ -157,6 +158,7 @@ impl Device {
     }
 
     /// The connection is over: decides what follows.
+    #[inline(never)]
     pub(crate) fn ended(&mut self, ending: &Ending, now: Instant) -> Course {
         if let Phase::Online(online) = &self.phase {
             self.lasted = Some(now.since(online.since));
@@ -264,6 +266,7 @@ impl Device {
         }
     }
 
+    #[inline(never)]
     fn write_connect(&mut self, now: Instant, out: &mut Buffer<'_>) -> Result<(), Ending> {
         let mut request = Zeroizing::new([0; MAX_TOKEN_REQUEST]);
         let mut form = Buffer::new(&mut *request);
@@ -286,6 +289,7 @@ impl Device {
         connect.write(out).map_err(too_large)
     }
 
+    #[inline(never)]
     fn write_auth(&mut self, now: Instant, is_renewal: bool, out: &mut Buffer<'_>) -> Result<(), Ending> {
         // A date is always known here: the challenge or the CONNACK told it.
         let date = self.clock.at(now).unix.ok_or(Ending::BadAuthentication)?;
@@ -297,6 +301,7 @@ impl Device {
         codec::write_auth(out, reason, METHOD, form.written()).map_err(too_large)
     }
 
+    #[inline(never)]
     fn next_packet_online<A: Application>(
         &mut self,
         now: Instant,
@@ -334,6 +339,7 @@ impl Device {
     }
 
     /// Queues what each connection begins with, as soon as there is room.
+    #[inline(never)]
     fn announce<A: Application>(&mut self, application: &mut A) {
         let Phase::Online(online) = &mut self.phase else {
             return;
@@ -382,6 +388,7 @@ impl Device {
     }
 
     /// Takes one packet of the hub.
+    #[inline(never)]
     pub(crate) fn receive<A: Application>(
         &mut self,
         packet: &Packet<'_>,

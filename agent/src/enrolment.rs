@@ -4,18 +4,19 @@
 use crate::buffer::{Buffer, BufferFull};
 use crate::http::{self, Authority, HttpError};
 use crate::identity::{DeviceKey, HubAddress, Identity, IdentityError, MAX_CLIENT_ID, MAX_ISSUER, Stored};
-use crate::json::Object;
+use crate::json::{self, Object};
 use crate::keys::{Drbg, SecretKey};
 use crate::platform::{ConnectFailed, Platform, Record, Transport};
 use crate::time::Clock;
 use crate::tls::{Channel, Connection, HomeCa, TlsError, TrustAnchor};
 use crate::workspace::Workspace;
 use base64ct::{Base64UrlUnpadded, Encoding as _};
-use core::fmt::Write as _;
+use core::pin::pin;
 use core::time::Duration;
 use embassy_futures::select::{Either, select};
 use embedded_io_async::{Read, Write};
 use heapless::String;
+use serde::Serialize;
 use zeroize::{Zeroize as _, Zeroizing};
 
 /// The longest enrolment string: `hk1.` and 116 bytes in base64url.
@@ -69,7 +70,7 @@ impl Enrolment {
     /// # Errors
     /// [`EnrolmentStringError`].
     pub fn parse(text: &str) -> Result<Self, EnrolmentStringError> {
-        let encoded = text.trim().strip_prefix("hk1.").ok_or(EnrolmentStringError::Prefix)?;
+        let encoded = text.trim_ascii().strip_prefix("hk1.").ok_or(EnrolmentStringError::Prefix)?;
         let mut bytes = Zeroizing::new([0; 116]);
         let bytes = Base64UrlUnpadded::decode(encoded, &mut *bytes).map_err(|_| EnrolmentStringError::Encoding)?;
         let (fixed, host) = bytes.split_at_checked(52).ok_or(EnrolmentStringError::Encoding)?;
@@ -241,21 +242,38 @@ pub async fn enrol<P: Platform>(
     platform.entropy(&mut *seed);
     let mut random = Drbg::from_seed(&seed, "hearthkey enrolment");
     let key = pending_key(platform, &mut random)?.ok_or(EnrolError::AlreadyEnrolled)?;
-    let patience = platform.sleep_until(platform.now().after(PATIENCE));
-    let attempt = async {
-        let connecting = platform.connect(&enrolment.hub.host, enrolment.hub.https_port);
-        let mut transport = connecting.await.map_err(EnrolError::Connect)?;
-        exchange(&mut transport, enrolment, software, &key, workspace, &mut random).await
+    let (home_ca, length) = {
+        let patience = pin!(platform.sleep_until(platform.now().after(PATIENCE)));
+        let attempt = pin!(async {
+            let connecting = platform.connect(&enrolment.hub.host, enrolment.hub.https_port);
+            let mut transport = connecting.await.map_err(EnrolError::Connect)?;
+            exchange(&mut transport, enrolment, software, &key, workspace, &mut random).await
+        });
+        match select(attempt, patience).await {
+            Either::First(exchanged) => exchanged?,
+            Either::Second(()) => return Err(EnrolError::TimedOut),
+        }
     };
-    let (home_ca, length) = match select(attempt, patience).await {
-        Either::First(exchanged) => exchanged?,
-        Either::Second(()) => return Err(EnrolError::TimedOut),
-    };
+    let enrolled = conclude(platform, enrolment, key, home_ca, &workspace.incoming, length)?;
+    workspace.incoming.zeroize();
+    Ok(enrolled)
+}
 
+// The functions that are not to be inlined have their stack to themselves: a handshake needs most of what there is.
+
+/// Reads the answer, the first `length` bytes of `incoming`, and stores who the device is from now on.
+#[inline(never)]
+fn conclude<P: Platform>(
+    platform: &mut P,
+    enrolment: &Enrolment,
+    key: DeviceKey,
+    home_ca: HomeCa,
+    incoming: &[u8],
+    length: usize,
+) -> Result<Enrolled, EnrolError> {
     let mut clock = Clock::unset();
-    let capacity = workspace.incoming.len();
-    let received = workspace.incoming.get(..length).unwrap_or_default();
-    let response = http::read_response(received, capacity).map_err(EnrolError::Http)?.ok_or(EnrolError::TimedOut)?;
+    let received = incoming.get(..length).unwrap_or_default();
+    let response = http::read_response(received, incoming.len()).map_err(EnrolError::Http)?.ok_or(EnrolError::TimedOut)?;
     if let Some(date) = response.date {
         clock.learn(platform.now(), date);
     }
@@ -265,12 +283,12 @@ pub async fn enrol<P: Platform>(
     let (client_id, issuer) = registration(response.body).ok_or(EnrolError::BadRegistration)?;
     let identity = Identity { key, client_id, issuer, hub: enrolment.hub.clone(), home_ca };
     let identity = keep(platform, identity)?;
-    workspace.incoming.zeroize();
     Ok(Enrolled { identity, clock })
 }
 
 /// The key of an enrolment that has not been answered yet: the stored one, or one that is made and stored. `None` for a device
 /// that is enrolled.
+#[inline(never)]
 pub(crate) fn pending_key<P: Platform>(platform: &mut P, random: &mut Drbg) -> Result<Option<DeviceKey>, IdentityError> {
     match Stored::load(platform)? {
         Some(Stored::Enrolled(_)) => Ok(None),
@@ -285,6 +303,7 @@ pub(crate) fn pending_key<P: Platform>(platform: &mut P, random: &mut Drbg) -> R
 }
 
 /// Stores who the device is from now on.
+#[inline(never)]
 pub(crate) fn keep<P: Platform>(platform: &mut P, identity: Identity) -> Result<Identity, IdentityError> {
     if platform.load(Record::CommandSequence, &mut [0; 8]) != Ok(None) {
         // What another hub counted means nothing to this one.
@@ -314,13 +333,8 @@ async fn exchange<T: Transport>(
     let mut channel = Channel::new(reader, writer, tls);
     let mut connection = channel.authenticated(anchor, None, random).await?;
 
-    let mut body = [0; 512];
-    let mut body = Buffer::new(&mut body);
-    write_registration(&mut body, key, software).map_err(|BufferFull| EnrolError::Software)?;
     let mut request = Buffer::new(outgoing);
-    let authority = Authority { host: &enrolment.hub.host, port: enrolment.hub.https_port };
-    http::write_post(&mut request, "/oauth2/register", authority, &*enrolment.code, body.written())
-        .map_err(|BufferFull| EnrolError::Software)?;
+    write_request(&mut request, enrolment, key, software).map_err(|BufferFull| EnrolError::Software)?;
     connection.write(request.written()).await?;
     outgoing.zeroize();
     let length = answer::<_, _, EnrolError>(&mut connection, incoming).await?;
@@ -342,28 +356,58 @@ pub(crate) async fn answer<R: Read, W: Write, E: From<TlsError> + From<HttpError
     }
 }
 
+#[inline(never)]
+fn write_request(out: &mut Buffer<'_>, enrolment: &Enrolment, key: &DeviceKey, software: Software<'_>) -> Result<(), BufferFull> {
+    let mut body = [0; 512];
+    let mut body = Buffer::new(&mut body);
+    write_registration(&mut body, key, software)?;
+    let authority = Authority { host: &enrolment.hub.host, port: enrolment.hub.https_port };
+    http::write_post(out, "/oauth2/register", authority, &*enrolment.code, body.written())
+}
+
 fn write_registration(out: &mut Buffer<'_>, key: &DeviceKey, software: Software<'_>) -> Result<(), BufferFull> {
     if !is_plain(software.id, 64) || !is_plain(software.version, 32) {
         return Err(BufferFull);
     }
     let [x, y] = key.public.jwk_coordinates();
     let text = |coordinate| core::str::from_utf8(coordinate).map_err(|_| BufferFull);
-    // RFC 7591 section 3.1; nothing of it needs escaping.
-    write!(
-        out,
-        r#"{{"grant_types":["client_credentials"],"token_endpoint_auth_method":"private_key_jwt","jwks":{{"keys":[{{"kty":"EC","crv":"P-256","x":"{}","y":"{}"}}]}},"software_id":"{}","software_version":"{}"}}"#,
-        text(&x)?,
-        text(&y)?,
-        software.id,
-        software.version
-    )?;
-    Ok(())
+    let request = RegistrationRequest {
+        grant_types: ["client_credentials"],
+        token_endpoint_auth_method: "private_key_jwt",
+        jwks: Jwks { keys: [Jwk { kty: "EC", crv: "P-256", x: text(&x)?, y: text(&y)? }] },
+        software_id: software.id,
+        software_version: software.version,
+    };
+    json::write(out, &request)
 }
 
 /// Printable ASCII without quotes, at most `longest` characters.
 pub(crate) fn is_plain(text: &str, longest: usize) -> bool {
     let fits = (1..=longest).contains(&text.len());
     fits && text.bytes().all(|byte| (byte.is_ascii_graphic() || byte == b' ') && !matches!(byte, b'"' | b'\\'))
+}
+
+/// RFC 7591 section 3.1.
+#[derive(Serialize)]
+struct RegistrationRequest<'a> {
+    grant_types: [&'a str; 1],
+    token_endpoint_auth_method: &'a str,
+    jwks: Jwks<'a>,
+    software_id: &'a str,
+    software_version: &'a str,
+}
+
+#[derive(Serialize)]
+struct Jwks<'a> {
+    keys: [Jwk<'a>; 1],
+}
+
+#[derive(Serialize)]
+struct Jwk<'a> {
+    kty: &'a str,
+    crv: &'a str,
+    x: &'a str,
+    y: &'a str,
 }
 
 /// The client_id and issuer of a registration, if both are ones that we can live with.

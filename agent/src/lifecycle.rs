@@ -71,6 +71,23 @@ impl Ending {
     }
 }
 
+/// For people. Firmware that shows an ending so needs no `Debug` of text, and none of its Unicode tables.
+impl core::fmt::Display for Ending {
+    fn fmt(&self, formatter: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        match self {
+            Self::ConnectFailed(error) => write!(formatter, "no connection to the hub: {error:?}"),
+            Self::Tls(error) => write!(formatter, "the server is not the hub, or the connection broke: {error:?}"),
+            Self::TimedOut(awaited) => write!(formatter, "the hub took too long: {awaited:?}"),
+            Self::Refused { reason_code, reason } => write!(formatter, "refused: {reason_code}: {reason}"),
+            Self::Disconnected { reason_code, reason } => write!(formatter, "the hub hung up: {reason_code}: {reason}"),
+            Self::BadPacket(error) => write!(formatter, "the hub sent a bad packet: {error}"),
+            Self::BadAuthentication => formatter.write_str("the hub authenticated otherwise than agreed"),
+            Self::Assertion(error) => write!(formatter, "no assertion: {error:?}"),
+            Self::Left(_) => formatter.write_str("left"),
+        }
+    }
+}
+
 /// What a silent hub was waited for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Awaited {
@@ -221,6 +238,20 @@ mod tests {
         match next {
             Next::ConnectAfter(delay) => delay,
             other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn an_ending_says_in_words_who_ended_it_and_why() {
+        use std::string::ToString as _;
+        let endings = [
+            (Ending::refused(ReasonCode::NOT_AUTHORIZED, "lamp is revoked"), "refused: 0x87 Not authorized: lamp is revoked"),
+            (Ending::disconnected(ReasonCode::SERVER_BUSY, "later"), "the hub hung up: 0x89 Server busy: later"),
+            (Ending::BadPacket(DecodeError::Malformed("packet ends early")), "the hub sent a bad packet: packet ends early"),
+            (Ending::ConnectFailed(ConnectFailed::HostNotFound), "no connection to the hub: HostNotFound"),
+        ];
+        for (ending, words) in endings {
+            assert_eq!(ending.to_string(), words);
         }
     }
 

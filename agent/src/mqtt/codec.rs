@@ -38,6 +38,15 @@ impl DecodeError {
     }
 }
 
+impl core::fmt::Display for DecodeError {
+    fn fmt(&self, formatter: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        match self {
+            Self::Malformed(why) | Self::Protocol(why) => formatter.write_str(why),
+            Self::TooLarge => formatter.write_str("larger than our Maximum Packet Size"),
+        }
+    }
+}
+
 /// A packet that a server may send.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Packet<'a> {

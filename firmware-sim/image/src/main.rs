@@ -74,10 +74,16 @@ fn start() -> Option<&'static mut Started> {
     };
     let Some(records) = persistent::records() else { panic!("the flash does not work") };
     let board = start_network(random.next_u64());
-    let Some(workspace) = cortex_m::singleton!(: Workspace = Workspace::new()) else { ran_twice() };
     let platform = BoardPlatform::new(board, random, records);
+    Some(place(board, platform, provisioning))
+}
+
+/// What is built here is built on the stack before it gets to its place; so in [`start_network`] and [`make_agent`].
+#[inline(never)]
+fn place(board: &'static Board, platform: BoardPlatform, provisioning: Provisioning) -> &'static mut Started {
+    let Some(workspace) = cortex_m::singleton!(: Workspace = Workspace::new()) else { ran_twice() };
     let started = cortex_m::singleton!(: Started = Started { board, platform, provisioning, workspace, agent: None });
-    Some(started.unwrap_or_else(|| ran_twice()))
+    started.unwrap_or_else(|| ran_twice())
 }
 
 #[inline(never)]
@@ -90,15 +96,19 @@ fn start_network(seed: u64) -> &'static Board {
 /// False if this board has no place at a hub.
 #[inline(never)]
 fn enrol_first(started: &mut Started) -> bool {
-    let Started { board, platform, provisioning, workspace, agent } = started;
-    let Some(enrolled) = board.run(pin!(enrolled(platform, workspace, provisioning))) else { return false };
-    provisioning.forget_enrolment_string();
+    let Some(enrolled) = run_enrolment(started) else { return false };
+    started.provisioning.forget_enrolment_string();
     say!("enrolled as {}", enrolled.identity.client_id());
-    make_agent(agent, enrolled);
+    make_agent(&mut started.agent, enrolled);
     true
 }
 
-/// An agent is built on the stack before it gets to its place.
+#[inline(never)]
+fn run_enrolment(started: &mut Started) -> Option<Enrolled> {
+    let Started { board, platform, provisioning, workspace, .. } = started;
+    board.run(pin!(enrolled(platform, workspace, provisioning)))
+}
+
 #[inline(never)]
 fn make_agent(place: &mut Option<Agent>, Enrolled { identity, clock }: Enrolled) {
     *place = Some(Agent::with_clock(identity, Config::DEFAULT, clock));
@@ -142,7 +152,9 @@ async fn enrolled(platform: &mut BoardPlatform, workspace: &mut Workspace, provi
     let mut failures = 0;
     loop {
         let (busy, carried) = (board::busy_micros(), Carried::now());
-        match enrol(platform, &enrolment, SOFTWARE, workspace).await {
+        // Pinned where it is made: moving a future leaves a copy on the stack.
+        let ended = pin!(enrol(platform, &enrolment, SOFTWARE, workspace)).await;
+        match ended {
             Ok(enrolled) => {
                 say!("figure enrolment {}", board::busy_micros() - busy);
                 Carried::report(carried, "enrolment");

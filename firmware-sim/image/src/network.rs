@@ -15,7 +15,7 @@ use smoltcp::time::{Duration, Instant};
 use smoltcp::wire::{EthernetAddress, HardwareAddress, IpCidr};
 
 /// What TCP keeps until it is read or acknowledged: a segment, as the network carries them.
-const TCP_BUFFER: usize = 1536;
+const TCP_BUFFER: usize = 1024;
 /// A peer that acknowledges nothing for this long is gone.
 const TCP_PATIENCE: Duration = Duration::from_secs(60);
 

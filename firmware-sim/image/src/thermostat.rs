@@ -91,11 +91,11 @@ impl Application for BoardThermostat {
             Event::Refused { topic, reason, .. } => say!("refused {}: {}", topic, reason),
             Event::SubscriptionRefused { filter, reason_code } => say!("refused {}: {}", filter, reason_code),
             Event::Command(command) => say!("command {}", command.name()),
-            Event::CommandFinished { outcome, .. } => say!("command {:?}", outcome),
+            Event::CommandFinished { outcome, .. } => say!("command {}", outcome),
             Event::CommandRefused { refusal, .. } => say!("command refused: {}", refusal.reason()),
             Event::Disconnected { ending, retry_in } => {
                 self.is_connecting = false;
-                say!("disconnected: {:?}", ending);
+                say!("disconnected: {}", ending);
                 if let Some(delay) = retry_in {
                     say!("trying again in {} ms", delay.as_millis() as u64);
                 }
