@@ -1,3 +1,5 @@
+//! Records on NOR flash whose power goes at every write and every erasure.
+
 use super::*;
 use embedded_storage::nor_flash::{ErrorType, NorFlashError, NorFlashErrorKind};
 use std::vec::Vec;

@@ -61,9 +61,7 @@ impl Report<'_> {
     /// # Errors
     /// What the plotting library could not draw.
     pub fn to_html(&self) -> Result<String, String> {
-        let mut html = String::new();
-        self.write(&mut html).map_err(|error| error.to_string())?;
-        Ok(html)
+        page(|html| self.write(html))
     }
 
     fn write(&self, html: &mut String) -> Result<(), Box<dyn std::error::Error>> {
@@ -143,6 +141,13 @@ impl Report<'_> {
         html.push_str("</table>\n");
         Ok(())
     }
+}
+
+/// What `write` writes.
+fn page(write: impl FnOnce(&mut String) -> Result<(), Box<dyn std::error::Error>>) -> Result<String, String> {
+    let mut html = String::new();
+    write(&mut html).map_err(|error| error.to_string())?;
+    Ok(html)
 }
 
 /// The heading of a file that opens without a network.
@@ -247,9 +252,7 @@ impl VirtualReport<'_> {
     /// # Errors
     /// What the plotting library could not draw.
     pub fn to_html(&self) -> Result<String, String> {
-        let mut html = String::new();
-        self.write(&mut html).map_err(|error| error.to_string())?;
-        Ok(html)
+        page(|html| self.write(html))
     }
 
     fn write(&self, html: &mut String) -> Result<(), Box<dyn std::error::Error>> {

@@ -14,7 +14,7 @@ enum Library {
     Paho,
     /// `mqtt`, from npm.
     MqttJs,
-    /// `rumqttc`, from crates.io.
+    /// `rumqttc`, a program of ours.
     Rumqttc,
 }
 

@@ -1,3 +1,5 @@
+//! What `hearthkey can` says: the decision and the rule that made it.
+
 use super::*;
 use crate::{
     profile::CommandName,

@@ -1,3 +1,5 @@
+//! What is desired of a device and what it reports, with their versions.
+
 use super::*;
 use crate::limits::{MAX_TWIN_DESIRED_BYTES, MAX_TWIN_REPORTED_BYTES};
 
