@@ -201,11 +201,6 @@ impl Running {
         self.line(what, |line| look(&serde_json::from_str(line).ok()?)).await
     }
 
-    /// The lines that have come and that nobody has asked for yet.
-    pub fn unread(&mut self) -> Vec<String> {
-        std::iter::from_fn(|| self.lines.try_recv().ok()).collect()
-    }
-
     /// All that it printed so far.
     pub fn out(&self) -> String {
         lock(&self.said).out.clone()

@@ -86,26 +86,22 @@ async fn an_agent_comes_back_by_itself_and_loses_nothing_that_was_acknowledged()
     let keeper = Mosquitto::owner(&hub, "keeper");
     let arguments = ["-c", "-x", "3600", "-q", "1", "-t", "dev/lamp/tele/n"];
     let mut kept = keeper.subscribed(&arguments).await;
-    let mut acknowledged = HashSet::new();
     let mut number = 0;
     for ending in ["kill", "restart", "kill"] {
         for _ in 0..5 {
             number += 1;
             lamp.publish("dev/lamp/tele/n", &number.to_string()).await.expect("allowed");
-            acknowledged.insert(number.to_string());
         }
-        // The owner's client goes before the hub does: its session keeps what comes. By force, since its handler of SIGTERM
-        // waits for itself when it comes in the middle of a PUBACK.
+        // The owner's client shows all of them before it goes: it acknowledges first and prints then, so that one killed in
+        // between has had what nobody ever sees.
+        kept.line("the last of them", |line| (shown(line)?.payload == number.to_string()).then_some(())).await;
+        // It goes before the hub does: its session keeps what comes. By force, since its handler of SIGTERM waits for itself
+        // when it comes in the middle of a PUBACK.
         kept.signal(rustix::process::Signal::KILL);
         kept.ended().await;
-        let mut unseen = acknowledged.clone();
-        for line in kept.unread() {
-            unseen.remove(&shown(&line).map(|message| message.payload).unwrap_or_default());
-        }
         number += 1;
         lamp.publish("dev/lamp/tele/n", &number.to_string()).await.expect("allowed");
-        acknowledged.insert(number.to_string());
-        unseen.insert(number.to_string());
+        let mut acknowledged = HashSet::from([number.to_string()]);
         match ending {
             "kill" => {
                 hub.kill().await;
@@ -119,13 +115,11 @@ async fn an_agent_comes_back_by_itself_and_loses_nothing_that_was_acknowledged()
         number += 1;
         lamp.publish("dev/lamp/tele/n", &number.to_string()).await.expect("allowed");
         acknowledged.insert(number.to_string());
-        unseen.insert(number.to_string());
         kept = keeper.subscribe(&arguments);
-        while !unseen.is_empty() {
+        while !acknowledged.is_empty() {
             let message = kept.line("what was acknowledged", shown).await;
-            unseen.remove(&message.payload);
+            acknowledged.remove(&message.payload);
         }
-        acknowledged.clear();
     }
     let identity_before = std::fs::metadata(hub.beside().join("lamp/identity")).and_then(|file| file.modified()).expect("stored");
     assert_eq!(hub.told(&["send", "lamp", "identify", "--wait", "30s"]).await["state"], "succeeded");
