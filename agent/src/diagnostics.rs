@@ -3,6 +3,7 @@
 
 use crate::buffer::{Buffer, BufferFull};
 use crate::lifecycle::Ending;
+use crate::tls::TlsError;
 use core::fmt::Write as _;
 use heapless::String;
 
@@ -35,11 +36,11 @@ impl Diagnostics {
         let (word, code) = match ending {
             Ending::ConnectFailed(_) => ("unreachable", None),
             Ending::Tls(error) if error.is_broken_connection() => ("connection-lost", None),
+            Ending::BadPacket(_) | Ending::Tls(TlsError::UnexpectedMessage) => ("bad-packet", None),
             Ending::Tls(_) => ("not-the-hub", None),
             Ending::TimedOut(_) => ("timed-out", None),
             Ending::Refused { reason_code, .. } => ("refused", Some(*reason_code)),
             Ending::Disconnected { reason_code, .. } => ("disconnected", Some(*reason_code)),
-            Ending::BadPacket(_) => ("bad-packet", None),
             Ending::BadAuthentication => ("bad-authentication", None),
             Ending::Assertion(_) => ("no-assertion", None),
             Ending::Left(_) => return,

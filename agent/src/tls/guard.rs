@@ -3,6 +3,7 @@
 //! The engine takes some illegal records for legal ones, panics on others, and loses its place when a read is
 //! cancelled in the middle of a record; behind this guard it meets neither. Knows nothing of keys or certificates.
 
+use super::content;
 use super::hello::{self, HelloError};
 use core::cell::Cell;
 use embassy_futures::select::{Either, select};
@@ -21,7 +22,7 @@ const TAG: usize = 16;
 
 const CHANGE_CIPHER_SPEC: u8 = 20;
 const ALERT: u8 = 21;
-const HANDSHAKE: u8 = 22;
+pub(super) const HANDSHAKE: u8 = 22;
 const APPLICATION_DATA: u8 = 23;
 
 /// Why a record was not let through.
@@ -84,7 +85,7 @@ enum Verdict {
 impl Phase {
     /// Judges a header as soon as it is complete, so that no illegal record is waited for.
     fn judge_header(self, kind: u8, version: [u8; 2], length: usize) -> Result<(), RecordError> {
-        if version != [3, 3] || !(CHANGE_CIPHER_SPEC..=APPLICATION_DATA).contains(&kind) {
+        if version != content::VERSION || !(CHANGE_CIPHER_SPEC..=APPLICATION_DATA).contains(&kind) {
             return Err(RecordError::Type);
         }
         match (self, kind) {
@@ -216,6 +217,9 @@ impl<'a, R: Read, W: Write> RecordGuard<'a, R, W> {
         let content = self.buffers.incoming.get(HEADER..length).unwrap_or_default();
         match self.phase.judge_record(kind, content) {
             Ok(Verdict::Pass) => {
+                if self.phase == Phase::Established {
+                    content::mark(&mut self.buffers.incoming);
+                }
                 self.delivered = Some(0);
                 Ok(true)
             }

@@ -1,12 +1,11 @@
 //! TLS 1.3 to the hub. The one file that names the TLS engine, embedded-tls 0.19.
 //!
 //! The engine leaves holes (it accepts a handshake without a certificate, its own verifier is lax, some records panic it);
-//! three neighbours close them: [`guard`] admits only legal records, [`hello`] compares ServerHello with the offer,
-//! [`verifier`] judges the chain and keeps the proof without which there is no [`Connection`].
-//!
-//! One hole stays: a handshake message that has no place after the handshake, sent *encrypted*, panics the engine, and only
-//! the engine can look inside. Whoever can send one holds the hub's key, and could as well command the device.
+//! four neighbours close them: [`guard`] admits only legal records, [`hello`] compares ServerHello with the offer,
+//! [`verifier`] judges the chain and keeps the proof without which there is no [`Connection`], [`content`] decrypts, and lets
+//! the engine see no message that would panic it.
 
+mod content;
 mod guard;
 mod hello;
 mod verifier;
@@ -24,7 +23,7 @@ use embedded_io_async::{ErrorKind, Read, Write};
 use embedded_tls as engine;
 use embedded_tls::{
     Aes128GcmSha256, CertificateEntryRef, CertificateRef, CertificateVerifyRef, CryptoProvider, FlushPolicy, SignatureScheme,
-    TlsConfig, TlsConnection, TlsContext, TlsVerifier,
+    TlsCipherSuite, TlsConfig, TlsConnection, TlsContext, TlsVerifier,
 };
 use guard::{GuardBuffers, MAX_CIPHERTEXT, RecordGuard, Shared};
 use rand_core::CryptoRngCore;
@@ -50,7 +49,9 @@ pub enum TlsError {
     Closed,
     /// The socket failed, or closed without goodbye.
     Io(ErrorKind),
-    /// The engine gave up: a record that does not decrypt, or a message it does not know.
+    /// The server sent an encrypted message that has no place where it came, or one that the agent does not know: a KeyUpdate, say.
+    UnexpectedMessage,
+    /// The engine gave up: a record that does not decrypt, or one that breaks TLS otherwise.
     Engine,
 }
 
@@ -60,7 +61,7 @@ impl TlsError {
     pub fn is_broken_connection(&self) -> bool {
         match self {
             Self::Io(_) | Self::Closed => true,
-            Self::Refused(_) | Self::Record(_) | Self::Handshake | Self::Engine => false,
+            Self::Refused(_) | Self::Record(_) | Self::Handshake | Self::UnexpectedMessage | Self::Engine => false,
         }
     }
 }
@@ -108,7 +109,7 @@ impl TlsBuffers {
 
 /// A TLS connection of which nothing is proven yet. Some 1.3 KB: it stays where it was made.
 pub struct Channel<'a, R: Read + 'a, W: Write + 'a> {
-    engine: TlsConnection<'a, RecordGuard<'a, R, W>, Aes128GcmSha256>,
+    engine: TlsConnection<'a, RecordGuard<'a, R, W>, CheckedSuite>,
     shared: &'a Shared,
 }
 
@@ -120,7 +121,7 @@ impl<R: Read, W: Write> core::fmt::Debug for Channel<'_, R, W> {
 
 /// An encrypted connection to a server that proved to be the hub. Only [`Channel::authenticated`] makes one.
 pub struct Connection<'c, 'a, R: Read + 'a, W: Write + 'a> {
-    engine: &'c mut TlsConnection<'a, RecordGuard<'a, R, W>, Aes128GcmSha256>,
+    engine: &'c mut TlsConnection<'a, RecordGuard<'a, R, W>, CheckedSuite>,
     shared: &'a Shared,
     proof: ServerAuthenticated,
 }
@@ -225,8 +226,21 @@ fn explain(error: engine::TlsError, shared: &Shared, otherwise: TlsError) -> Tls
         (None, engine::TlsError::Io(kind)) => TlsError::Io(kind),
         (None, engine::TlsError::IoError) => TlsError::Io(ErrorKind::ConnectionReset),
         (None, engine::TlsError::ConnectionClosed | engine::TlsError::MissingHandshake) => TlsError::Closed,
+        (None, engine::TlsError::Unimplemented) => TlsError::UnexpectedMessage,
         (None, _) => otherwise,
     }
+}
+
+/// The engine's suite, with a cipher that looks at what it decrypts.
+struct CheckedSuite;
+
+impl TlsCipherSuite for CheckedSuite {
+    const CODE_POINT: u16 = Aes128GcmSha256::CODE_POINT;
+    type Cipher = content::ContentCipher;
+    type KeyLen = <Aes128GcmSha256 as TlsCipherSuite>::KeyLen;
+    type IvLen = <Aes128GcmSha256 as TlsCipherSuite>::IvLen;
+    type Hash = Sha256;
+    type LabelBufferSize = <Aes128GcmSha256 as TlsCipherSuite>::LabelBufferSize;
 }
 
 struct Provider<'a> {
@@ -236,21 +250,21 @@ struct Provider<'a> {
 
 /// `client_cert` and `signer` keep the trait's defaults, which give nothing to anyone.
 impl CryptoProvider for Provider<'_> {
-    type CipherSuite = Aes128GcmSha256;
+    type CipherSuite = CheckedSuite;
     type Signature = [u8; 0];
 
     fn rng(&mut self) -> impl CryptoRngCore {
         &mut *self.random
     }
 
-    fn verifier(&mut self) -> Result<&mut impl TlsVerifier<Aes128GcmSha256>, engine::TlsError> {
+    fn verifier(&mut self) -> Result<&mut impl TlsVerifier<CheckedSuite>, engine::TlsError> {
         Ok(&mut self.verifier)
     }
 }
 
 struct EngineVerifier<'a>(Verifier<'a>);
 
-impl TlsVerifier<Aes128GcmSha256> for EngineVerifier<'_> {
+impl TlsVerifier<CheckedSuite> for EngineVerifier<'_> {
     fn set_hostname_verification(&mut self, _: &str) -> Result<(), engine::TlsError> {
         Ok(()) // The one name of every hub is the verifier's own.
     }

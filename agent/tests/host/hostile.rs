@@ -2,7 +2,8 @@
 
 use crate::support::pki::{HomeCa, TODAY};
 use crate::support::tls13::{
-    ALERT, HANDSHAKE, Hello, Server, certificate, certificate_request, encrypted_extensions, message, plaintext_record,
+    ALERT, HANDSHAKE, Hello, Server, certificate, certificate_request, encrypted_extensions, message, new_session_ticket,
+    plaintext_record,
 };
 use crate::support::{Pipe, TestPlatform};
 use hearthkey_agent::keys::Drbg;
@@ -63,6 +64,17 @@ impl Home {
         };
         let server = async { server(Server::accept(stream).await).await };
         tokio::join!(device, server).0
+    }
+
+    /// What the device read, and how it ended, when the hub itself says these encrypted records after a right handshake.
+    async fn told(&self, records: &[&[u8]]) -> (Vec<u8>, TlsError) {
+        let hub = async |mut server: Server| {
+            server.handshake(&self.chain(), &self.key).await;
+            for inner in records {
+                server.send_sealed(inner).await;
+            }
+        };
+        self.attacked_by(hub).await
     }
 
     /// How the handshake ends when the server answers the ClientHello with `hello`.
@@ -190,7 +202,7 @@ async fn an_encrypted_record_of_nothing_but_padding_is_refused() {
             server.send_sealed(&[0; 40]).await;
         })
         .await;
-    assert_eq!(ending, TlsError::Handshake);
+    assert_eq!(ending, TlsError::UnexpectedMessage);
 }
 
 /// Hole f: anyone in the middle can inject it, and it panics the bare engine.
@@ -205,6 +217,61 @@ async fn a_plaintext_handshake_record_after_the_handshake_is_refused() {
             })
             .await;
         assert_eq!(ending, record(RecordError::PlaintextAfterServerHello), "type {kind}");
+    }
+}
+
+/// Hole k: whoever holds the hub's key can send them encrypted, and most of them panic the bare engine.
+#[tokio::test(start_paused = true)]
+async fn an_encrypted_message_that_has_no_place_after_the_handshake_ends_the_connection() {
+    let home = Home::new();
+    // Version, random, no session, cipher suite, no compression, no extensions.
+    let hello = message(2, &[&[3, 3][..], &[7; 32], &[0, 0x13, 1, 0, 0, 0]].concat());
+    let zeroes = |kind: u8| message(kind, &[0; 40]);
+    let key_update = message(24, &[0]);
+    let misplaced = [
+        hello,
+        encrypted_extensions(),
+        certificate(&home.chain()),
+        certificate_request(),
+        message(15, &[4, 3, 0, 2, 0, 0]),
+        message(20, &[0; 32]),
+        key_update,
+        zeroes(1),
+        zeroes(5),
+        zeroes(254),
+        zeroes(99),
+    ];
+    for message in misplaced {
+        let (received, ending) = home.told(&[b"truth\x17", &[message.as_slice(), &[HANDSHAKE]].concat()]).await;
+        assert_eq!((received.as_slice(), ending), (b"truth".as_slice(), TlsError::UnexpectedMessage), "{message:?}");
+    }
+}
+
+/// The engine reads a message by the lengths within it, whatever its header says: what is behind them it takes for another one.
+#[tokio::test(start_paused = true)]
+async fn nothing_hides_behind_or_inside_a_ticket() {
+    let home = Home::new();
+    let (ticket, finished) = (new_session_ticket(&[]), message(20, &[0; 32]));
+    let behind = [ticket.as_slice(), &finished].concat();
+    let inside = message(4, &behind[4..]);
+    let empty = message(4, &[]);
+    for content in [&behind, &inside, &ticket[..ticket.len() - 1], &[ticket.as_slice(), &[4]].concat(), &empty, &[]] {
+        for padding in [0, 7] {
+            let (_, ending) = home.told(&[&[content, &[HANDSHAKE], &vec![0; padding]].concat()]).await;
+            assert_eq!(ending, TlsError::UnexpectedMessage, "{content:?} and {padding} zeroes");
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_ticket_changes_nothing() {
+    let home = Home::new();
+    let early_data = new_session_ticket(&[0, 42, 0, 4, 0, 0, 0x40, 0]);
+    let unknown = new_session_ticket(&[0x7a, 0x7a, 0, 1, 0]);
+    for tickets in [new_session_ticket(&[]), [early_data.clone(), early_data].concat(), unknown] {
+        let records = [b"be\x17".as_slice(), &[tickets.as_slice(), &[HANDSHAKE, 0, 0]].concat(), b"fore\x17", &[1, 0, ALERT]];
+        let (received, ending) = home.told(&records).await;
+        assert_eq!((received.as_slice(), ending), (b"before".as_slice(), TlsError::Closed), "{tickets:?}");
     }
 }
 

@@ -80,4 +80,10 @@ async fn a_board_does_not_panic_at_records_that_panic_its_tls_engine() {
     });
     let injected = injected.await;
     assert!(injected.contains("Record("), "{injected}");
+    let misplaced = judged(&home, async |server| {
+        server.handshake(&[&hub.der, &home.der], &hub.signing_key()).await;
+        server.send_sealed(&[encrypted_extensions().as_slice(), &[HANDSHAKE]].concat()).await;
+    });
+    let misplaced = misplaced.await;
+    assert!(misplaced.contains("UnexpectedMessage"), "{misplaced}");
 }

@@ -7,15 +7,16 @@ use hearthkey_agent::keys::Drbg;
 use hearthkey_agent::tls::{Channel, TlsBuffers, TlsError, TrustAnchor};
 use p256::ecdsa::SigningKey;
 use sha2::{Digest as _, Sha256};
-use tls13::{ALERT, APPLICATION_DATA, Server, certificate, encrypted_extensions};
+use tls13::{ALERT, APPLICATION_DATA, HANDSHAKE, Server, certificate, encrypted_extensions};
 
-/// The first byte says how far the server is honest: not at all, its ServerHello, its certificate, the whole handshake. Behind that
-/// the input is what it sends: bytes as they are, then encrypted records (a length, then what is in them, content type last).
+/// The first byte says how far the server is honest: not at all, its ServerHello, its certificate, the whole handshake; and whether
+/// it then mixes data with alerts or with handshake messages. Behind that the input is what it sends: bytes as they are, then
+/// encrypted records (a length, then what is in them, content type last).
 /// No one is believed who never proved the key, and what is read is what was sent, however it comes.
 pub(crate) fn handshake(data: &[u8]) -> Reading {
     let Some((&head, said)) = data.split_first() else { return Reading::Refused };
-    let outcome = attacked(head & 3, said, 64 * 1024);
-    assert_eq!(outcome, attacked(head & 3, said, 1), "in single bytes");
+    let outcome = attacked(head, said, 64 * 1024);
+    assert_eq!(outcome, attacked(head, said, 1), "in single bytes");
     let (is_believed, received, ending) = outcome;
     assert_eq!(is_believed, head & 3 == 3, "{ending:?}");
     let expected: Vec<u8> = records(said).filter(|(kind, _)| kind % 2 == 1).flat_map(|(_, content)| content).copied().collect();
@@ -35,11 +36,11 @@ fn records(mut said: &[u8]) -> impl Iterator<Item = (u8, &[u8])> {
 }
 
 /// Whether the server was believed, what the device read, and how it ended. `piece` is how many bytes arrive at once.
-fn attacked(honesty: u8, said: &[u8], piece: usize) -> (bool, Vec<u8>, TlsError) {
+fn attacked(head: u8, said: &[u8], piece: usize) -> (bool, Vec<u8>, TlsError) {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().expect("a runtime");
     runtime.block_on(async {
         let (ours, theirs) = tokio::io::duplex(256 * 1024);
-        tokio::join!(visit(ours, piece), serve(theirs, honesty, said)).0
+        tokio::join!(visit(ours, piece), serve(theirs, head, said)).0
     })
 }
 
@@ -65,10 +66,11 @@ async fn visit(stream: tokio::io::DuplexStream, piece: usize) -> (bool, Vec<u8>,
     }
 }
 
-async fn serve(stream: tokio::io::DuplexStream, honesty: u8, said: &[u8]) {
+async fn serve(stream: tokio::io::DuplexStream, head: u8, said: &[u8]) {
+    let other_kind = if head & 4 == 0 { ALERT } else { HANDSHAKE };
     let mut server = Server::accept(stream).await;
     let key = SigningKey::from_slice(home::HUB_KEY).expect("a key");
-    match honesty {
+    match head & 3 {
         0 => return server.send_raw(said).await,
         1 => server.say_hello().await,
         2 => {
@@ -78,8 +80,7 @@ async fn serve(stream: tokio::io::DuplexStream, honesty: u8, said: &[u8]) {
         _ => {
             server.handshake(&[home::HUB, home::CA], &key).await;
             for (kind, content) in records(said) {
-                // A handshake message here panics the engine; only the hub itself could send one (agent/src/tls/mod.rs).
-                let kind = if kind % 2 == 1 { APPLICATION_DATA } else { ALERT };
+                let kind = if kind % 2 == 1 { APPLICATION_DATA } else { other_kind };
                 server.send_sealed(&[content, &[kind]].concat()).await;
             }
             return;

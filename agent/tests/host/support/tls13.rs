@@ -138,6 +138,17 @@ pub fn certificate_request() -> Vec<u8> {
     message(13, &[0, 0, 8, 0, 13, 0, 4, 0, 2, 4, 3])
 }
 
+/// A NewSessionTicket (RFC 8446 4.6.1): a nonce, a ticket, and extensions.
+pub fn new_session_ticket(extensions: &[u8]) -> Vec<u8> {
+    let mut body = vec![0, 0, 0x1c, 0x20, 1, 2, 3, 4];
+    body.extend([2, 0, 1]);
+    body.extend([0, 5]);
+    body.extend(b"tickt");
+    body.extend((extensions.len() as u16).to_be_bytes());
+    body.extend(extensions);
+    message(4, &body)
+}
+
 pub fn certificate(chain: &[&[u8]]) -> Vec<u8> {
     let mut list = vec![];
     for der in chain {
