@@ -23,11 +23,17 @@ pub struct Storage(Medium);
 
 enum Medium {
     Memory(HashMap<&'static str, Zeroizing<Vec<u8>>>),
-    Directory {
-        path: PathBuf,
-        /// Locked while it is open.
-        _lock: File,
-    },
+    Directory { path: PathBuf, _lock: Lock },
+}
+
+/// A file that one running device has locked.
+struct Lock(File);
+
+impl Drop for Lock {
+    fn drop(&mut self) {
+        // To close it is not enough: a program that another thread is just starting holds a copy of it for a moment.
+        let _ = self.0.unlock();
+    }
 }
 
 /// Why a directory cannot hold a device, or a record could not be read or written.
@@ -121,12 +127,12 @@ impl std::fmt::Debug for Storage {
     }
 }
 
-fn lock(dir: &Path) -> Result<File, StorageError> {
+fn lock(dir: &Path) -> Result<Lock, StorageError> {
     let path = dir.join(LOCK_FILE);
     let mut options = File::options();
     let file = options.write(true).create(true).truncate(false).mode(0o600).open(&path).map_err(io_error(&path))?;
     match file.try_lock() {
-        Ok(()) => Ok(file),
+        Ok(()) => Ok(Lock(file)),
         Err(fs::TryLockError::WouldBlock) => Err(StorageError::InUse(dir.to_owned())),
         Err(fs::TryLockError::Error(source)) => Err(StorageError::Io { path, source }),
     }
@@ -218,6 +224,9 @@ mod tests {
         let first = Storage::directory(home.path()).expect("made");
         let refused = Storage::directory(home.path()).expect_err("in use");
         assert!(matches!(refused, StorageError::InUse(_)), "{refused}");
+        // As a program does that is being started: it has a copy of every open file until it is another program.
+        let Medium::Directory { _lock: Lock(file), .. } = &first.0 else { unreachable!("made in a directory") };
+        let _inherited = file.try_clone().expect("a copy");
         drop(first);
         Storage::directory(home.path()).expect("free again");
     }

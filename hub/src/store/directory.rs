@@ -42,7 +42,14 @@ pub(super) struct Directory {
     data: PathBuf,
     /// The reserve was used; it is set aside again when there is room.
     reserve_is_gone: AtomicBool,
-    _lock: File,
+    lock: File,
+}
+
+impl Drop for Directory {
+    fn drop(&mut self) {
+        // To close it is not enough: a program that another thread is just starting holds a copy of it for a moment.
+        let _ = self.lock.unlock();
+    }
 }
 
 impl Directory {
@@ -57,7 +64,7 @@ impl Directory {
             Err(TryLockError::WouldBlock) => return Err(StoreError::InUse(data.to_owned())),
             Err(TryLockError::Error(error)) => return Err(during("lock", &path)(error)),
         }
-        Ok(Directory { data: data.to_owned(), reserve_is_gone: AtomicBool::new(false), _lock: file })
+        Ok(Directory { data: data.to_owned(), reserve_is_gone: AtomicBool::new(false), lock: file })
     }
 
     /// The engine's directory.
