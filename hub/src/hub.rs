@@ -68,6 +68,7 @@ pub struct Hub {
     signing: ArcSwap<Signing>,
     /// One rotation at a time.
     rotating: tokio::sync::Mutex<()>,
+    commanding: commands::Turns,
     issuer: String,
     passwords: Passwords,
     approvals: Approvals,
@@ -199,6 +200,7 @@ impl Hub {
             pepper: Pepper::new(data.pepper()?),
             signing: ArcSwap::from_pointee(signing),
             rotating: tokio::sync::Mutex::new(()),
+            commanding: commands::Turns::default(),
             issuer,
             passwords: Passwords::default(),
             approvals: Approvals::default(),

@@ -11,12 +11,35 @@ use hearthkey_core::{
     rights::PublishPermit,
     topic::TopicName,
 };
-use std::{sync::Arc, time::Duration};
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, PoisonError, Weak},
+    time::Duration,
+};
 use tokio::sync::watch;
+
+/// Whose turn it is to send a device a command. Holds an entry for each device that is being sent one, and no other.
+#[derive(Default)]
+pub(super) struct Turns(Mutex<HashMap<DeviceId, Weak<tokio::sync::Mutex<()>>>>);
+
+impl Turns {
+    /// What to lock for a device; who comes first has it first.
+    fn of(&self, device: &DeviceId) -> Arc<tokio::sync::Mutex<()>> {
+        let mut turns = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(turn) = turns.get(device).and_then(Weak::upgrade) {
+            return turn;
+        }
+        turns.retain(|_, turn| turn.strong_count() > 0);
+        let turn = Arc::default();
+        turns.insert(device.clone(), Arc::downgrade(&turn));
+        turn
+    }
+}
 
 impl Hub {
     /// Sends a command: kept first, published then, also if nobody waits for the answer any more. A command that is kept is sent,
-    /// though it could not be published: it waits for the device as for one that is not there.
+    /// though it could not be published: it waits for the device as for one that is not there. Commands to one device are
+    /// published in the order of their sequence numbers: it refuses what comes below the highest that it has seen.
     ///
     /// # Errors
     /// [`CommandRefused`].
@@ -37,6 +60,8 @@ impl Hub {
         let (hub, permit, device, context) = (Arc::clone(self), permit.clone(), device.clone(), context.clone());
         let args = args.map(str::to_owned);
         let sending = tokio::spawn(async move {
+            let turn = hub.commanding.of(&device);
+            let _turn = turn.lock().await;
             let decision =
                 |registry: &Registry| registry.send_command(&permit, &device, name, args.as_deref(), ttl, randomness, &context);
             let command = hub.decide(decision).await?;

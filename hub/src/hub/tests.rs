@@ -1,4 +1,4 @@
-//! The hub's own tests, over a real store and an outlet that nothing reaches.
+//! The hub's own tests, over a real store and outlets that lead nowhere.
 
 use super::*;
 use crate::store::SledStore;
@@ -54,6 +54,50 @@ async fn with_lamp(root: &std::path::Path) -> (Arc<Hub>, Authority, String) {
     hub.decide(|registry| registry.add_device(&permit, new, enrolment, &context)).await.expect("added");
     let ShownOnce::ClientSecret(secret) = shown else { panic!("a secret") };
     (hub, owner, secret.expose().to_owned())
+}
+
+/// Keeps the sequence numbers of what is published, each after some turns of the scheduler, as a front in which others are busy.
+#[derive(Default)]
+struct Busy(Mutex<Vec<u64>>);
+
+impl Outlet for Busy {
+    fn reconsider(&self, _: &Affected) {}
+
+    fn publish(&self, _: PublishPermit, message: Message) -> Pin<Box<dyn Future<Output = Result<(), String>> + Send + '_>> {
+        let body: serde_json::Value = serde_json::from_slice(&message.payload).expect("JSON");
+        let sequence = body["seq"].as_u64().expect("a sequence number");
+        Box::pin(async move {
+            // Each fifth finds less to wait for than those before it.
+            for _ in 0..5 - sequence % 5 {
+                tokio::task::yield_now().await;
+            }
+            self.0.lock().expect("no panic").push(sequence);
+            Ok(())
+        })
+    }
+
+    fn is_online(&self, _: &Principal) -> bool {
+        true
+    }
+}
+
+#[tokio::test]
+async fn commands_that_are_sent_at_once_are_published_in_the_order_in_which_a_device_takes_them() {
+    let temp = tempfile::tempdir().expect("a temporary directory");
+    let (hub, owner, _) = with_lamp(&temp.path().join("data")).await;
+    let busy = Arc::new(Busy::default());
+    let outlet: Arc<dyn Outlet> = busy.clone();
+    hub.connect_outlet(Arc::downgrade(&outlet));
+    let permit = hub.view(|registry| registry.permit_user(&owner, hub.now())).expect("the owner may");
+    let (lamp, context) = (DeviceId::parse("lamp").expect("legal"), hub.context(None, ""));
+    let send = |_| {
+        let name = CommandName::parse("identify").expect("legal");
+        hub.send_command(&permit, &lamp, name, None, Seconds(30), &context)
+    };
+    for sent in futures_util::future::join_all((0..15).map(send)).await {
+        sent.expect("it is kept");
+    }
+    assert_eq!(*busy.0.lock().expect("no panic"), (1..=15).collect::<Vec<_>>());
 }
 
 #[tokio::test]
