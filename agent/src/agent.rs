@@ -115,7 +115,9 @@ impl Agent {
     }
 
     fn store_sequence<P: Platform, A: Application>(&mut self, platform: &mut P, application: &mut A, sequence: u64) {
-        match platform.store(Record::CommandSequence, &sequence.to_be_bytes()) {
+        let stored = platform.store(Record::CommandSequence, &sequence.to_be_bytes());
+        self.device.diagnostics.storage(stored.is_ok());
+        match stored {
             Ok(()) => self.device.gate.stored(sequence),
             Err(StorageFailed) => application.event(Event::StorageFailed),
         }

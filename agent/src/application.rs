@@ -22,8 +22,9 @@ pub const MAX_REASON: usize = 96;
 #[allow(async_fn_in_trait)] // The agent runs on one thread; no caller needs `Send`.
 pub trait Application {
     /// Writes the `about` of the device, a JSON object of at most [`MAX_PAYLOAD`] bytes: model, firmware, capabilities.
-    /// Asked once per connection and published retained, with a member `agent` for the owner's eye as far as it fits:
-    /// `{"connections":2,"failures":1,"last_error":"disconnected 0x8B"}`, counted since the start.
+    /// Published retained at each connection, with a member `agent` for the owner's eye as far as it fits (docs/protocol.md):
+    /// `{"state":"online","connections":2,"failures":1,"last_error":"disconnected 0x8B"}`, counted since the start. Asked again,
+    /// once a minute at most, when that changed within a connection.
     ///
     /// # Errors
     /// [`BufferFull`] if it does not fit; nothing is published then.

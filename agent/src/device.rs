@@ -12,7 +12,7 @@ use crate::keys::Drbg;
 use crate::lifecycle::{Awaited, Backoff, Ending, Lifecycle, Next as Course};
 use crate::mqtt::codec::{self, Auth, ConnAck, Connect, DecodeError, Packet, Publish, Qos, SubAck};
 use crate::mqtt::reason::ReasonCode;
-use crate::mqtt::session::{ANSWERS, Class, Next, PublishId, RESERVED, Session, Settled};
+use crate::mqtt::session::{ANSWERS, Class, Next, PublishId, QUEUE, RESERVED, Session, Settled};
 use crate::mqtt::{MAX_INCOMING_PACKET, MAX_PAYLOAD, MAX_TOPIC, RECEIVE_MAXIMUM};
 use crate::oauth::{self, Grant, MAX_TOKEN_REQUEST};
 use crate::time::{Clock, Instant, UnixTime};
@@ -26,6 +26,8 @@ use zeroize::Zeroizing;
 const METHOD: &str = "client_credentials";
 /// How long the hub may take over CONNECT or a renewal.
 const PATIENCE: Duration = Duration::from_secs(30);
+/// The shortest time between two `about` of one connection: a person reads it.
+const ABOUT_INTERVAL: Duration = Duration::from_secs(60);
 /// How long a clean farewell waits for `offline` to be acknowledged.
 const FAREWELL_PATIENCE: Duration = Duration::from_secs(3);
 
@@ -77,7 +79,7 @@ struct Online {
     renewal: Renewal,
     subscribe: Subscribe,
     announce_status: bool,
-    announce_about: bool,
+    about_told: Option<Instant>,
     leaving: Option<Leaving>,
 }
 
@@ -120,7 +122,7 @@ pub(crate) struct Device {
     audience: String<MAX_ISSUER>,
     session: Session,
     lifecycle: Lifecycle,
-    diagnostics: Diagnostics,
+    pub(crate) diagnostics: Diagnostics,
     phase: Phase,
     /// The first connection after a restart drops what the hub queued for the former life.
     clean_start: bool,
@@ -231,7 +233,8 @@ impl Device {
                     Some(Leaving::Clean { deadline, .. }) => Some(deadline),
                     _ => None,
                 };
-                [self.session.deadline(), farewell].into_iter().flatten().fold(renewal, Instant::min).into()
+                let about = self.about_is_due(online);
+                [self.session.deadline(), farewell, about].into_iter().flatten().fold(renewal, Instant::min).into()
             }
         }
     }
@@ -308,7 +311,7 @@ impl Device {
         application: &mut A,
         out: &mut Buffer<'_>,
     ) -> Result<bool, Ending> {
-        self.announce(application);
+        self.announce(now, application);
         if self.write_farewell(now, out)? {
             return Ok(true);
         }
@@ -338,9 +341,19 @@ impl Device {
         }
     }
 
-    /// Queues what each connection begins with, as soon as there is room.
+    /// When `about` is to be told once more: if there is news, nothing else waits, and the last time is long enough ago.
+    fn about_is_due(&self, online: &Online) -> Option<Instant> {
+        let is_wanted = self.diagnostics.has_news() && self.session.free_places() == QUEUE;
+        online.about_told.filter(|_| is_wanted).map(|told| told.after(ABOUT_INTERVAL))
+    }
+
+    /// Queues what each connection begins with, as soon as there is room, and `about` again when it is due.
     #[inline(never)]
-    fn announce<A: Application>(&mut self, application: &mut A) {
+    fn announce<A: Application>(&mut self, now: Instant, application: &mut A) {
+        let Phase::Online(online) = &self.phase else {
+            return;
+        };
+        let is_due = self.about_is_due(online).is_some_and(|at| now >= at);
         let Phase::Online(online) = &mut self.phase else {
             return;
         };
@@ -348,16 +361,22 @@ impl Device {
             let status = topic(&self.identity, "status");
             online.announce_status = self.session.enqueue(&status, b"online", Qos::AtLeastOnce, true, Class::Agent).is_err();
         }
-        if online.announce_about && self.session.free_places() > RESERVED {
-            online.announce_about = false;
+        // The first time is certain to arrive. Later it goes out at once, and takes no place from what the application queues.
+        let (is_due, qos) = match online.about_told {
+            None => (self.session.free_places() > RESERVED, Qos::AtLeastOnce),
+            Some(_) => (is_due, Qos::AtMostOnce),
+        };
+        if is_due {
+            online.about_told = Some(now);
             let mut about = [0; MAX_PAYLOAD];
             let mut about = Buffer::new(&mut about);
             if application.about(&mut about).is_ok() && !about.is_empty() {
                 self.diagnostics.add_to(&mut about);
                 let place = topic(&self.identity, "about");
                 // There is room, and the topic and length are legal.
-                let _ = self.session.enqueue(&place, about.written(), Qos::AtLeastOnce, true, Class::Agent);
+                let _ = self.session.enqueue(&place, about.written(), qos, true, Class::Agent);
             }
+            self.diagnostics.told();
         }
     }
 
@@ -405,6 +424,9 @@ impl Device {
             Packet::Publish(publish) if is_online => self.receive_publish(publish, now, application),
             Packet::PubAck(puback) if is_online => {
                 if let Some(settled) = self.session.receive_puback(puback) {
+                    if settled.reason_code.is_failure() {
+                        self.diagnostics.publish_refused(settled.reason_code);
+                    }
                     tell_settled(application, &settled, puback.reason_string);
                 }
                 Ok(())
@@ -462,7 +484,7 @@ impl Device {
             renewal: Renewal::Due(grant.renew_at(now, &mut self.random)),
             subscribe: Subscribe::ToSend,
             announce_status: true,
-            announce_about: true,
+            about_told: None,
             leaving: None,
         });
         let session_present = connack.session_present;
@@ -517,8 +539,9 @@ impl Device {
         if online.subscribe != (Subscribe::Awaited { packet_id: suback.packet_id }) || suback.reason_codes.len() != 2 {
             return Err(Ending::BadPacket(DecodeError::Protocol("SUBACK that answers no SUBSCRIBE")));
         }
-        let is_refused = suback.reason_codes.iter().any(|code| ReasonCode(*code).is_failure());
-        online.subscribe = if is_refused { Subscribe::Refused } else { Subscribe::Done };
+        let refused = suback.reason_codes.iter().map(|code| ReasonCode(*code)).find(|code| code.is_failure());
+        online.subscribe = if refused.is_some() { Subscribe::Refused } else { Subscribe::Done };
+        self.diagnostics.subscribed(refused);
         for (&code, filter) in suback.reason_codes.iter().zip(["cmd/+", "twin/desired"]) {
             if ReasonCode(code).is_failure() {
                 let filter = topic(&self.identity, filter);

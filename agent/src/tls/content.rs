@@ -2,11 +2,10 @@
 //!
 //! After the handshake the engine panics at a ServerHello, EncryptedExtensions, CertificateRequest, Certificate, CertificateVerify
 //! or Finished, and it takes a message for as long as the fields within say, whatever its header says. So it is given this
-//! cipher in place of its own. A cipher is told nothing but a record and its key: a [`mark`] in the record's header says that the
-//! handshake is over. Knows nothing of connections.
+//! cipher in place of its own, and sees no message of a handshake any more. A cipher is told nothing but a record and its key: a
+//! [`mark`] in the record's header says that the handshake is over. Knows nothing of connections.
 
-use super::guard::{HANDSHAKE, MAX_RECORD};
-use super::hello::{Fields, HelloError};
+use super::guard::{APPLICATION_DATA, HANDSHAKE, MAX_RECORD};
 use aes_gcm::Aes128Gcm;
 use aes_gcm::aead::{AeadCore, AeadInPlace, Error, Key, KeyInit, KeySizeUser, Nonce, Tag};
 
@@ -47,8 +46,8 @@ impl AeadInPlace for ContentCipher {
         self.0.encrypt_in_place_detached(nonce, header, content)
     }
 
-    /// What is refused becomes padding throughout: a record without a content type, which the engine ends the connection for,
-    /// and otherwise than for one that does not decrypt (RFC 8446 5.4, "unexpected_message" and 5.2, "bad_record_mac").
+    /// What is illegal becomes padding throughout, for which the engine ends the connection, and otherwise than for a record that
+    /// does not decrypt (RFC 8446 5.4 and 5.2). Tickets become a record without content: nobody here has a use for them.
     fn decrypt_in_place_detached(
         &self,
         nonce: &Nonce<Self>,
@@ -58,33 +57,29 @@ impl AeadInPlace for ContentCipher {
     ) -> Result<(), Error> {
         let &[kind, major, minor, high, low] = header else { return Err(Error) };
         self.0.decrypt_in_place_detached(nonce, &[kind, VERSION[0], VERSION[1], high, low], content, tag)?;
-        if [major, minor] == AFTER_HANDSHAKE && !is_legal_after_handshake(content) {
+        if [major, minor] == AFTER_HANDSHAKE
+            && let Some(end) = content.iter().rposition(|byte| *byte != 0)
+            && content[end] == HANDSHAKE
+        {
+            let are_tickets = are_tickets(&content[..end]);
             content.fill(0);
+            if let Some(first) = content.first_mut().filter(|_| are_tickets) {
+                *first = APPLICATION_DATA;
+            }
         }
         Ok(())
     }
 }
 
-/// Whether a TLSInnerPlaintext has a content type, and that of handshake messages only if they are whole tickets.
-fn is_legal_after_handshake(inner: &[u8]) -> bool {
-    let Some(end) = inner.iter().rposition(|byte| *byte != 0) else { return false };
-    let (content, kind) = inner.split_at(end);
-    kind.first() != Some(&HANDSHAKE) || are_tickets(content).is_ok()
-}
-
 /// One NewSessionTicket or more (RFC 8446 4.6.1), each as long as its header says, and nothing else.
-fn are_tickets(content: &[u8]) -> Result<(), HelloError> {
-    let mut messages = Fields(content);
+fn are_tickets(mut messages: &[u8]) -> bool {
     loop {
-        let mut ticket = messages.message(NEW_SESSION_TICKET)?;
-        ticket.take(8)?; // ticket_lifetime, ticket_age_add
-        let nonce_length = ticket.u8()?;
-        ticket.take(nonce_length.into())?;
-        ticket.vector()?; // ticket
-        ticket.vector()?; // extensions
-        ticket.end()?;
-        if messages.end().is_ok() {
-            return Ok(());
+        let Some((&[NEW_SESSION_TICKET, high, middle, low], rest)) = messages.split_first_chunk() else { return false };
+        let length = u32::from_be_bytes([0, high, middle, low]);
+        match rest.get(length as usize..) {
+            Some([]) => return true,
+            Some(more) => messages = more,
+            None => return false,
         }
     }
 }

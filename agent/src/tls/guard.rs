@@ -23,7 +23,7 @@ const TAG: usize = 16;
 const CHANGE_CIPHER_SPEC: u8 = 20;
 const ALERT: u8 = 21;
 pub(super) const HANDSHAKE: u8 = 22;
-const APPLICATION_DATA: u8 = 23;
+pub(super) const APPLICATION_DATA: u8 = 23;
 
 /// Why a record was not let through.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

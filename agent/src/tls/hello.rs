@@ -3,7 +3,6 @@
 
 /// The offered suite, TLS_AES_128_GCM_SHA256.
 const CIPHER_SUITE: [u8; 2] = [0x13, 0x01];
-const SERVER_HELLO: u8 = 2;
 const SUPPORTED_VERSIONS: u16 = 43;
 const KEY_SHARE: u16 = 51;
 const TLS_1_3: [u8; 2] = [3, 4];
@@ -37,50 +36,33 @@ pub enum HelloError {
     KeyShare,
 }
 
-/// What is left of a message to read.
-pub(super) struct Fields<'a>(pub(super) &'a [u8]);
+struct Fields<'a>(&'a [u8]);
 
 impl<'a> Fields<'a> {
-    pub(super) fn take(&mut self, count: usize) -> Result<&'a [u8], HelloError> {
+    fn take(&mut self, count: usize) -> Result<&'a [u8], HelloError> {
         let (taken, rest) = self.0.split_at_checked(count).ok_or(HelloError::Malformed)?;
         self.0 = rest;
         Ok(taken)
     }
 
-    pub(super) fn u8(&mut self) -> Result<u8, HelloError> {
+    fn u8(&mut self) -> Result<u8, HelloError> {
         self.take(1).map(|bytes| bytes[0])
     }
 
     fn u16(&mut self) -> Result<u16, HelloError> {
         self.take(2).map(|bytes| u16::from_be_bytes([bytes[0], bytes[1]]))
     }
-
-    /// A vector whose length comes first, in two bytes.
-    pub(super) fn vector(&mut self) -> Result<&'a [u8], HelloError> {
-        let length = self.u16()?;
-        self.take(length.into())
-    }
-
-    /// The body of a handshake message of the type `kind`.
-    pub(super) fn message(&mut self, kind: u8) -> Result<Self, HelloError> {
-        let header = self.take(4)?;
-        if header[0] != kind {
-            return Err(HelloError::Malformed);
-        }
-        let length = u32::from_be_bytes([0, header[1], header[2], header[3]]);
-        self.take(length as usize).map(Self)
-    }
-
-    pub(super) fn end(&self) -> Result<(), HelloError> {
-        if self.0.is_empty() { Ok(()) } else { Err(HelloError::Malformed) }
-    }
 }
 
 /// Accepts the content of a plaintext handshake record only if it is one ServerHello that answers our ClientHello.
 pub(super) fn check_server_hello(content: &[u8]) -> Result<(), HelloError> {
-    let mut record = Fields(content);
-    let mut message = record.message(SERVER_HELLO)?;
-    record.end()?;
+    let mut message = Fields(content);
+    let kind = message.u8()?;
+    let length = message.take(3)?;
+    let length = usize::from(length[0]) << 16 | usize::from(length[1]) << 8 | usize::from(length[2]);
+    if kind != 2 || length != message.0.len() {
+        return Err(HelloError::Malformed);
+    }
     if message.take(2)? != [3, 3] {
         return Err(HelloError::Version);
     }
@@ -96,16 +78,18 @@ pub(super) fn check_server_hello(content: &[u8]) -> Result<(), HelloError> {
     if message.u8()? != 0 {
         return Err(HelloError::Compression);
     }
-    let extensions = message.vector()?;
-    message.end()?;
-    check_extensions(Fields(extensions))
+    if usize::from(message.u16()?) != message.0.len() {
+        return Err(HelloError::Malformed);
+    }
+    check_extensions(message)
 }
 
 fn check_extensions(mut list: Fields<'_>) -> Result<(), HelloError> {
     let (mut version, mut key_share) = (None, None);
     while !list.0.is_empty() {
         let kind = list.u16()?;
-        let value = list.vector()?;
+        let length = list.u16()?;
+        let value = list.take(usize::from(length))?;
         let place = match kind {
             SUPPORTED_VERSIONS => &mut version,
             KEY_SHARE => &mut key_share,

@@ -71,7 +71,11 @@ async fn a_device_that_knows_no_date_is_told_it_and_proves_its_key() {
             said,
             [
                 ("dev/lamp/status", b"online".as_slice(), true),
-                ("dev/lamp/about", br#"{"model":"lamp","agent":{"connections":1,"failures":0}}"#.as_slice(), true)
+                (
+                    "dev/lamp/about",
+                    br#"{"model":"lamp","agent":{"state":"online","connections":1,"failures":0}}"#.as_slice(),
+                    true
+                )
             ]
         );
     };
@@ -321,7 +325,7 @@ async fn a_command_in_the_midst_of_which_the_power_goes_is_not_carried_out_again
 #[tokio::test(start_paused = true)]
 async fn a_device_that_cannot_store_sequences_carries_out_no_command_and_says_so() {
     let mut home = Home::new(30).await;
-    home.platform.is_broken = true;
+    home.platform.is_broken.set(true);
     let (lamp, events) = lamp();
     let check = async |hub: &mut Hub| {
         let mut call = hub.let_in().await;
@@ -399,6 +403,7 @@ async fn a_refused_subscription_is_asked_for_again_with_each_new_token_until_it_
                     assert_eq!(codes.len(), 2 - renewals, "once with each token");
                 }
                 FromClient::Publish { packet_id: Some(packet_id), .. } => call.send(&mqtt::puback(packet_id, 0, "")).await,
+                FromClient::Publish { packet_id: None, topic, .. } => assert_eq!(topic, "dev/lamp/about"),
                 FromClient::Auth { reason: 0x19, .. } => {
                     call.send(&mqtt::auth(0, &token_response(LIFETIME), Some(hub.date()))).await;
                     renewals += 1;

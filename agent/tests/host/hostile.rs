@@ -249,13 +249,11 @@ async fn an_encrypted_message_that_has_no_place_after_the_handshake_ends_the_con
 
 /// The engine reads a message by the lengths within it, whatever its header says: what is behind them it takes for another one.
 #[tokio::test(start_paused = true)]
-async fn nothing_hides_behind_or_inside_a_ticket() {
+async fn nothing_hides_behind_a_ticket() {
     let home = Home::new();
     let (ticket, finished) = (new_session_ticket(&[]), message(20, &[0; 32]));
     let behind = [ticket.as_slice(), &finished].concat();
-    let inside = message(4, &behind[4..]);
-    let empty = message(4, &[]);
-    for content in [&behind, &inside, &ticket[..ticket.len() - 1], &[ticket.as_slice(), &[4]].concat(), &empty, &[]] {
+    for content in [&behind, &ticket[..ticket.len() - 1], &[ticket.as_slice(), &[4]].concat(), &[4, 0, 0, 1], &[]] {
         for padding in [0, 7] {
             let (_, ending) = home.told(&[&[content, &[HANDSHAKE], &vec![0; padding]].concat()]).await;
             assert_eq!(ending, TlsError::UnexpectedMessage, "{content:?} and {padding} zeroes");
@@ -268,7 +266,10 @@ async fn a_ticket_changes_nothing() {
     let home = Home::new();
     let early_data = new_session_ticket(&[0, 42, 0, 4, 0, 0, 0x40, 0]);
     let unknown = new_session_ticket(&[0x7a, 0x7a, 0, 1, 0]);
-    for tickets in [new_session_ticket(&[]), [early_data.clone(), early_data].concat(), unknown] {
+    // Nobody looks into one: there is nothing to find, nor to stumble over.
+    let finished_inside = message(4, &[&new_session_ticket(&[])[4..], &message(20, &[0; 32])].concat());
+    let empty = message(4, &[]);
+    for tickets in [new_session_ticket(&[]), [early_data.clone(), early_data].concat(), unknown, finished_inside, empty] {
         let records = [b"be\x17".as_slice(), &[tickets.as_slice(), &[HANDSHAKE, 0, 0]].concat(), b"fore\x17", &[1, 0, ALERT]];
         let (received, ending) = home.told(&records).await;
         assert_eq!((received.as_slice(), ending), (b"before".as_slice(), TlsError::Closed), "{tickets:?}");

@@ -21,7 +21,9 @@ pub struct TestPlatform {
     pub storage: Rc<RefCell<BTreeMap<&'static str, Vec<u8>>>>,
     pub writes: Rc<Cell<usize>>,
     /// Its storage takes nothing more.
-    pub is_broken: bool,
+    pub is_broken: Rc<Cell<bool>>,
+    /// Its storage gives nothing back.
+    pub is_unreadable: Rc<Cell<bool>>,
     seed: u64,
 }
 
@@ -34,7 +36,8 @@ impl TestPlatform {
             calls,
             storage: Rc::default(),
             writes: Rc::default(),
-            is_broken: false,
+            is_broken: Rc::default(),
+            is_unreadable: Rc::default(),
             seed,
         };
         (platform, answered)
@@ -60,6 +63,9 @@ impl Platform for TestPlatform {
     }
 
     fn load(&mut self, key: Record, out: &mut [u8]) -> Result<Option<usize>, StorageFailed> {
+        if self.is_unreadable.get() {
+            return Err(StorageFailed);
+        }
         let storage = self.storage.borrow();
         let Some(bytes) = storage.get(key.name()) else { return Ok(None) };
         out.get_mut(..bytes.len()).ok_or(StorageFailed)?.copy_from_slice(bytes);
@@ -67,7 +73,7 @@ impl Platform for TestPlatform {
     }
 
     fn store(&mut self, key: Record, bytes: &[u8]) -> Result<(), StorageFailed> {
-        if self.is_broken {
+        if self.is_broken.get() {
             return Err(StorageFailed);
         }
         self.writes.set(self.writes.get() + 1);
