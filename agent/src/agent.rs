@@ -2,6 +2,7 @@
 
 use crate::application::{Application, Event, Farewell, Turn};
 use crate::buffer::Buffer;
+use crate::command::CommandGate;
 use crate::device::{Config, Device};
 use crate::identity::Identity;
 use crate::keys::Drbg;
@@ -69,9 +70,10 @@ impl Agent {
         application: &mut A,
         workspace: &mut Workspace,
     ) -> Ended {
-        self.load_sequence(platform, application);
+        let mut is_sequence_known = false;
         let mut due = platform.now();
         loop {
+            is_sequence_known = is_sequence_known || self.load_sequence(platform, application);
             self.reseed(platform);
             if let Some(farewell) = self.wait(platform, application, due).await {
                 return Ended::Left(farewell);
@@ -105,13 +107,24 @@ impl Agent {
         self.device.random = Drbg::from_seed(&seed, "hearthkey connection");
     }
 
-    fn load_sequence<P: Platform, A: Application>(&mut self, platform: &mut P, application: &mut A) {
+    /// False if storage cannot be read: no command is carried out then.
+    fn load_sequence<P: Platform, A: Application>(&mut self, platform: &mut P, application: &mut A) -> bool {
         let mut bytes = [0; 8];
-        match platform.load(Record::CommandSequence, &mut bytes) {
-            Ok(Some(8)) => self.device.gate = crate::command::CommandGate::new(u64::from_be_bytes(bytes)),
-            Ok(None) => {}
-            Ok(Some(_)) | Err(_) => application.event(Event::StorageFailed),
-        }
+        let loaded = platform.load(Record::CommandSequence, &mut bytes);
+        self.device.diagnostics.storage(loaded.is_ok());
+        self.device.gate = match loaded {
+            Ok(Some(8)) => CommandGate::new(u64::from_be_bytes(bytes)),
+            Ok(None) => CommandGate::new(0),
+            Ok(Some(_)) => {
+                application.event(Event::StorageFailed);
+                CommandGate::new(0)
+            }
+            Err(StorageFailed) => {
+                application.event(Event::StorageFailed);
+                CommandGate::unread()
+            }
+        };
+        loaded.is_ok()
     }
 
     fn store_sequence<P: Platform, A: Application>(&mut self, platform: &mut P, application: &mut A, sequence: u64) {

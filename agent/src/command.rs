@@ -82,7 +82,7 @@ pub enum CommandRefusal {
     Busy,
     /// There is no room to answer it: PUBACK says so.
     NoRoom,
-    /// Its sequence is not in storage: after a power cut it could be carried out again.
+    /// Its sequence is not in storage, or what is there cannot be read: after a power cut it could be carried out again.
     NotStored,
 }
 
@@ -111,7 +111,8 @@ impl CommandRefusal {
 #[derive(Debug, Default)]
 pub struct CommandGate {
     highest: u64,
-    stored: u64,
+    /// Nothing is known of it if storage could not be read.
+    stored: Option<u64>,
     seen: Deque<String<MAX_COMMAND_ID>, REMEMBERED>,
 }
 
@@ -128,7 +129,13 @@ impl CommandGate {
     /// A gate that refuses sequences up to `stored`.
     #[must_use]
     pub const fn new(stored: u64) -> Self {
-        Self { highest: stored, stored, seen: Deque::new() }
+        Self { highest: stored, stored: Some(stored), seen: Deque::new() }
+    }
+
+    /// A gate for a device whose storage cannot be read: it lets no command pass, and stores nothing over what it does not know.
+    #[must_use]
+    pub const fn unread() -> Self {
+        Self { highest: 0, stored: None, seen: Deque::new() }
     }
 
     /// Judges a message under `cmd/<name>`, received at `now`. `hindrance` is why no command whatever can be carried out now.
@@ -168,7 +175,7 @@ impl CommandGate {
         if let Some(hindrance) = hindrance {
             return refuse(hindrance);
         }
-        if command.sequence > self.stored {
+        if self.stored < Some(command.sequence) {
             return refuse(CommandRefusal::NotStored);
         }
         Ok(command)
@@ -178,12 +185,12 @@ impl CommandGate {
     #[must_use]
     pub fn sequence_to_store(&self, name: &str, publish: &Publish<'_>, now: Instant) -> Option<u64> {
         let command = read(name, publish, now).filter(|command| !publish.retain && now < command.deadline)?;
-        (command.sequence > self.highest.max(self.stored)).then_some(command.sequence)
+        (command.sequence > self.highest.max(self.stored?)).then_some(command.sequence)
     }
 
     /// Notes that `sequence` is in storage.
     pub fn stored(&mut self, sequence: u64) {
-        self.stored = self.stored.max(sequence);
+        self.stored = self.stored.max(Some(sequence));
     }
 }
 

@@ -7,13 +7,15 @@ use std::vec::Vec;
 const PAGE: usize = 1024;
 const CAPACITY: usize = 4 * PAGE;
 
-/// NOR flash that loses power at the `n`-th granule written or page erased, and leaves that one half done.
+/// NOR flash that loses power at the `n`-th granule written or page erased, and leaves that one half done; or fails a read.
 #[derive(Debug, Clone)]
 struct Nor<const WRITE: usize> {
     bytes: Vec<u8>,
     /// Granules written since they were erased: a second write is a mistake.
     written: Vec<bool>,
     until_cut: Option<usize>,
+    /// Reads that succeed before one fails.
+    until_misread: Option<usize>,
     is_off: bool,
     random: u64,
     writes: usize,
@@ -35,6 +37,7 @@ impl<const WRITE: usize> Nor<WRITE> {
             bytes: std::vec![filled_with; CAPACITY],
             written: std::vec![filled_with != 0xff; CAPACITY / WRITE],
             until_cut: None,
+            until_misread: None,
             is_off: false,
             random: 1,
             writes: 0,
@@ -75,7 +78,9 @@ impl<const WRITE: usize> ReadNorFlash for Nor<WRITE> {
     const READ_SIZE: usize = 1;
 
     fn read(&mut self, offset: u32, bytes: &mut [u8]) -> Result<(), NoPower> {
-        if self.is_off {
+        let is_misread = self.until_misread == Some(0);
+        self.until_misread = self.until_misread.and_then(|left| left.checked_sub(1));
+        if self.is_off || is_misread {
             return Err(NoPower);
         }
         bytes.copy_from_slice(&self.bytes[offset as usize..][..bytes.len()]);
@@ -210,6 +215,47 @@ fn a_power_cut_at_any_write_or_erasure_leaves_the_old_record_or_the_new_one() {
     survives_power_cuts::<4>();
     survives_power_cuts::<8>();
     survives_power_cuts::<32>();
+}
+
+/// Fails each read of a start and of a command once, with a half that has room and with one that is full.
+#[test]
+fn a_read_that_fails_is_told_and_costs_no_record() {
+    let identity = [0xa1; 400];
+    for commands in [1, 100] {
+        let mut records = records(Nor::<8>::new(0xff)).expect("fits");
+        records.store(Record::Identity, &identity).expect("the flash works");
+        let mut stored = 0_u64;
+        let mut misreads = 0;
+        for sequence in 1..=commands {
+            records.store(Record::CommandSequence, &u64::to_be_bytes(sequence)).expect("the flash works");
+            stored = sequence;
+        }
+        let healthy = records.flash().clone();
+        for misread in 0.. {
+            let mut flash = healthy.clone();
+            flash.until_misread = Some(misread);
+            // It begins anew after a failure, as a board does that panics.
+            let mut records = self::records(flash.clone()).unwrap_or_else(|StorageFailed| {
+                flash.until_misread = None;
+                self::records(flash).expect("read at the second time")
+            });
+            let mut out = [0; MAX_RECORD];
+            let loaded = records.load(Record::Identity, &mut out);
+            assert!(loaded.is_err() || loaded == Ok(Some(400)) && out[..400] == identity, "{misread}: {loaded:?}");
+            assert_eq!(records.flash().bytes, healthy.bytes, "{misread}: a failure to read is no reason to write");
+            let told = records.store(Record::CommandSequence, &(stored + 1).to_be_bytes());
+            let all_was_read = records.flash().until_misread.take().is_some();
+            assert_eq!(self::loaded(&mut records, Record::Identity).as_deref(), Some(identity.as_slice()), "{misread}");
+            let now = self::loaded(&mut records, Record::CommandSequence).expect("stored");
+            let (old, new) = (stored.to_be_bytes(), (stored + 1).to_be_bytes());
+            assert!(now == new || told.is_err() && now == old, "{misread}: {told:?} {now:?}");
+            if all_was_read {
+                break;
+            }
+            misreads += 1;
+        }
+        assert!(misreads > 20, "{misreads}");
+    }
 }
 
 #[test]

@@ -8,4 +8,5 @@ mod enrolment;
 mod handshake;
 mod hostile;
 mod joining;
+mod storage;
 mod support;

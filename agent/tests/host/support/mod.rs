@@ -22,8 +22,8 @@ pub struct TestPlatform {
     pub writes: Rc<Cell<usize>>,
     /// Its storage takes nothing more.
     pub is_broken: Rc<Cell<bool>>,
-    /// Its storage gives nothing back.
-    pub is_unreadable: Rc<Cell<bool>>,
+    /// Its storage does not give this back.
+    pub unreadable: Rc<Cell<Option<Record>>>,
     seed: u64,
 }
 
@@ -37,7 +37,7 @@ impl TestPlatform {
             storage: Rc::default(),
             writes: Rc::default(),
             is_broken: Rc::default(),
-            is_unreadable: Rc::default(),
+            unreadable: Rc::default(),
             seed,
         };
         (platform, answered)
@@ -63,7 +63,7 @@ impl Platform for TestPlatform {
     }
 
     fn load(&mut self, key: Record, out: &mut [u8]) -> Result<Option<usize>, StorageFailed> {
-        if self.is_unreadable.get() {
+        if self.unreadable.get() == Some(key) {
             return Err(StorageFailed);
         }
         let storage = self.storage.borrow();
