@@ -160,6 +160,10 @@ impl CommandGate {
         if command.sequence <= self.highest {
             return refuse(CommandRefusal::Stale);
         }
+        if hindrance == Some(CommandRefusal::NoRoom) {
+            // Nothing is said of it but PUBACK: if that is lost, it may come again and be carried out.
+            return refuse(CommandRefusal::NoRoom);
+        }
         // From here on the sequence counts as seen, whatever becomes of the command.
         self.highest = command.sequence;
         if self.seen.is_full() {
@@ -268,6 +272,15 @@ mod tests {
         publish.retain = true;
         assert_eq!(refusal(&mut gate, &publish), CommandRefusal::Retained);
         publish.retain = false;
+        assert!(admit(&mut gate, &publish, None).is_ok());
+    }
+
+    #[test]
+    fn a_command_for_which_there_was_no_room_may_come_again() {
+        let mut gate = CommandGate::new(0);
+        let publish = message(r#"{"id":"c-1","seq":12,"ttl_s":30}"#);
+        let refused = admit(&mut gate, &publish, Some(CommandRefusal::NoRoom)).map_err(|refused| refused.refusal);
+        assert_eq!(refused, Err(CommandRefusal::NoRoom));
         assert!(admit(&mut gate, &publish, None).is_ok());
     }
 

@@ -359,11 +359,17 @@ impl Device {
         };
         if online.announce_status {
             let status = topic(&self.identity, "status");
-            online.announce_status = self.session.enqueue(&status, b"online", Qos::AtLeastOnce, true, Class::Agent).is_err();
+            // One that no former connection acknowledged is sent again: connections that break must not fill the queue.
+            online.announce_status = match self.session.waiting(&status) {
+                Some(said) => said != b"online",
+                None => self.session.enqueue(&status, b"online", Qos::AtLeastOnce, true, Class::Agent).is_err(),
+            };
         }
-        // The first time is certain to arrive. Later it goes out at once, and takes no place from what the application queues.
+        // The first time is certain to arrive, after what a former connection left of it. Later it goes out at once, and takes no
+        // place from what the application queues.
+        let place = topic(&self.identity, "about");
         let (is_due, qos) = match online.about_told {
-            None => (self.session.free_places() > RESERVED, Qos::AtLeastOnce),
+            None => (self.session.free_places() > RESERVED && self.session.waiting(&place).is_none(), Qos::AtLeastOnce),
             Some(_) => (is_due, Qos::AtMostOnce),
         };
         if is_due {
@@ -372,7 +378,6 @@ impl Device {
             let mut about = Buffer::new(&mut about);
             if application.about(&mut about).is_ok() && !about.is_empty() {
                 self.diagnostics.add_to(&mut about);
-                let place = topic(&self.identity, "about");
                 // There is room, and the topic and length are legal.
                 let _ = self.session.enqueue(&place, about.written(), qos, true, Class::Agent);
             }
@@ -444,6 +449,9 @@ impl Device {
     pub(crate) fn sequence_to_store(&self, packet: &Packet<'_>, now: Instant) -> Option<u64> {
         let Packet::Publish(publish) = packet else { return None };
         let name = self.below_own(publish.topic)?.strip_prefix("cmd/")?;
+        if self.hindrance() == Some(CommandRefusal::NoRoom) {
+            return None;
+        }
         self.gate.sequence_to_store(name, publish, now)
     }
 

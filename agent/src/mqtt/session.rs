@@ -13,8 +13,9 @@ use heapless::{Deque, String, Vec};
 pub const QUEUE: usize = 8;
 /// What answers one command: that it is accepted, that it is executing, and what became of it.
 pub const ANSWERS: usize = 3;
-/// Of these, kept free for the agent's own: the answers to a command, and whether the device is there.
-pub const RESERVED: usize = ANSWERS + 1;
+/// Of these, kept free for the agent's own: the answers to a command, what became of the one before it, and whether the device is
+/// there. Both of the latter may be queued after a command was asked for.
+pub const RESERVED: usize = ANSWERS + 2;
 /// How long the hub may take to answer a PINGREQ.
 const PING_PATIENCE: Duration = Duration::from_secs(20);
 
@@ -151,6 +152,11 @@ impl Session {
 
     pub(crate) fn free_places(&self) -> usize {
         QUEUE - self.queue.len()
+    }
+
+    /// What waits last for this topic. With a kept session it is sent again by itself.
+    pub(crate) fn waiting(&self, topic: &str) -> Option<&[u8]> {
+        self.queue.iter().rfind(|outgoing| outgoing.topic == topic).map(|outgoing| &*outgoing.payload)
     }
 
     /// Whether the next command would find places for its answers. Until then nothing is asked for or acknowledged, and the hub
@@ -397,10 +403,9 @@ mod tests {
     fn the_hubs_receive_maximum_is_respected_and_qos_0_does_not_count() {
         let mut session = Session::new();
         session.connected(&ConnAck { receive_maximum: 2, ..connack(false) }, 60, at(0));
-        for _ in 0..3 {
-            publish(&mut session, Qos::AtLeastOnce).expect("room");
+        for qos in [Qos::AtLeastOnce, Qos::AtLeastOnce, Qos::AtLeastOnce, Qos::AtMostOnce] {
+            session.enqueue("dev/lamp/tele/x", b"1", qos, false, Class::Agent).expect("room");
         }
-        publish(&mut session, Qos::AtMostOnce).expect("room");
         let first_bytes: std::vec::Vec<_> = (0..5).filter_map(|_| sent(&mut session, at(0)).first().copied()).collect();
         assert_eq!(first_bytes, [0x32, 0x32, 0x30]);
         session.receive_puback(&puback(1, ReasonCode::SUCCESS)).expect("in flight");

@@ -3,6 +3,7 @@
 
 mod about;
 mod codec;
+mod commands;
 mod conversation;
 mod enrolment;
 mod handshake;

@@ -194,6 +194,18 @@ impl Default for Lamp {
     }
 }
 
+/// How many of the events say `needle`.
+pub fn count(events: &Rc<RefCell<Vec<String>>>, needle: &str) -> usize {
+    events.borrow().iter().filter(|event| event.contains(needle)).count()
+}
+
+/// A lamp, and what will happen to it.
+pub fn lamp() -> (Lamp, Rc<RefCell<Vec<String>>>) {
+    let lamp = Lamp::default();
+    let events = lamp.events.clone();
+    (lamp, events)
+}
+
 impl Application for Lamp {
     fn about(&mut self, out: &mut Buffer<'_>) -> Result<(), BufferFull> {
         out.push(br#"{"model":"lamp"}"#)
