@@ -8,16 +8,11 @@ macro_rules! reason_codes {
     ($($constant:ident = $code:literal, $name:literal;)*) => {
         impl ReasonCode {
             $(#[doc = $name] pub const $constant: Self = Self($code);)*
-
-            /// The name that the standard gives it.
-            #[must_use]
-            pub const fn name(self) -> &'static str {
-                match self.0 {
-                    $($code => $name,)*
-                    _ => "Unknown reason",
-                }
-            }
         }
+
+        const CODES: &[u8] = &[$($code),*];
+        /// Line by line, in the order of [`CODES`]: a pointer to each would take more flash than the names.
+        const NAMES: &str = concat!($($name, "\n"),*);
     };
 }
 
@@ -66,6 +61,14 @@ reason_codes! {
 }
 
 impl ReasonCode {
+    /// The name that the standard gives it.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        let mut names = NAMES.as_bytes().split(|byte| *byte == b'\n');
+        let name = CODES.iter().position(|code| *code == self.0).and_then(|line| names.nth(line));
+        name.and_then(|name| core::str::from_utf8(name).ok()).unwrap_or("Unknown reason")
+    }
+
     /// Whether it reports a failure.
     #[must_use]
     pub const fn is_failure(self) -> bool {
@@ -82,5 +85,26 @@ impl core::fmt::Debug for ReasonCode {
 impl core::fmt::Display for ReasonCode {
     fn fmt(&self, formatter: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
         core::fmt::Debug::fmt(self, formatter)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_code_has_the_name_of_the_standard_and_an_unknown_one_has_none() {
+        let names = [
+            (ReasonCode::SUCCESS, "Success"),
+            (ReasonCode::REAUTHENTICATE, "Re-authenticate"),
+            (ReasonCode::NOT_AUTHORIZED, "Not authorized"),
+            (ReasonCode::WILDCARD_SUBSCRIPTIONS_NOT_SUPPORTED, "Wildcard Subscriptions not supported"),
+            (ReasonCode(0x05), "Unknown reason"),
+            (ReasonCode(0xff), "Unknown reason"),
+        ];
+        for (code, name) in names {
+            assert_eq!(code.name(), name);
+        }
+        assert_eq!(NAMES.lines().count(), CODES.len());
     }
 }
