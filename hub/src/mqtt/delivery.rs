@@ -64,8 +64,7 @@ impl<G: Gate, F: Fabric, S: AsyncRead + AsyncWrite + Send> Connection<'_, G, F, 
         let outbound = &mut state.session.outbound;
         if !outbound.may_bypass(qos) {
             let subscription_identifiers = identifiers.into();
-            let pending =
-                Pending { routed, qos, retain, subscription_identifiers, row: None, reserved: None, share: None, stored: None };
+            let pending = Pending { retain, subscription_identifiers, ..Pending::of(routed, qos) };
             // Nothing is dropped here: beyond the bound, by this message at most, no more is taken, and the fabric tells the loss.
             outbound.offer_unbounded(pending);
             self.takes_forwards = !outbound.is_full();

@@ -306,14 +306,10 @@ impl Match {
             return Queued::WithLoss(1, false);
         }
         let pending = Pending {
-            routed: routed.clone(),
-            qos: self.qos,
             retain: self.retain_as_published && routed.message.retain,
             subscription_identifiers: self.identifiers.as_slice().into(),
-            row: None,
-            reserved: None,
-            stored: None,
             share: self.share.clone(),
+            ..Pending::of(routed.clone(), self.qos)
         };
         let Some(pending) = slot.prepare(state, pending, writes, stored) else {
             return Queued::WithLoss(1, !std::mem::replace(&mut state.overflowed, true));
@@ -342,7 +338,7 @@ impl Match {
 
 impl Slot {
     /// Gives a message what it needs to outlive the hub, if the session does: a position, a packet identifier, rows.
-    /// Nothing if no packet identifier is free.
+    /// Nothing if no packet identifier is free for a message that counts.
     /// `stored` is to be set when the rows are.
     pub(super) fn prepare(
         &self,
@@ -354,11 +350,13 @@ impl Slot {
         if !self.is_durable || pending.qos == QoS::AtMostOnce {
             return Some(pending);
         }
-        let reserved = Some(state.session.outbound.reserve()?);
+        let Some(reserved) = state.session.outbound.reserve(pending.is_extra) else {
+            // More is retained than there are packet identifiers: it comes all the same, but does not outlive the hub.
+            return pending.is_extra.then_some(pending);
+        };
         let position = state.next_position;
         state.next_position += 1;
-        let stored = reserved.map(|_| stored.clone());
-        let pending = Pending { row: Some(position), reserved, stored, ..pending };
+        let pending = Pending { row: Some(position), reserved: Some(reserved), stored: Some(stored.clone()), ..pending };
         writes.extend(rows::put_queued(self.number, position, &pending));
         Some(pending)
     }

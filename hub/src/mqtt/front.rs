@@ -353,6 +353,7 @@ impl<G: Gate, F: Fabric> Inner<G, F> {
             slot.is_durable.then(|| self.persister.store(vec![rows::put_session(slot.number, &slot.row(session_expiry))]));
         state.expiry = session_expiry;
         state.detached_at = None;
+        state.lost = 0;
         let (authority, rights) = (&arrival.authority, &arrival.standing.rights);
         state.armed =
             arrival.will.map(|will| Box::new(Armed { will, authority: authority.clone(), rights: rights.clone(), due: None }));
@@ -642,6 +643,16 @@ impl<G: Gate, F: Fabric> Inner<G, F> {
             }))
         };
         lock(&self.uses_by_principal).entry(principal.clone()).or_insert_with(fresh).clone()
+    }
+
+    /// What may wait for one client beyond the bounds of its queue, because it has subscribed: all that is retained twice over,
+    /// since filters overlap, and some more where that is little.
+    pub(super) fn most_extra(&self) -> QueueBounds {
+        let (messages, bytes) = lock(&self.retained).size();
+        QueueBounds {
+            messages: self.limits.max_retained_messages.max(2 * messages),
+            bytes: 2 * bytes + self.limits.max_queued_bytes,
+        }
     }
 
     fn queue_bounds(&self) -> QueueBounds {

@@ -119,7 +119,8 @@ pub(super) fn delete_subscription(session: u64, number: u32) -> Write {
 #[must_use]
 pub(super) fn put_queued(session: u64, position: u64, pending: &Pending) -> Vec<Write> {
     let reserved = pending.reserved.map(|reserved| reserved.packet_identifier);
-    let flags = pending.qos as u8 | u8::from(pending.retain) << 2 | u8::from(reserved.is_some()) << 3;
+    let (retain, has_identifier) = (u8::from(pending.retain) << 2, u8::from(reserved.is_some()) << 3);
+    let flags = pending.qos as u8 | retain | has_identifier | u8::from(pending.is_extra) << 5;
     let bytes = encode(&pending.routed, flags, reserved, &group_to_text(pending), &pending.subscription_identifiers);
     in_parts(&bytes, |part| queued_key(session, position, part))
 }
@@ -284,15 +285,15 @@ struct StoredMessage {
 
 impl StoredMessage {
     fn queued_at(self, position: u64) -> Pending {
+        let qos = self.routed.message.qos;
         Pending {
-            qos: self.routed.message.qos,
-            routed: Arc::new(self.routed),
             retain: self.flags & 1 << 2 != 0,
             subscription_identifiers: self.subscription_identifiers,
             row: Some(position),
             reserved: self.packet_identifier.map(|packet_identifier| Reserved { packet_identifier, may_be_known: true }),
             share: SubscriptionFilter::parse(&self.label).ok().map(Arc::new),
-            stored: None,
+            is_extra: self.flags & 1 << 5 != 0,
+            ..Pending::of(Arc::new(self.routed), qos)
         }
     }
 }
@@ -505,14 +506,11 @@ mod tests {
 
     fn pending(bytes: usize, position: u64) -> Pending {
         Pending {
-            routed: Arc::new(routed(bytes)),
-            qos: QoS::AtLeastOnce,
             retain: true,
             subscription_identifiers: Box::new([4, 500]),
             row: Some(position),
-            reserved: None,
-            stored: None,
-            share: None,
+            is_extra: position.is_multiple_of(2),
+            ..Pending::of(Arc::new(routed(bytes)), QoS::AtLeastOnce)
         }
     }
 

@@ -189,9 +189,28 @@ pub struct Pending {
     /// What it waits for before it is sent, with QoS 2: had the client seen it, and a power cut taken it back, its publisher's
     /// repetition would be a second one.
     pub stored: Option<Stored>,
+    /// Whether it waits beyond the bounds of the queue, and no other message makes it go: what was retained, and a command
+    /// that waited, come because the client subscribed.
+    pub is_extra: bool,
 }
 
 impl Pending {
+    /// A message without anything that is special about it.
+    #[must_use]
+    pub fn of(routed: Arc<Routed>, qos: QoS) -> Self {
+        Self {
+            routed,
+            qos,
+            retain: false,
+            subscription_identifiers: Box::default(),
+            row: None,
+            reserved: None,
+            share: None,
+            stored: None,
+            is_extra: false,
+        }
+    }
+
     /// The packet identifier under which the client may know it as a QoS 2 message.
     fn known(&self) -> Option<Reserved> {
         self.reserved.filter(|reserved| reserved.may_be_known && self.qos == QoS::ExactlyOnce)
@@ -238,14 +257,66 @@ pub struct Outbound {
     bounds: QueueBounds,
     window: usize,
     last_packet_identifier: u16,
-    queue: VecDeque<Pending>,
-    queued_bytes: usize,
+    queue: Queue,
     /// The packet identifiers that messages in the queue will have.
     reserved: BTreeSet<u16>,
     /// In the order of their first sending, which is also the order of repetition (MQTT 5 section 4.6).
     in_flight: VecDeque<InFlight>,
     /// How many of `in_flight`, from the front, were sent on this connection.
     repeated: usize,
+}
+
+/// What waits to be sent, in the order in which it came: two lanes, so that the oldest that counts is found at once.
+#[derive(Debug, Default)]
+struct Queue {
+    counted: Lane,
+    /// What waits beyond the bounds.
+    extra: Lane,
+    next_turn: u64,
+}
+
+#[derive(Debug, Default)]
+struct Lane {
+    /// Each with its turn among both lanes.
+    messages: VecDeque<(u64, Pending)>,
+    bytes: usize,
+}
+
+impl Queue {
+    fn push(&mut self, pending: Pending) {
+        let turn = self.next_turn;
+        self.next_turn += 1;
+        let lane = if pending.is_extra { &mut self.extra } else { &mut self.counted };
+        lane.bytes += pending.routed.weight();
+        lane.messages.push_back((turn, pending));
+    }
+
+    fn front(&self) -> Option<&Pending> {
+        let (counted, extra) = (self.counted.messages.front(), self.extra.messages.front());
+        [counted, extra].into_iter().flatten().min_by_key(|(turn, _)| turn).map(|(_, pending)| pending)
+    }
+
+    fn pop(&mut self) -> Option<Pending> {
+        let is_extra = self.front()?.is_extra;
+        if is_extra { &mut self.extra } else { &mut self.counted }.pop()
+    }
+
+    /// Oldest first in each lane.
+    fn iter(&self) -> impl Iterator<Item = &Pending> {
+        self.counted.messages.iter().chain(&self.extra.messages).map(|(_, pending)| pending)
+    }
+
+    fn len(&self) -> usize {
+        self.counted.messages.len() + self.extra.messages.len()
+    }
+}
+
+impl Lane {
+    fn pop(&mut self) -> Option<Pending> {
+        let (_, pending) = self.messages.pop_front()?;
+        self.bytes = self.bytes.saturating_sub(pending.routed.weight());
+        Some(pending)
+    }
 }
 
 #[derive(Debug)]
@@ -314,8 +385,7 @@ impl Outbound {
             bounds,
             window: 0,
             last_packet_identifier: 0,
-            queue: VecDeque::new(),
-            queued_bytes: 0,
+            queue: Queue::default(),
             reserved: BTreeSet::new(),
             in_flight: VecDeque::new(),
             repeated: 0,
@@ -328,9 +398,11 @@ impl Outbound {
         self.repeated = 0;
     }
 
-    /// Sets a packet identifier apart for a message that will be queued; nothing if too many are.
-    pub fn reserve(&mut self) -> Option<Reserved> {
-        if self.reserved.len() >= MAX_RESERVED {
+    /// Sets a packet identifier apart for a message that will be queued; nothing if too many are. What waits beyond the bounds
+    /// leaves enough for what counts.
+    pub fn reserve(&mut self, is_extra: bool) -> Option<Reserved> {
+        let left_free = if is_extra { self.bounds.messages + 1 } else { 0 };
+        if self.reserved.len() + left_free >= MAX_RESERVED {
             return None;
         }
         let packet_identifier = self.free_identifier()?;
@@ -347,8 +419,9 @@ impl Outbound {
     pub fn offer(&mut self, pending: Pending) -> Vec<Discarded> {
         self.offer_unbounded(pending);
         let mut dropped = Vec::new();
-        while self.queue.len() > self.bounds.messages || self.queued_bytes > self.bounds.bytes {
-            match self.discard_queued() {
+        while self.queue.counted.messages.len() > self.bounds.messages || self.queue.counted.bytes > self.bounds.bytes {
+            let oldest = self.queue.counted.pop();
+            match oldest.map(|oldest| self.discard(oldest)) {
                 Some(oldest) => dropped.push(oldest),
                 None => break,
             }
@@ -356,12 +429,18 @@ impl Outbound {
         dropped
     }
 
-    /// Queues a message beyond the bounds: kept messages, which share their content with the store of kept messages, commands
-    /// that waited, which are few, and what comes from the fabric, of which nothing is taken once the queue is full.
+    /// Queues a message whatever the bounds: what does not count, what was stored, and what comes from the fabric, of which
+    /// nothing is taken once the queue is full.
     pub fn offer_unbounded(&mut self, pending: Pending) {
-        self.queued_bytes += pending.routed.weight();
         self.reserved.extend(pending.reserved.map(|reserved| reserved.packet_identifier));
-        self.queue.push_back(pending);
+        self.queue.push(pending);
+    }
+
+    /// Whether so much may wait beyond the bounds besides what does already. The first always may.
+    #[must_use]
+    pub fn has_room_for_extra(&self, offered: QueueBounds, most: QueueBounds) -> bool {
+        let Lane { messages, bytes } = &self.queue.extra;
+        messages.is_empty() || messages.len() + offered.messages <= most.messages && bytes + offered.bytes <= most.bytes
     }
 
     /// What the head of the queue waits for.
@@ -394,7 +473,8 @@ impl Outbound {
             self.repeated += 1;
             return None;
         }
-        let pending = self.pop_queue()?;
+        let pending = self.queue.pop()?;
+        self.release(&pending);
         match pending.qos {
             QoS::AtMostOnce => None,
             qos @ (QoS::AtLeastOnce | QoS::ExactlyOnce) => {
@@ -419,26 +499,27 @@ impl Outbound {
                 Stage::Released { .. } => None,
             };
         }
-        self.discard_queued()
+        let head = self.queue.pop()?;
+        Some(self.discard(head))
     }
 
-    /// Drops the head of the queue. If the client may know it as a QoS 2 message, its packet identifier is nobody else's until
-    /// the client has let it go. Of more than a window can hold the client knows nothing.
-    fn discard_queued(&mut self) -> Option<Discarded> {
-        let pending = self.pop_queue()?;
-        Some(match pending.known().filter(|_| self.in_flight.len() < MAX_WINDOW) {
+    /// Drops what was taken from the queue. If the client may know it as a QoS 2 message, its packet identifier is nobody else's
+    /// until the client has let it go. Of more than a window can hold the client knows nothing.
+    fn discard(&mut self, pending: Pending) -> Discarded {
+        self.release(&pending);
+        match pending.known().filter(|_| self.in_flight.len() < MAX_WINDOW) {
             Some(Reserved { packet_identifier, .. }) => {
                 self.in_flight.push_back(InFlight { packet_identifier, stage: Stage::Released { row: pending.row } });
                 Discarded::Released(pending)
             }
             None => Discarded::Gone(pending),
-        })
+        }
     }
 
     /// Whether a message may pass the queue: nothing waits, and there is room in the window.
     #[must_use]
     pub fn may_bypass(&self, qos: QoS) -> bool {
-        self.queue.is_empty()
+        self.queue.len() == 0
             && self.repeated == self.in_flight.len()
             && (qos == QoS::AtMostOnce || self.in_flight.len() < self.window)
     }
@@ -492,7 +573,8 @@ impl Outbound {
     /// Whether nothing more should be fetched for this client.
     #[must_use]
     pub fn is_full(&self) -> bool {
-        self.queue.len() >= self.bounds.messages || self.queued_bytes >= self.bounds.bytes
+        let Lane { messages, bytes } = &self.queue.counted;
+        messages.len() >= self.bounds.messages || *bytes >= self.bounds.bytes
     }
 
     /// Messages that wait, and those whose exchange has not ended.
@@ -534,13 +616,11 @@ impl Outbound {
         self.in_flight.iter().position(|in_flight| in_flight.packet_identifier == packet_identifier)
     }
 
-    fn pop_queue(&mut self) -> Option<Pending> {
-        let pending = self.queue.pop_front()?;
-        self.queued_bytes = self.queued_bytes.saturating_sub(pending.routed.weight());
+    /// The packet identifier of a message that waits no more is set apart no more.
+    fn release(&mut self, pending: &Pending) {
         if let Some(reserved) = pending.reserved {
             self.reserved.remove(&reserved.packet_identifier);
         }
-        Some(pending)
     }
 
     fn free_identifier(&mut self) -> Option<u16> {
@@ -582,16 +662,7 @@ mod tests {
         let topic = TopicName::parse("a").expect("legal");
         let message = Message { payload: text.into(), qos, ..Message::default() };
         let routed = Arc::new(Routed { topic, message, publisher: None, queued_for: Box::default() });
-        Pending {
-            routed,
-            qos,
-            retain: false,
-            subscription_identifiers: Box::new([]),
-            row: None,
-            reserved: None,
-            share: None,
-            stored: None,
-        }
+        Pending::of(routed, qos)
     }
 
     fn text(pending: &Pending) -> String {
@@ -657,6 +728,28 @@ mod tests {
     }
 
     #[test]
+    fn what_waits_beyond_the_bounds_stays_in_its_place_and_makes_nothing_go() {
+        let mut outbound = Outbound::new(BOUNDS);
+        outbound.resume(20);
+        let extra = |text| Pending { is_extra: true, ..pending(text, QoS::AtLeastOnce) };
+        let offered = |messages| QueueBounds { messages, bytes: 100 * messages };
+        assert!(outbound.has_room_for_extra(offered(9), offered(2)), "the first always fits");
+        outbound.offer(pending("a", QoS::AtLeastOnce));
+        for text in ["1", "2", "3", "4"] {
+            outbound.offer_unbounded(extra(text));
+        }
+        assert!(outbound.has_room_for_extra(offered(2), offered(6)) && !outbound.has_room_for_extra(offered(3), offered(6)));
+        assert!(!outbound.has_room_for_extra(QueueBounds { messages: 1, bytes: 300 }, offered(6)), "in bytes, too");
+        assert!(outbound.offer(pending("b", QoS::AtLeastOnce)).is_empty() && !outbound.is_full());
+        assert!(outbound.offer(pending("c", QoS::AtLeastOnce)).is_empty() && outbound.is_full());
+        outbound.offer_unbounded(extra("5"));
+        assert_eq!(outbound.offer(pending("d", QoS::AtLeastOnce)), [Discarded::Gone(pending("a", QoS::AtLeastOnce))]);
+        let sent: Vec<_> = drain(&mut outbound).into_iter().map(|(_, _, text)| text).collect();
+        assert_eq!(sent, ["1", "2", "3", "4", "b", "c", "5", "d"]);
+        assert!(!outbound.is_full());
+    }
+
+    #[test]
     fn a_message_that_is_not_to_be_sent_leaves_the_next_one_in_its_place() {
         let mut outbound = Outbound::new(BOUNDS);
         outbound.resume(5);
@@ -700,7 +793,7 @@ mod tests {
         let mut outbound = Outbound::new(BOUNDS);
         outbound.resume(2);
         for text in ["a", "b", "c"] {
-            let reserved = outbound.reserve();
+            let reserved = outbound.reserve(false);
             outbound.offer(Pending { reserved, row: Some(7), ..pending(text, QoS::ExactlyOnce) });
         }
         let sent = |dup, identifier, text: &str| (dup, Some(identifier), text.to_owned());
@@ -743,13 +836,13 @@ mod tests {
             outbound.offer_unbounded(restored(packet_identifier));
         }
         let fresh = |outbound: &mut Outbound| {
-            let reserved = outbound.reserve();
+            let reserved = outbound.reserve(false);
             outbound.offer(Pending { reserved, ..pending("fresh", QoS::ExactlyOnce) })
         };
         assert_eq!(fresh(&mut outbound), []);
         assert_eq!(fresh(&mut outbound), [Discarded::Released(restored(1))]);
         outbound.last_packet_identifier = 0;
-        assert_eq!(outbound.reserve().map(|reserved| reserved.packet_identifier), Some(5), "1 is not free before PUBCOMP");
+        assert_eq!(outbound.reserve(false).map(|reserved| reserved.packet_identifier), Some(5), "1 is not free before PUBCOMP");
         outbound.resume(5);
         assert_eq!(outbound.next(), Some(Next::Release(1)));
         assert_eq!((outbound.sent(Keep::ForRepetition), outbound.completed(1)), (None, Some(Some(1))));
@@ -759,11 +852,11 @@ mod tests {
     fn reserved_packet_identifiers_are_nobody_elses() {
         let mut outbound = Outbound::new(BOUNDS);
         outbound.resume(5);
-        let reserved = outbound.reserve();
+        let reserved = outbound.reserve(false);
         assert_eq!((reserved.map(|reserved| reserved.packet_identifier), outbound.bypass(QoS::AtLeastOnce)), (Some(1), 2));
         outbound.last_packet_identifier = u16::MAX;
         assert_eq!(outbound.bypass(QoS::AtLeastOnce), 3);
-        let all: Vec<_> = std::iter::from_fn(|| outbound.reserve()).collect();
+        let all: Vec<_> = std::iter::from_fn(|| outbound.reserve(false)).collect();
         assert_eq!(all.len() + 1, MAX_RESERVED);
     }
 

@@ -51,7 +51,7 @@ pub(super) struct SlotState {
     pub(super) is_discarded: bool,
     /// Whether a loss was recorded since the client was last here.
     pub(super) overflowed: bool,
-    /// Messages that a session which ends with its connection was promised and will not get: the connection is to end.
+    /// Messages that the client was promised and will not get unless it subscribes again: the connection is to end.
     pub(super) lost: u64,
 }
 

@@ -9,7 +9,7 @@ use super::{
     packet::{RetainHandling, Subscribe, SubscribeRequest, reason},
     persister::{Ticket, weight_of},
     publishing::Answer,
-    session::{Pending, Stored, Subscription},
+    session::{Pending, QueueBounds, Stored, Subscription},
     slot::{SlotState, lock},
 };
 use hearthkey_core::{
@@ -19,7 +19,7 @@ use hearthkey_core::{
 };
 use std::{
     collections::BTreeSet,
-    sync::{Arc, MutexGuard},
+    sync::{Arc, MutexGuard, atomic::Ordering},
 };
 use tokio::{
     io::{AsyncRead, AsyncWrite},
@@ -174,22 +174,20 @@ impl<G: Gate, F: Fabric, S: AsyncRead + AsyncWrite + Send> Connection<'_, G, F, 
     fn offer(&mut self, subscription: &Subscription, messages: Vec<Arc<Routed>>, retain: bool) {
         let (mut writes, stored) = (Vec::new(), Stored::default());
         let slot = self.slot.clone();
+        let offered = QueueBounds { messages: messages.len(), bytes: messages.iter().map(|routed| routed.weight()).sum() };
+        let most = self.front.most_extra();
         let mut state = lock(&slot.state);
-        // A client that subscribes again and again without reading gets them once.
-        if state.session.outbound.len() > self.front.limits.max_retained_messages {
+        if !state.session.outbound.has_room_for_extra(offered, most) {
+            // A client that subscribes again and again without reading: it is told by the end of its connection.
+            let lost = offered.messages as u64;
+            self.front.counters.lost.fetch_add(lost, Ordering::Relaxed);
+            state.lost += lost;
             return;
         }
         for routed in messages {
-            let pending = Pending {
-                qos: routed.message.qos.min(subscription.options.qos),
-                retain,
-                subscription_identifiers: subscription.identifier.into_iter().collect(),
-                row: None,
-                reserved: None,
-                stored: None,
-                share: None,
-                routed,
-            };
+            let qos = routed.message.qos.min(subscription.options.qos);
+            let subscription_identifiers = subscription.identifier.into_iter().collect();
+            let pending = Pending { retain, subscription_identifiers, is_extra: true, ..Pending::of(routed, qos) };
             // A command that waits is the hub's to send again; what was retained is the session's from now on.
             let pending = if retain { slot.prepare(&mut state, pending, &mut writes, &stored) } else { Some(pending) };
             if let Some(pending) = pending {

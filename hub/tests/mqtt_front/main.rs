@@ -9,6 +9,7 @@ mod foreign_clients;
 mod limits;
 mod messages;
 mod possession;
+mod queues;
 mod replacing;
 mod router_death;
 mod sessions;

@@ -1,0 +1,92 @@
+//! What waits for a client: how much, what goes first where it is too much, and what the client is told of what it lost.
+
+use crate::support::*;
+use hearthkey::mqtt::Limits;
+
+const TEMPERATURE: &str = "dev/lamp/tele/temperature";
+/// Receive Maximum 1.
+const ONE_AT_A_TIME: [u8; 3] = [0x21, 0, 1];
+
+fn kept_owner(properties: &[u8]) -> Connect {
+    let mut connect = Connect::kept("owner");
+    connect.properties.extend(properties);
+    connect
+}
+
+async fn follower(home: &Home, properties: &[u8]) -> Client {
+    let mut owner = home.connected(kept_owner(properties)).await;
+    assert_eq!(owner.subscribe("dev/lamp/tele/+", 1).await, 1);
+    owner
+}
+
+/// The hub starts again, with these limits, on what is durable.
+async fn after_a_power_cut(home: &Home, limits: &Limits) -> Home {
+    let gate = FakeGate::of_a_home();
+    gate.state.lock().unwrap().rows = home.gate.rows().into_iter().collect();
+    Home::with(gate, limits.clone()).await
+}
+
+#[tokio::test]
+async fn what_is_published_next_does_not_push_out_the_retained_messages_that_wait() {
+    for is_cut in [false, true] {
+        let limits = Limits { max_queued_messages: 3, ..Limits::default() };
+        let mut home = Home::with(FakeGate::of_a_home(), limits.clone()).await;
+        let mut lamp = home.v5("lamp").await;
+        for number in 0..6 {
+            assert_eq!(lamp.publish(&format!("dev/lamp/tele/{number}"), "retained", true, &[]).await, 0);
+        }
+        let mut owner = follower(&home, &ONE_AT_A_TIME).await;
+        let first = owner.message_unacknowledged().await;
+        if is_cut {
+            home = after_a_power_cut(&home, &limits).await;
+            lamp = home.v5("lamp").await;
+        }
+        for number in 0..4 {
+            assert_eq!(lamp.publish1(TEMPERATURE, &number.to_string()).await, 0);
+        }
+        if is_cut {
+            owner = home.connected(kept_owner(&ONE_AT_A_TIME)).await;
+            assert_eq!(owner.message_unacknowledged().await, Published { dup: true, ..first.clone() });
+        }
+        owner.puback(first.packet_identifier).await;
+        let mut retained = vec![first.topic];
+        for _ in 0..5 {
+            let message = owner.message().await;
+            assert!(message.retain && message.payload == "retained", "{message:?}");
+            retained.push(message.topic);
+        }
+        retained.sort_unstable();
+        assert_eq!(retained, (0..6).map(|number| format!("dev/lamp/tele/{number}")).collect::<Vec<_>>());
+        for number in 1..4 {
+            assert_eq!(owner.message().await.payload, number.to_string(), "the bound holds for what was published");
+        }
+        owner.nothing_came().await;
+    }
+}
+
+#[tokio::test]
+async fn who_asks_for_retained_messages_again_and_again_without_taking_them_is_cut_and_told() {
+    let limits = Limits { max_retained_messages: 6, max_queued_messages: 1, ..Limits::default() };
+    let home = Home::with(FakeGate::of_a_home(), limits).await;
+    let mut lamp = home.v5("lamp").await;
+    for number in 0..6 {
+        lamp.publish(&format!("dev/lamp/tele/{number}"), "retained", true, &[]).await;
+    }
+    let mut owner = home.connected(kept_owner(&ONE_AT_A_TIME)).await;
+    let subscribe = |number: u16| packet(0x82, &[&number.to_be_bytes()[..], &[0], &string("dev/lamp/tele/+"), &[1]].concat());
+    // Twice over they may wait.
+    owner.send(&[subscribe(1), subscribe(2)].concat()).await;
+    assert_eq!((owner.receive().await.first, owner.receive().await.first), (0x90, 0x90));
+    let first = owner.message_unacknowledged().await;
+    owner.nothing_came().await;
+    owner.send(&subscribe(3)).await;
+    let (code, words) = owner.disconnected().await;
+    assert!(code == 0x97 && words.contains("too slow: 6 messages were dropped"), "{code:#x} {words}");
+    // What waits already is not lost, and nobody is cut for it again.
+    let mut owner = home.connected(kept_owner(&ONE_AT_A_TIME)).await;
+    assert_eq!(owner.message().await.packet_identifier, first.packet_identifier);
+    for _ in 0..11 {
+        assert_eq!(owner.message().await.payload, "retained");
+    }
+    owner.nothing_came().await;
+}
