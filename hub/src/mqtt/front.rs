@@ -353,7 +353,7 @@ impl<G: Gate, F: Fabric> Inner<G, F> {
             slot.is_durable.then(|| self.persister.store(vec![rows::put_session(slot.number, &slot.row(session_expiry))]));
         state.expiry = session_expiry;
         state.detached_at = None;
-        state.lost = 0;
+        (state.lost, state.overflowed) = (0, false);
         let (authority, rights) = (&arrival.authority, &arrival.standing.rights);
         state.armed =
             arrival.will.map(|will| Box::new(Armed { will, authority: authority.clone(), rights: rights.clone(), due: None }));

@@ -1,7 +1,7 @@
 //! What waits for a client: how much, what goes first where it is too much, and what the client is told of what it lost.
 
 use crate::support::*;
-use hearthkey::mqtt::Limits;
+use hearthkey::mqtt::{Limits, gate::Happening};
 
 const TEMPERATURE: &str = "dev/lamp/tele/temperature";
 /// Receive Maximum 1.
@@ -24,6 +24,11 @@ async fn after_a_power_cut(home: &Home, limits: &Limits) -> Home {
     let gate = FakeGate::of_a_home();
     gate.state.lock().unwrap().rows = home.gate.rows().into_iter().collect();
     Home::with(gate, limits.clone()).await
+}
+
+fn overflows(home: &Home) -> usize {
+    let is_overflow = |what: &Happening| matches!(what, Happening::Limited { limit } if limit.starts_with("queue"));
+    home.gate.state.lock().unwrap().events.iter().filter(|event| is_overflow(&event.what)).count()
 }
 
 #[tokio::test]
@@ -89,4 +94,21 @@ async fn who_asks_for_retained_messages_again_and_again_without_taking_them_is_c
         assert_eq!(owner.message().await.payload, "retained");
     }
     owner.nothing_came().await;
+}
+
+#[tokio::test]
+async fn each_time_that_a_queue_overflows_is_recorded_once() {
+    let home = Home::with(FakeGate::of_a_home(), Limits { max_queued_messages: 2, ..Limits::default() }).await;
+    let mut lamp = home.v5("lamp").await;
+    follower(&home, &[]).await.goodbye().await;
+    for times in 1..=2 {
+        for number in 0..5 {
+            lamp.publish1(TEMPERATURE, &number.to_string()).await;
+        }
+        assert_eq!(overflows(&home), times);
+        let mut owner = home.connected(kept_owner(&[])).await;
+        assert_eq!((owner.message().await.payload, owner.message().await.payload), ("3".to_owned(), "4".to_owned()));
+        owner.nothing_came().await;
+        owner.goodbye().await;
+    }
 }
