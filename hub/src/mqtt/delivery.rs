@@ -115,9 +115,12 @@ impl<G: Gate, F: Fabric, S: AsyncRead + AsyncWrite + Send> Connection<'_, G, F, 
         let mut for_others = Vec::new();
         let dialect = self.dialect;
         let outbound = &mut state.session.outbound;
-        while self.wire.outbound.len() < OUTBOX_HIGH_WATER
-            && let Some(next) = outbound.next()
-        {
+        while self.wire.outbound.len() < OUTBOX_HIGH_WATER {
+            if let Some(refused) = outbound.take_refused() {
+                writes.extend(slot.forget_row(&refused));
+                continue;
+            }
+            let Some(next) = outbound.next() else { break };
             let (again, pending) = match next {
                 Next::Again(packet_identifier, pending) => (Some(packet_identifier), pending.clone()),
                 Next::First(pending) => (None, pending.clone()),
@@ -142,6 +145,7 @@ impl<G: Gate, F: Fabric, S: AsyncRead + AsyncWrite + Send> Connection<'_, G, F, 
                             }
                             Some(_) | None => writes.extend(slot.forget_row(&pending)),
                         },
+                        Some(Discarded::Refused(pending)) => writes.extend(slot.forget_row(&pending)),
                         Some(Discarded::Released(pending)) => writes.extend(slot.release_row(&pending, again)),
                         None => {}
                     }

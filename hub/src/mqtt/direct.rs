@@ -177,14 +177,14 @@ enum Queued {
 
 impl<G: Gate, F: Fabric> Inner<G, F> {
     /// Keeps what must be kept of a publish: the retained message, and what goes directly into queues. `taken` is the packet
-    /// identifier by which a QoS 2 publish of a session that outlives its connection is known as taken: it is stored together
-    /// with them.
+    /// identifier by which a QoS 2 publish of a session that outlives its connection is known as taken, and what is to say
+    /// whether it was stored: it is stored together with them.
     pub(super) fn keep(
         &self,
         permit: &PublishPermit,
         message: &Message,
         publisher: Publisher<'_>,
-        taken: Option<u16>,
+        taken: Option<(u16, Stored)>,
     ) -> Result<Kept, RetainedFull> {
         let Publisher { principal, session: publisher } = publisher;
         let mut matches = self.direct.matches(permit.topic(), message.qos, publisher);
@@ -216,9 +216,15 @@ impl<G: Gate, F: Fabric> Inner<G, F> {
                 None
             }
         };
+        // A client repeats what was not stored; a will and what the hub says come this once.
+        let (identifier, stored) = match (taken, publisher) {
+            (Some((identifier, stored)), _) => (Some(identifier), stored),
+            (None, Some(_)) => (None, Stored::default()),
+            (None, None) => (None, Stored::of_a_promise()),
+        };
         // The lock on what is retained is held meanwhile, so that the rows of two publishes keep their order.
-        let (ticket, bytes) = self.queue(&Arc::new(routed), matches, writes, |mut writes, stored| {
-            if let Some((publisher, identifier)) = publisher.zip(taken) {
+        let (ticket, bytes) = self.queue(&Arc::new(routed), matches, stored, writes, |mut writes, stored| {
+            if let Some((publisher, identifier)) = publisher.zip(identifier) {
                 writes.push(rows::put_unreleased(publisher, identifier));
                 if !fit_in_one_batch(&writes) {
                     writes = rows::all_or_none(publisher, identifier, writes);
@@ -236,13 +242,13 @@ impl<G: Gate, F: Fabric> Inner<G, F> {
         &self,
         routed: &Arc<Routed>,
         mut matches: Vec<Match>,
+        rows_stored: Stored,
         mut writes: Vec<Write>,
         store: impl FnOnce(Vec<Write>, Stored) -> T,
     ) -> T {
         // In one order of locks, so that two publishers never wait for each other.
         matches.sort_by_key(|matched| matched.slot.number);
         let mut queued = Vec::with_capacity(matches.len());
-        let rows_stored = Stored::default();
         let stored = {
             let by_slot = matches.chunk_by(|one, other| Arc::ptr_eq(&one.slot, &other.slot));
             let mut states: Vec<_> =
@@ -274,7 +280,7 @@ impl<G: Gate, F: Fabric> Inner<G, F> {
     /// loses it: they go with its new rows, after them, so that a power cut leaves it with one of the two.
     pub(super) fn share_again(&self, group: &SubscriptionFilter, routed: &Arc<Routed>, forget: Vec<Write>) {
         match self.shared.choose_of(group, &routed.topic, routed.message.qos) {
-            Some(matched) => self.queue(routed, vec![matched], Vec::new(), |mut writes, stored| {
+            Some(matched) => self.queue(routed, vec![matched], Stored::of_a_promise(), Vec::new(), |mut writes, stored| {
                 writes.extend(forget);
                 drop(self.persister.store_and_tell(writes, stored));
             }),
@@ -314,12 +320,13 @@ impl Match {
         let Some(pending) = slot.prepare(state, pending, writes, stored) else {
             return Queued::WithLoss(1, !std::mem::replace(&mut state.overflowed, true));
         };
-        let dropped = state.session.outbound.offer(pending);
-        if dropped.is_empty() {
-            return Queued::Whole;
-        }
-        for dropped in &dropped {
-            let pending = match dropped {
+        let mut lost = 0;
+        for dropped in state.session.outbound.offer(pending) {
+            let pending = match &dropped {
+                Discarded::Refused(pending) => {
+                    writes.extend(slot.forget_row(pending));
+                    continue;
+                }
                 Discarded::Gone(pending) => {
                     writes.extend(slot.forget_row(pending));
                     pending
@@ -329,17 +336,21 @@ impl Match {
                     pending
                 }
             };
+            lost += 1;
             state.lost += u64::from(!slot.is_durable && pending.qos != QoS::AtMostOnce);
         }
+        if lost == 0 {
+            return Queued::Whole;
+        }
         let is_first = slot.is_durable && !std::mem::replace(&mut state.overflowed, true);
-        Queued::WithLoss(dropped.len() as u64, is_first)
+        Queued::WithLoss(lost, is_first)
     }
 }
 
 impl Slot {
     /// Gives a message what it needs to outlive the hub, if the session does: a position, a packet identifier, rows.
     /// Nothing if no packet identifier is free for a message that counts.
-    /// `stored` is to be set when the rows are.
+    /// `stored` is to be settled when it is known whether the rows are.
     pub(super) fn prepare(
         &self,
         state: &mut SlotState,

@@ -13,7 +13,7 @@ use super::{
     rate::Bucket,
     retained::{Retained, RetainedBounds},
     rows,
-    session::{QueueBounds, Session, Subscription},
+    session::{QueueBounds, Session, Stored, Subscription},
     shared::{GroupFull, SharedSubscriptions},
     slot::{Armed, Attached, Control, SessionKey, Slot, SlotState, lock},
     stats::Counters,
@@ -523,7 +523,7 @@ impl<G: Gate, F: Fabric> Inner<G, F> {
             writes.push(rows::delete_session(number));
             writes.extend(subscriptions.iter().map(|subscription| rows::delete_subscription(number, subscription.number)));
             writes.extend(session.outbound.released().map(|position| rows::delete_released(number, position)));
-            writes.extend(session.unreleased.iter().map(|&identifier| rows::delete_unreleased(number, identifier)));
+            writes.extend(session.unreleased.keys().map(|&identifier| rows::delete_unreleased(number, identifier)));
         }
         drop(state);
         for subscription in &subscriptions {
@@ -742,7 +742,7 @@ impl Slot {
             next_position = next_position.max(position + 1);
             session.outbound.restore_released(packet_identifier, position);
         }
-        session.unreleased.extend(stored.unreleased);
+        session.unreleased.extend(stored.unreleased.into_iter().map(|identifier| (identifier, Stored::default())));
         for pending in stored.queue {
             next_position = next_position.max(pending.row.map_or(0, |row| row + 1));
             session.outbound.offer_unbounded(pending);

@@ -72,18 +72,18 @@ impl Persister {
         Ticket(ticket)
     }
 
-    /// The same; `stored` is set too.
+    /// The same; `stored` is settled too.
     pub(super) fn store_and_tell(&self, writes: Vec<Write>, stored: Stored) -> Ticket {
         let (done, ticket) = oneshot::channel();
         self.send(writes, Some(done), Some(stored));
         Ticket(ticket)
     }
 
-    /// Waits until it is set.
+    /// Waits until it is settled.
     pub(super) async fn told(&self, stored: Stored) {
         loop {
             let drained = self.backlog.drained.notified();
-            if stored.is_set() {
+            if stored.is_settled() {
                 return;
             }
             drained.await;
@@ -181,8 +181,7 @@ async fn write_batches<G: Gate>(gate: Arc<G>, mut requests: mpsc::UnboundedRecei
         if let Err(error) = &result {
             tracing::error!(%error, "MQTT rows are not durable");
         }
-        // Also if it failed: the publisher hears of it, and nothing else of the session should wait for it.
-        stored.iter().for_each(Stored::set);
+        stored.iter().for_each(|stored| stored.settle(result.is_ok()));
         backlog.bytes.fetch_sub(bytes, Ordering::Relaxed);
         backlog.drained.notify_waiters();
         for done in waiting {

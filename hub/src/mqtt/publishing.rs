@@ -11,6 +11,7 @@ use super::{
     packet::{Publish, Version, encode::Ack, reason},
     persister::Ticket,
     rows,
+    session::Stored,
     slot::lock,
     subscribing::SubAck,
 };
@@ -37,6 +38,15 @@ pub(super) enum Wait {
     Noting(Noting),
 }
 
+/// What became of a QoS 2 publish that was taken.
+#[derive(Debug, Clone, Copy)]
+enum Taken {
+    /// It is stored, or will be.
+    ForGood,
+    /// It was carried, but the store refused it.
+    AndRefused,
+}
+
 /// What is answered when rows are durable.
 #[derive(Debug)]
 pub(super) enum Answer {
@@ -52,24 +62,22 @@ pub(super) enum Answer {
 
 impl<G: Gate, F: Fabric, S: AsyncRead + AsyncWrite + Send> Connection<'_, G, F, S> {
     pub(super) fn publish(&mut self, publish: Publish) -> Result<(), Ending> {
-        let Publish { packet_identifier, topic, topic_alias, expiry, mut message, .. } = publish;
+        let Publish { dup, packet_identifier, topic, topic_alias, expiry, mut message } = publish;
         let topic = self.topic_of(&topic, topic_alias)?;
         if has_too_many_levels(topic.as_str(), self.front.limits.max_topic_levels) {
             return Err(fault(reason::TOPIC_NAME_INVALID, "the topic has more levels than this hub takes"));
         }
         self.throttled_until = lock(&self.usage).publishes.take(Instant::now()).err();
         let answered = packet_identifier.map(|identifier| (identifier, message.qos));
-        let unreleased = lock(&self.slot.state).session.unreleased.len();
-        if let Some((identifier, QoS::ExactlyOnce)) = answered
-            && lock(&self.slot.state).session.unreleased.contains(&identifier)
-        {
+        let identifier = answered.filter(|(_, qos)| *qos == QoS::ExactlyOnce).map(|(identifier, _)| identifier);
+        let earlier = identifier.and_then(|identifier| self.taken(identifier));
+        if let (Some(identifier), Some(Taken::ForGood)) = (identifier, earlier) {
             // A repetition: PUBREC after what the first one waits for.
             let ticket = self.slot.is_durable.then(|| self.front.persister.store(Vec::new()));
             return self.answer_when(ticket, Answer::Publish(identifier, QoS::ExactlyOnce));
         }
         // MQTT 3.1.1 knows no Receive Maximum.
-        let is_beyond = self.unanswered_publishes + unreleased >= usize::from(self.front.limits.receive_maximum);
-        if answered.is_some() && is_beyond && self.dialect.version == Version::V5 {
+        if answered.is_some() && self.dialect.version == Version::V5 && self.is_beyond_receive_maximum() {
             return Err(fault(reason::RECEIVE_MAXIMUM_EXCEEDED, "more unacknowledged publishes than the Receive Maximum"));
         }
         let permit = match self.rights.authorize_publish(topic) {
@@ -88,8 +96,9 @@ impl<G: Gate, F: Fabric, S: AsyncRead + AsyncWrite + Send> Connection<'_, G, F, 
                     // Taken over: the successor will hear the publish again.
                     return Ok(());
                 }
-                state.session.unreleased.insert(identifier);
-                self.slot.is_durable.then_some(identifier)
+                let stored = Stored::default();
+                state.session.unreleased.insert(identifier, stored.clone());
+                self.slot.is_durable.then_some((identifier, stored))
             }
             Some(_) | None => None,
         };
@@ -105,7 +114,8 @@ impl<G: Gate, F: Fabric, S: AsyncRead + AsyncWrite + Send> Connection<'_, G, F, 
             }
         };
         self.unstored_bytes += bytes;
-        if let Some(link) = &mut self.link {
+        let is_carried = dup && matches!(earlier, Some(Taken::AndRefused));
+        if let Some(link) = self.link.as_mut().filter(|_| !is_carried) {
             link.publish(&permit, &message, Some(self.slot.number), queued_for);
         }
         self.front.counters.published.fetch_add(1, Ordering::Relaxed);
@@ -114,6 +124,19 @@ impl<G: Gate, F: Fabric, S: AsyncRead + AsyncWrite + Send> Connection<'_, G, F, 
             Some((identifier, qos)) => self.answer_after(ticket, noting, Answer::Publish(identifier, qos)),
             None => Ok(()),
         }
+    }
+
+    /// Whether a QoS 2 publish of this packet identifier was taken, and what became of it.
+    fn taken(&self, packet_identifier: u16) -> Option<Taken> {
+        let state = lock(&self.slot.state);
+        let stored = state.session.unreleased.get(&packet_identifier)?;
+        Some(if stored.is_refused() { Taken::AndRefused } else { Taken::ForGood })
+    }
+
+    fn is_beyond_receive_maximum(&self) -> bool {
+        let state = lock(&self.slot.state);
+        let unreleased = state.session.unreleased.values().filter(|stored| !stored.is_refused()).count();
+        self.unanswered_publishes + unreleased >= usize::from(self.front.limits.receive_maximum)
     }
 
     /// The topic of a publish, by name or by alias (MQTT 5 section 3.3.2.3.4).
@@ -154,7 +177,7 @@ impl<G: Gate, F: Fabric, S: AsyncRead + AsyncWrite + Send> Connection<'_, G, F, 
     /// PUBREL: the client will not repeat the publish. PUBCOMP follows when that is durable, since the client may then use the
     /// packet identifier for another message.
     pub(super) fn released(&mut self, packet_identifier: u16) -> Result<(), Ending> {
-        let was_taken = lock(&self.slot.state).session.unreleased.remove(&packet_identifier);
+        let was_taken = lock(&self.slot.state).session.unreleased.remove(&packet_identifier).is_some();
         let forget = || vec![rows::delete_unreleased(self.slot.number, packet_identifier)];
         let ticket = self.slot.is_durable.then(|| self.front.persister.store(forget()));
         let code = if was_taken { reason::SUCCESS } else { reason::PACKET_IDENTIFIER_NOT_FOUND };
@@ -188,9 +211,18 @@ impl<G: Gate, F: Fabric, S: AsyncRead + AsyncWrite + Send> Connection<'_, G, F, 
     }
 
     fn answer(&mut self, answer: Answer, durable: bool) -> Result<(), Ending> {
-        if !durable {
-            if let Answer::Publish(packet_identifier, qos) = answer {
-                self.not_taken(Some((packet_identifier, qos)));
+        let taken = match answer {
+            Answer::Publish(identifier, QoS::ExactlyOnce) => self.taken(identifier),
+            Answer::Publish(..) | Answer::Release(..) | Answer::Complete(..) => None,
+            Answer::Subscribe(_) | Answer::Unsubscribe(..) => None,
+        };
+        // Also what is repeated before it was known that the store refuses it.
+        let was_refused = matches!(taken, Some(Taken::AndRefused));
+        if !durable || was_refused {
+            if let Answer::Publish(identifier, qos) = answer
+                && !was_refused
+            {
+                self.not_taken(Some((identifier, qos)));
             }
             // No acknowledgement: the client keeps what it sent and comes again.
             return Err(fault(reason::IMPLEMENTATION_SPECIFIC, "the hub could not store it; try again later"));

@@ -7,11 +7,8 @@ use super::{
 };
 use hearthkey_core::topic::{SubscriptionFilter, TopicFilter};
 use std::{
-    collections::{BTreeSet, VecDeque},
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
+    collections::{BTreeMap, BTreeSet, VecDeque},
+    sync::{Arc, OnceLock},
 };
 
 /// What a session keeps between connections.
@@ -23,8 +20,9 @@ pub struct Session {
     /// What is on its way.
     pub outbound: Outbound,
     /// The packet identifiers of QoS 2 publishes that were taken and that the client has not released by PUBREL: the same
-    /// again is a repetition. As many as there are identifiers; MQTT 5 clients keep to the Receive Maximum.
-    pub unreleased: BTreeSet<u16>,
+    /// again is a repetition. As many as there are identifiers; MQTT 5 clients keep to the Receive Maximum. What the store
+    /// refused was carried all the same: it is to be kept when the client repeats it, and not carried again.
+    pub unreleased: BTreeMap<u16, Stored>,
 }
 
 /// One subscription of a session.
@@ -50,7 +48,7 @@ impl Session {
     /// A session without subscriptions.
     #[must_use]
     pub fn new(bounds: QueueBounds) -> Self {
-        Self { subscriptions: Vec::new(), next_number: 1, outbound: Outbound::new(bounds), unreleased: BTreeSet::new() }
+        Self { subscriptions: Vec::new(), next_number: 1, outbound: Outbound::new(bounds), unreleased: BTreeMap::new() }
     }
 
     /// Adds a subscription or replaces the one of the same filter. Tells whether it is new.
@@ -211,6 +209,10 @@ impl Pending {
         }
     }
 
+    fn is_refused(&self) -> bool {
+        self.stored.as_ref().is_some_and(Stored::is_refused)
+    }
+
     /// The packet identifier under which the client may know it as a QoS 2 message.
     fn known(&self) -> Option<Reserved> {
         self.reserved.filter(|reserved| reserved.may_be_known && self.qos == QoS::ExactlyOnce)
@@ -219,24 +221,40 @@ impl Pending {
 
 /// Whether rows are durable: shared by the store and those who wait for it.
 #[derive(Debug, Clone, Default)]
-pub struct Stored(Arc<AtomicBool>);
+pub struct Stored {
+    /// Nothing as long as nobody knows.
+    is_kept: Arc<OnceLock<bool>>,
+    is_promised: bool,
+}
 
 impl Stored {
-    /// They are, or never will be.
-    pub fn set(&self) {
-        self.0.store(true, Ordering::Release);
+    /// Of a message that nobody will repeat: it is sent even if its rows were refused.
+    #[must_use]
+    pub fn of_a_promise() -> Self {
+        Self { is_promised: true, ..Self::default() }
     }
 
-    /// Whether they are.
+    /// They are durable, or never will be. The first word stands.
+    pub fn settle(&self, is_durable: bool) {
+        let _ = self.is_kept.set(is_durable || self.is_promised);
+    }
+
+    /// Whether it is known.
     #[must_use]
-    pub fn is_set(&self) -> bool {
-        self.0.load(Ordering::Acquire)
+    pub fn is_settled(&self) -> bool {
+        self.is_kept.get().is_some()
+    }
+
+    /// Whether the message counts as never published: its publisher was told so, and will repeat it.
+    #[must_use]
+    pub fn is_refused(&self) -> bool {
+        self.is_kept.get() == Some(&false)
     }
 }
 
 impl PartialEq for Stored {
     fn eq(&self, other: &Self) -> bool {
-        self.is_set() == other.is_set()
+        self.is_kept.get() == other.is_kept.get()
     }
 }
 
@@ -301,6 +319,12 @@ impl Queue {
         if is_extra { &mut self.extra } else { &mut self.counted }.pop()
     }
 
+    /// The head, if the store refused it.
+    fn pop_refused(&mut self) -> Option<Pending> {
+        self.front().filter(|head| head.is_refused())?;
+        self.pop()
+    }
+
     /// Oldest first in each lane.
     fn iter(&self) -> impl Iterator<Item = &Pending> {
         self.counted.messages.iter().chain(&self.extra.messages).map(|(_, pending)| pending)
@@ -314,6 +338,14 @@ impl Queue {
 impl Lane {
     fn pop(&mut self) -> Option<Pending> {
         let (_, pending) = self.messages.pop_front()?;
+        self.bytes = self.bytes.saturating_sub(pending.routed.weight());
+        Some(pending)
+    }
+
+    /// The newest, if the store refused it.
+    fn pop_refused(&mut self) -> Option<Pending> {
+        self.messages.back().filter(|(_, newest)| newest.is_refused())?;
+        let (_, pending) = self.messages.pop_back()?;
         self.bytes = self.bytes.saturating_sub(pending.routed.weight());
         Some(pending)
     }
@@ -352,6 +384,8 @@ pub enum Discarded {
     Gone(Pending),
     /// The client may know it as a QoS 2 message: it is gone, and its packet identifier is to be released.
     Released(Pending),
+    /// The store refused it: it counts as never published.
+    Refused(Pending),
 }
 
 /// What a PUBREC means.
@@ -415,10 +449,15 @@ impl Outbound {
         self.in_flight.push_back(InFlight { packet_identifier, stage: Stage::Released { row: Some(row) } });
     }
 
-    /// Queues a message. Returns the oldest ones, in order, that had to go to stay within the bounds.
+    /// Queues a message. Returns what had to go: what the store refused meanwhile, and the oldest ones, in order, to stay within
+    /// the bounds.
     pub fn offer(&mut self, pending: Pending) -> Vec<Discarded> {
-        self.offer_unbounded(pending);
         let mut dropped = Vec::new();
+        while let Some(refused) = self.queue.counted.pop_refused() {
+            self.release(&refused);
+            dropped.push(Discarded::Refused(refused));
+        }
+        self.offer_unbounded(pending);
         while self.queue.counted.messages.len() > self.bounds.messages || self.queue.counted.bytes > self.bounds.bytes {
             let oldest = self.queue.counted.pop();
             match oldest.map(|oldest| self.discard(oldest)) {
@@ -446,7 +485,12 @@ impl Outbound {
     /// What the head of the queue waits for.
     #[must_use]
     pub fn awaited(&self) -> Option<Stored> {
-        self.queue.front()?.stored.clone().filter(|stored| !stored.is_set())
+        self.queue.front()?.stored.clone().filter(|stored| !stored.is_settled())
+    }
+
+    /// Takes the head of the queue if the store refused it.
+    pub fn take_refused(&mut self) -> Option<Pending> {
+        self.queue.pop_refused().inspect(|refused| self.release(refused))
     }
 
     /// What can be sent now.
@@ -463,7 +507,8 @@ impl Outbound {
                 Stage::Published { .. } => None,
             };
         }
-        let head = self.queue.front().filter(|head| head.stored.as_ref().is_none_or(Stored::is_set))?;
+        let is_ready = |stored: &Stored| stored.is_settled() && !stored.is_refused();
+        let head = self.queue.front().filter(|head| head.stored.as_ref().is_none_or(is_ready))?;
         (head.qos == QoS::AtMostOnce || self.in_flight.len() < self.window).then_some(Next::First(head))
     }
 
@@ -596,11 +641,11 @@ impl Outbound {
     }
 
     /// All messages that are kept, oldest first, each with the group of which another member may get it if the session ends
-    /// now. Not what was sent with QoS 2, or may have been (MQTT-4.8.2-5).
+    /// now. Not what was sent with QoS 2, or may have been (MQTT-4.8.2-5), nor what the store refused.
     pub fn kept_and_groups(&self) -> impl Iterator<Item = (&Pending, Option<&Arc<SubscriptionFilter>>)> {
         let sent = self.in_flight.iter().filter_map(|in_flight| in_flight.stage.kept());
         let sent = sent.map(|pending| (pending, pending.qos == QoS::AtLeastOnce));
-        let queued = self.queue.iter().map(|pending| (pending, pending.known().is_none()));
+        let queued = self.queue.iter().map(|pending| (pending, pending.known().is_none() && !pending.is_refused()));
         sent.chain(queued).map(|(pending, is_free)| (pending, pending.share.as_ref().filter(|_| is_free)))
     }
 
@@ -747,6 +792,31 @@ mod tests {
         let sent: Vec<_> = drain(&mut outbound).into_iter().map(|(_, _, text)| text).collect();
         assert_eq!(sent, ["1", "2", "3", "4", "b", "c", "5", "d"]);
         assert!(!outbound.is_full());
+    }
+
+    #[test]
+    fn what_the_store_refused_is_not_sent_and_makes_nothing_go() {
+        let mut outbound = Outbound::new(BOUNDS);
+        outbound.resume(20);
+        let awaited = |text, stored: &Stored| Pending { stored: Some(stored.clone()), ..pending(text, QoS::AtLeastOnce) };
+        let (taken, refused, promised) = (Stored::default(), Stored::default(), Stored::of_a_promise());
+        outbound.offer(awaited("refused", &refused));
+        assert_eq!(outbound.take_refused(), None, "nobody knows yet");
+        assert_eq!(outbound.next(), None);
+        for (text, stored) in [("taken", &taken), ("promised", &promised)] {
+            outbound.offer(awaited(text, stored));
+        }
+        [&refused, &promised].into_iter().for_each(|stored| stored.settle(false));
+        taken.settle(true);
+        assert_eq!((outbound.next(), outbound.awaited()), (None, None));
+        assert_eq!(outbound.take_refused().map(|refused| text(&refused)), Some("refused".to_owned()));
+        let again = Stored::default();
+        assert!(outbound.offer(awaited("again", &again)).is_empty());
+        again.settle(false);
+        let dropped = outbound.offer(pending("last", QoS::AtLeastOnce));
+        assert_eq!(dropped, [Discarded::Refused(awaited("again", &again))]);
+        let sent: Vec<_> = drain(&mut outbound).into_iter().map(|(_, _, text)| text).collect();
+        assert_eq!(sent, ["taken", "promised", "last"]);
     }
 
     #[test]

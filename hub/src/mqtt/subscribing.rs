@@ -172,7 +172,7 @@ impl<G: Gate, F: Fabric, S: AsyncRead + AsyncWrite + Send> Connection<'_, G, F, 
     }
 
     fn offer(&mut self, subscription: &Subscription, messages: Vec<Arc<Routed>>, retain: bool) {
-        let (mut writes, stored) = (Vec::new(), Stored::default());
+        let (mut writes, stored) = (Vec::new(), Stored::of_a_promise());
         let slot = self.slot.clone();
         let offered = QueueBounds { messages: messages.len(), bytes: messages.iter().map(|routed| routed.weight()).sum() };
         let most = self.front.most_extra();

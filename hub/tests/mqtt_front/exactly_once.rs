@@ -1,7 +1,11 @@
 //! QoS 2 in both directions: once, whatever breaks in between.
 
 use crate::support::*;
-use hearthkey::mqtt::{Front, Limits, fabric_router::RouterFabric};
+use hearthkey::mqtt::{
+    Front, Limits,
+    fabric_router::RouterFabric,
+    gate::{Ending, Happening},
+};
 use std::sync::Arc;
 use tokio::net::TcpListener;
 
@@ -445,4 +449,66 @@ async fn what_a_client_may_hold_is_released_when_its_queue_overflows_after_a_pow
             assert!(message.payload == text && message.packet_identifier != held.packet_identifier, "{message:?}");
         }
     }
+}
+
+#[tokio::test]
+async fn what_the_store_refused_comes_once_when_its_publisher_repeats_it() {
+    for (connect, qos) in [(Connect::kept("owner"), 1), (Connect::kept("owner"), 2), (Connect::v5("owner"), 2)] {
+        let home = Home::new().await;
+        let mut owner = follower(&home, connect.clone()).await;
+        let mut lamp = home.connected(Connect::kept("lamp")).await;
+        lamp.nothing_came().await;
+        home.gate.disk.set(DiskMode::Fails);
+        let mut publish = lamp.publish_packet(TEMPERATURE, "21", qos, false, &[]);
+        for _ in 0..2 {
+            lamp.send(&publish).await;
+            assert_eq!(lamp.disconnected().await.0, 0x83);
+            home.gate.disk.set(DiskMode::Works);
+            lamp = home.connected(Connect::kept("lamp")).await;
+            home.gate.disk.set(DiskMode::Fails);
+            publish[0] |= 0x08;
+        }
+        home.gate.disk.set(DiskMode::Works);
+        lamp.send(&publish).await;
+        assert_eq!(lamp.expect_ack(if qos == 1 { 0x40 } else { PUBREC }, 1).await, 0);
+        let message = owner.message().await;
+        assert_eq!((message.payload.as_str(), message.qos), ("21", qos));
+        owner.nothing_came().await;
+        if qos == 2 {
+            lamp.ack(PUBREL, 1).await;
+            assert_eq!(lamp.expect_ack(PUBCOMP, 1).await, 0);
+        }
+        // And nothing of the attempts comes after a power cut.
+        drop(owner);
+        let home = home.after_a_power_cut().await;
+        home.connected(connect).await.nothing_came().await;
+    }
+}
+
+#[tokio::test]
+async fn what_the_store_refused_after_its_publisher_had_gone_is_kept_when_it_is_repeated() {
+    let home = Home::new().await;
+    follower(&home, Connect::kept("owner")).await.goodbye().await;
+    let mut live = follower(&home, Connect { client_identifier: "live".to_owned(), ..Connect::v5("owner") }).await;
+    let mut lamp = home.connected(Connect::kept("lamp")).await;
+    lamp.nothing_came().await;
+    home.gate.disk.set(DiskMode::Hangs);
+    let mut publish = lamp.publish_packet(TEMPERATURE, "21", 2, false, &[]);
+    lamp.send(&publish).await;
+    assert_eq!(live.message().await.payload, "21");
+    drop(lamp);
+    home.gate.event(|event| matches!(event.what, Happening::Ended(Ending::ConnectionLost))).await;
+    home.gate.disk.set(DiskMode::Fails);
+    // Behind what was refused.
+    assert_eq!(home.refusal(Connect::kept("lamp")).await.0, 0x88);
+    home.gate.disk.set(DiskMode::Works);
+    let mut lamp = home.connected(Connect::kept("lamp")).await;
+    publish[0] |= 0x08;
+    lamp.send(&publish).await;
+    assert_eq!(lamp.expect_ack(PUBREC, 1).await, 0);
+    live.nothing_came().await;
+    let home = home.after_a_power_cut().await;
+    let mut owner = home.connected(Connect::kept("owner")).await;
+    assert_eq!(owner.message().await.payload, "21");
+    owner.nothing_came().await;
 }

@@ -112,3 +112,29 @@ async fn each_time_that_a_queue_overflows_is_recorded_once() {
         owner.goodbye().await;
     }
 }
+
+#[tokio::test]
+async fn what_the_store_refused_pushes_out_nothing_that_it_took() {
+    let home = Home::with(FakeGate::of_a_home(), Limits { max_queued_messages: 3, ..Limits::default() }).await;
+    follower(&home, &[]).await.goodbye().await;
+    let mut lamp = home.v5("lamp").await;
+    for text in ["a", "b"] {
+        assert_eq!(lamp.publish1(TEMPERATURE, text).await, 0);
+    }
+    home.gate.disk.set(DiskMode::Fails);
+    for _ in 0..5 {
+        let publish = lamp.publish_packet(TEMPERATURE, "refused", 1, false, &[]);
+        lamp.send(&publish).await;
+        assert_eq!(lamp.disconnected().await.0, 0x83);
+        lamp = home.v5("lamp").await;
+    }
+    home.gate.disk.set(DiskMode::Works);
+    assert_eq!(lamp.publish1(TEMPERATURE, "c").await, 0);
+    for home in [after_a_power_cut(&home, &Limits::default()).await, home] {
+        let mut owner = home.connected(kept_owner(&[])).await;
+        for text in ["a", "b", "c"] {
+            assert_eq!(owner.message().await.payload, text);
+        }
+        owner.nothing_came().await;
+    }
+}
