@@ -290,7 +290,8 @@ pub fn is_reserved_for_hub(topic: &TopicName) -> bool {
 }
 
 /// Whether a filter matches a topic that [is reserved](is_reserved_for_hub).
-fn reaches_reserved(filter: &TopicFilter) -> bool {
+#[must_use]
+pub fn reaches_reserved(filter: &TopicFilter) -> bool {
     let have_topics_in_common = |reserved: &str| {
         let (mut levels, mut others) = (filter.as_str().split('/'), reserved.split('/'));
         loop {

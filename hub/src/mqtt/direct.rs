@@ -19,14 +19,17 @@ use super::{
 };
 use bytes::Bytes;
 use hearthkey_core::{
-    rights::{PublishPermit, is_reserved_for_hub},
+    rights::{PublishPermit, is_reserved_for_hub, reaches_reserved},
     session::Principal,
     topic::{SubscriptionFilter, TopicName},
     write::Write,
 };
-use std::sync::{
-    Arc, PoisonError, RwLock,
-    atomic::{AtomicBool, Ordering},
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc, PoisonError, RwLock,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 /// The subscriptions of sessions to which messages may go directly, found without a lock when there are none.
@@ -67,6 +70,12 @@ fn may_go_directly(slot: &Slot) -> bool {
     slot.is_durable || matches!(slot.key.principal, Principal::Device(_))
 }
 
+/// Whether a subscription can. What cannot is not filed: most sessions of devices are not kept, and would be looked through
+/// with each publish on a topic that they all listen to.
+fn may_bring_directly(slot: &Slot, subscription: &Subscription) -> bool {
+    slot.is_durable || may_go_directly(slot) && reaches_reserved(&subscription.filter)
+}
+
 impl Direct {
     pub(super) fn of(slot: &Arc<Slot>, subscription: &Subscription) -> Self {
         Self {
@@ -99,7 +108,7 @@ impl Direct {
 impl DirectSubscriptions {
     /// Files a subscription that is not shared, in place of what it was before.
     pub(super) fn put(&self, slot: &Arc<Slot>, subscription: &Subscription) {
-        if !may_go_directly(slot) {
+        if !may_bring_directly(slot, subscription) {
             return;
         }
         let mut by_filter = self.by_filter.write().unwrap_or_else(PoisonError::into_inner);
@@ -110,7 +119,7 @@ impl DirectSubscriptions {
 
     /// Removes a subscription.
     pub(super) fn remove(&self, slot: &Arc<Slot>, subscription: &Subscription) {
-        if !may_go_directly(slot) {
+        if !may_bring_directly(slot, subscription) {
             return;
         }
         let mut by_filter = self.by_filter.write().unwrap_or_else(PoisonError::into_inner);
@@ -124,13 +133,15 @@ impl DirectSubscriptions {
         if qos == QoS::AtMostOnce || !self.is_used.load(Ordering::Acquire) {
             return found;
         }
+        let is_reserved = is_reserved_for_hub(topic);
+        let mut index_by_session = HashMap::new();
         self.by_filter.read().unwrap_or_else(PoisonError::into_inner).each_match(topic, |direct| {
             let qos = direct.qos.min(qos);
-            if direct.no_local && publisher == Some(direct.slot.number) {
+            let is_own = direct.no_local && publisher == Some(direct.slot.number);
+            if is_own || !direct.slot.is_durable && !is_reserved {
                 return;
             }
-            let known = found.iter().position(|matched| Arc::ptr_eq(&matched.slot, &direct.slot));
-            let index = known.unwrap_or_else(|| {
+            let index = *index_by_session.entry(direct.slot.number).or_insert_with(|| {
                 let (slot, identifiers) = (direct.slot.clone(), Vec::new());
                 found.push(Match { slot, qos, retain_as_published: false, identifiers, share: None });
                 found.len() - 1
@@ -370,5 +381,71 @@ impl Slot {
         let pending = Pending { row: Some(position), reserved: Some(reserved), stored: Some(stored.clone()), ..pending };
         writes.extend(rows::put_queued(self.number, position, &pending));
         Some(pending)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::mqtt::{
+        packet::{RetainHandling, SubscriptionOptions},
+        session::{QueueBounds, Session},
+        slot::SessionKey,
+    };
+    use hearthkey_core::{DeviceId, Seconds};
+
+    const BOUNDS: QueueBounds = QueueBounds { messages: 9, bytes: 9_000 };
+
+    fn slot(number: u64, expiry: Seconds) -> Arc<Slot> {
+        let principal = Principal::Device(DeviceId::parse(&format!("lamp-{number}")).expect("legal"));
+        Arc::new(Slot::new(SessionKey { principal, client_identifier: "".into() }, number, expiry, BOUNDS))
+    }
+
+    fn subscription(filter: &str, qos: QoS, identifier: u32) -> Subscription {
+        let filter = SubscriptionFilter::parse(filter).expect("legal");
+        let options =
+            SubscriptionOptions { qos, no_local: false, retain_as_published: false, retain_handling: RetainHandling::Send };
+        Session::new(BOUNDS).subscribe(filter, options, Some(identifier), 1).expect("room").0
+    }
+
+    fn matches(subscriptions: &DirectSubscriptions, topic: &str) -> Vec<(u64, QoS, Vec<u32>)> {
+        let topic = TopicName::parse(topic).expect("legal");
+        let found = subscriptions.matches(&topic, QoS::ExactlyOnce, None).into_iter();
+        let mut found: Vec<_> = found.map(|found| (found.slot.number, found.qos, found.identifiers)).collect();
+        found.iter_mut().for_each(|(_, _, identifiers)| identifiers.sort_unstable());
+        found.sort_unstable_by_key(|(number, _, _)| *number);
+        found
+    }
+
+    #[test]
+    fn a_device_whose_session_is_not_kept_is_filed_for_commands_alone() {
+        let subscriptions = DirectSubscriptions::default();
+        let brief = slot(1, Seconds(0));
+        let mode = subscription("home/mode", QoS::AtLeastOnce, 1);
+        subscriptions.put(&brief, &mode);
+        assert!(!subscriptions.is_used.load(Ordering::Relaxed));
+        subscriptions.remove(&brief, &mode);
+        let commands = subscription("dev/+/cmd/#", QoS::AtLeastOnce, 2);
+        subscriptions.put(&brief, &commands);
+        assert_eq!(matches(&subscriptions, "dev/lamp-1/cmd/x"), [(1, QoS::AtLeastOnce, vec![2])]);
+        subscriptions.put(&brief, &subscription("#", QoS::AtLeastOnce, 3));
+        assert_eq!(matches(&subscriptions, "home/mode"), []);
+        subscriptions.put(&slot(2, Seconds(9)), &mode);
+        assert_eq!(matches(&subscriptions, "home/mode"), [(2, QoS::AtLeastOnce, vec![1])]);
+    }
+
+    #[test]
+    fn a_session_gets_one_message_however_many_of_its_subscriptions_match() {
+        let subscriptions = DirectSubscriptions::default();
+        let slots: Vec<_> = (1..=3).map(|number| slot(number, Seconds(9))).collect();
+        for slot in &slots {
+            for (identifier, filter, qos) in [(1, "home/+", QoS::ExactlyOnce), (2, "home/mode", QoS::AtLeastOnce)] {
+                let mut subscription = subscription(filter, qos, identifier);
+                subscription.number = identifier;
+                subscriptions.put(slot, &subscription);
+            }
+        }
+        let each = |number| (number, QoS::ExactlyOnce, vec![1, 2]);
+        assert_eq!(matches(&subscriptions, "home/mode"), [each(1), each(2), each(3)]);
     }
 }
