@@ -211,7 +211,7 @@ fn tell(answer: Option<oneshot::Sender<Result<(), PublishError>>>, result: Resul
 }
 
 /// Few different texts: they are counted by text.
-fn in_words(ending: &Ending) -> String {
+pub(crate) fn in_words(ending: &Ending) -> String {
     match ending {
         Ending::ConnectFailed(ConnectFailed::HostNotFound) => "the hub's name has no address".to_owned(),
         Ending::ConnectFailed(ConnectFailed::Refused) => "nothing listens at the hub's address; is the hub running?".to_owned(),

@@ -4,13 +4,13 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use hearthkey_agent::{
-    Agent, Backoff, Config, Ended, EnrolError, Enrolled, Enrolment, HubLocation, Identity, Joining, Platform as _, Software,
-    UnixTime, Workspace, enrol, join,
+    Agent, Backoff, Config, Ended, Ending, EnrolError, Enrolled, Enrolment, HubLocation, Identity, Joining, Platform as _,
+    Software, UnixTime, Workspace, enrol, join,
 };
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
 
-use crate::application::SimulatedThermostat;
+use crate::application::{SimulatedThermostat, in_words};
 use crate::enrolment::EnrolmentString;
 use crate::event::SimEventKind;
 use crate::fleet::{Orders, Reporter};
@@ -174,7 +174,11 @@ async fn enrol_with_patience(
                 return Ok(enrolled);
             }
             Err(error) if error.may_pass() => {
-                reporter.report(SimEventKind::Disconnected { reason: error.to_string() });
+                let reason = match error {
+                    EnrolError::Connect(failed) => in_words(&Ending::ConnectFailed(failed)),
+                    error => error.to_string(),
+                };
+                reporter.report(SimEventKind::Disconnected { reason });
                 let pause = pauses.next().unwrap_or(RETRY.cap);
                 reporter.report(SimEventKind::Retrying { after: pause });
                 tokio::time::sleep(pause).await;

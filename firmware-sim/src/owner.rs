@@ -35,6 +35,7 @@ struct Inner {
     client: reqwest::Client,
     base: Url,
     token: Zeroizing<String>,
+    ca: PathBuf,
     #[cfg_attr(not(feature = "scenarios"), expect(dead_code, reason = "for MQTT"))]
     tls: Arc<ClientConfig>,
 }
@@ -63,12 +64,30 @@ pub enum OwnerError {
     #[error("`{0}` is not the address of a hub: give its HTTPS address, such as https://localhost:8443")]
     Address(String),
     /// The hub does not answer.
-    #[error("cannot reach the hub at {address}: {reason}; is `hearthkey up` running, and is --ca its CA certificate?")]
+    #[error("cannot reach the hub at {address}: {reason}; is `hearthkey up` running there?")]
     Unreachable {
         /// Where it was looked for.
         address: String,
         /// What went wrong.
         reason: String,
+    },
+    /// Something answers that the CA did not certify.
+    #[error("what answers at {address} is not the hub of {}: {reason}; a hub keeps its CA certificate in ca/ca.crt in its data directory", ca.display())]
+    Impostor {
+        /// Where.
+        address: String,
+        /// Whose certificates were trusted.
+        ca: PathBuf,
+        /// What is wrong with its certificate.
+        reason: String,
+    },
+    /// No hub was ever started with this data directory.
+    #[error("{}: {source}; no hub was started with this data directory: `hearthkey up --data DIR` does", path.display())]
+    NoHub {
+        /// What is missing.
+        path: PathBuf,
+        /// How that showed.
+        source: std::io::Error,
     },
     /// The token is not good.
     #[error("the hub does not accept the owner's token: make another with `hearthkey pat create`")]
@@ -119,10 +138,13 @@ impl Owner {
     /// The owner of the hub whose data directory this is, on the hub's own machine.
     ///
     /// # Errors
-    /// [`OwnerError::File`] if no hub was ever started with it, or what [`Owner::open`] says.
+    /// [`OwnerError::NoHub`] if no hub was ever started with it, or what [`Owner::open`] says.
     pub fn local(data: &Path) -> Result<Self, OwnerError> {
         let path = data.join("contexts").join("local.toml");
-        let text = std::fs::read_to_string(&path).map_err(file_error(&path))?;
+        let text = std::fs::read_to_string(&path).map_err(|source| match source.kind() {
+            std::io::ErrorKind::NotFound => OwnerError::NoHub { path: path.clone(), source },
+            _ => OwnerError::File { path: path.clone(), source },
+        })?;
         let Context { url, ca_file, token_file } =
             toml::from_str(&text).map_err(|error| OwnerError::Unfit { path, problem: error.message().to_owned() })?;
         Self::open(&url, &ca_file, &token_file)
@@ -152,8 +174,9 @@ impl Owner {
             .no_proxy()
             .timeout(PATIENCE + COMMAND_PATIENCE)
             .build()
-            .map_err(|error| unfit(innermost(&error)))?;
-        Ok(Self(Arc::new(Inner { client, base, token: read_token(token_file)?, tls: Arc::new(tls) })))
+            .map_err(|error| unfit(innermost(&error).to_string()))?;
+        let token = read_token(token_file)?;
+        Ok(Self(Arc::new(Inner { client, base, token, ca: ca.to_owned(), tls: Arc::new(tls) })))
     }
 
     /// Adds a device that authenticates by its key; its enrolment string.
@@ -243,7 +266,12 @@ impl Owner {
     }
 
     fn unreachable(&self, error: &reqwest::Error) -> OwnerError {
-        OwnerError::Unreachable { address: self.address(), reason: innermost(error) }
+        let (address, cause) = (self.address(), innermost(error));
+        let reason = cause.to_string();
+        match cause.downcast_ref() {
+            Some(rustls::Error::InvalidCertificate(_)) => OwnerError::Impostor { address, ca: self.0.ca.clone(), reason },
+            _ => OwnerError::Unreachable { address, reason },
+        }
     }
 }
 
@@ -291,12 +319,16 @@ fn enrolment_string(what: String, answer: &Value) -> Result<EnrolmentString, Own
 }
 
 /// reqwest's own text hides the cause behind "error sending request".
-fn innermost(error: &dyn std::error::Error) -> String {
+fn innermost<'a>(error: &'a (dyn std::error::Error + 'static)) -> &'a (dyn std::error::Error + 'static) {
     let mut cause = error;
-    while let Some(source) = cause.source() {
-        cause = source;
+    loop {
+        // The source of an io::Error is not what it wraps, but that one's source.
+        let wrapped = cause.downcast_ref::<std::io::Error>().and_then(|error| error.get_ref());
+        match wrapped.map(|error| error as &(dyn std::error::Error + 'static)).or(cause.source()) {
+            Some(source) => cause = source,
+            None => return cause,
+        }
     }
-    cause.to_string()
 }
 
 fn read_token(path: &Path) -> Result<Zeroizing<String>, OwnerError> {

@@ -281,6 +281,14 @@ impl Scenario {
         self.steps.iter().any(|step| matches!(step.r#do.get_ref(), Action::RestartHub | Action::KillHub))
     }
 
+    /// Whether it still makes sense after fields were changed.
+    ///
+    /// # Errors
+    /// [`ScenarioError`] says what does not.
+    pub fn validate(&self) -> Result<(), ScenarioError> {
+        self.check().map_err(|(_, problem)| ScenarioError { text: format!("scenario {}: {problem}", self.name) })
+    }
+
     fn check(&self) -> Result<(), (Option<Range<usize>>, String)> {
         let nowhere = |problem: String| Err((None, problem));
         let is_word = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
@@ -332,7 +340,10 @@ impl Scenario {
             return nowhere("steps: put them in the order of their `at`".to_owned());
         }
         let late = self.steps.iter().find(|step| step.at > self.duration);
-        late.map_or(Ok(()), |step| Err((Some(step.r#do.span()), "this happens after the end (duration)".to_owned())))
+        late.map_or(Ok(()), |step| {
+            let [at, end] = [step.at, self.duration].map(humantime::format_duration);
+            Err((Some(step.r#do.span()), format!("at = {at} is after the end, duration = {end}")))
+        })
     }
 
     fn check_step(&self, step: &Step) -> Result<(), (Option<Range<usize>>, String)> {
@@ -485,7 +496,7 @@ mod tests {
             ("[[step]]\nat = \"5s\"\ndo = \"revoke\"\nshare = 2.0\n", "my.toml:9: share: above 0"),
             ("[[step]]\nat = \"5s\"\ndo = \"revoke\"\ndevices = 4\n", "my.toml:9: devices: between 1 and the 3"),
             ("[[step]]\nat = \"5s\"\ndo = \"flood\"\nshare = 0.5\n", "my.toml:9: this happens to no choice"),
-            ("[[step]]\nat = \"2m\"\ndo = \"flood\"\n", "my.toml:8: this happens after the end"),
+            ("[[step]]\nat = \"2m\"\ndo = \"flood\"\n", "my.toml:8: at = 2m is after the end, duration = 1m"),
             ("[[step]]\nat = \"5s\"\ndo = \"revoke\"\ndown = \"1s\"\n", "my.toml:8: down is for"),
             ("[network]\nloss = 1.5\n", "my.toml: network.loss"),
             ("[network]\nfaults = [\"reset\"]\n", "my.toml: network: fault_every and faults"),
@@ -500,6 +511,17 @@ mod tests {
         }
         assert!(Scenario::parse("my.toml", "name = \"x\"").expect_err("too little").to_string().contains("missing field"));
         assert!(Scenario::parse("my.toml", SMALLEST).is_ok());
+    }
+
+    #[test]
+    fn a_story_that_was_changed_must_still_make_sense() {
+        let story = Scenario::shipped("hub-restart").expect("a story");
+        story.validate().expect("as it ships");
+        let shorter = Scenario { duration: Duration::from_secs(1), ..story.clone() };
+        let said = shorter.validate().expect_err("its steps come later").to_string();
+        assert!(said.starts_with("scenario hub-restart: at = ") && said.ends_with("is after the end, duration = 1s"), "{said}");
+        let larger = Scenario { devices: MAX_DEVICES + 1, ..story };
+        assert!(larger.validate().expect_err("too many").to_string().contains("between 1 and 4000"));
     }
 
     #[test]
