@@ -1,13 +1,15 @@
 //! A hub of one's own for a test or a scenario: the real program in a process and a temporary directory of its own.
 //!
-//! Owns its process, its ports and its directory; everything else is asked over the network, as [`Owner`].
+//! Owns its process, its ports and its directory; everything else is asked over the network, as [`Owner`]. The hub has a
+//! process group of its own, so that Ctrl-C at a terminal is its starter's to answer, and ends when its starter does, however
+//! that ends: its standard input closes.
 
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
 
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process, waitid};
 use serde::Deserialize;
 use tempfile::TempDir;
 use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, BufReader};
@@ -23,7 +25,7 @@ const PATIENCE: Duration = Duration::from_secs(60);
 /// How much of the hub's log an error repeats.
 const LOG_TAIL_BYTES: usize = 4 * 1024;
 
-/// A running hub. Killed when dropped; its directory goes with it.
+/// A running hub. Killed when dropped; its directory goes with it. Ends by itself when this process does.
 #[derive(Debug)]
 pub struct LocalHub {
     home: TempDir,
@@ -49,7 +51,7 @@ pub enum LocalHubError {
         source: std::io::Error,
     },
     /// It did not come up, or did not go down.
-    #[error("the hub did not {what}; its log ends: {log}")]
+    #[error("the hub did not {what}; the end of its log: {log}")]
     Failed {
         /// start, stop.
         what: &'static str,
@@ -110,12 +112,15 @@ impl LocalHub {
     /// # Errors
     /// [`LocalHubError::Failed`] when it ends otherwise than cleanly.
     pub async fn stop(&mut self) -> Result<(), LocalHubError> {
-        let Some(mut child) = self.child.take() else { return Ok(()) };
-        if let Some(pid) = child.id().and_then(|id| Pid::from_raw(id.try_into().ok()?)) {
+        let Some(child) = &mut self.child else { return Ok(()) };
+        if let Some(pid) = pid(child) {
             // It may have ended by itself; then its exit tells.
             let _ = kill_process(pid, Signal::TERM);
         }
-        match tokio::time::timeout(PATIENCE, child.wait()).await {
+        let ended = tokio::time::timeout(PATIENCE, child.wait()).await;
+        // Killed, if it did not end.
+        self.child = None;
+        match ended {
             Ok(Ok(status)) if status.success() => Ok(()),
             _ => Err(self.failed("stop")),
         }
@@ -126,10 +131,10 @@ impl LocalHub {
     /// # Errors
     /// [`LocalHubError::System`] when the system refuses.
     pub async fn kill(&mut self) -> Result<(), LocalHubError> {
-        match self.child.take() {
-            Some(mut child) => child.kill().await.map_err(system("killing the hub")),
-            None => Ok(()),
-        }
+        let Some(child) = &mut self.child else { return Ok(()) };
+        let killed = child.kill().await.map_err(system("killing the hub"));
+        self.child = None;
+        killed
     }
 
     /// Starts it again with the same directory and ports; stops it first if it runs.
@@ -152,14 +157,15 @@ impl LocalHub {
         for variable in ["HEARTHKEY_DATA", "HEARTHKEY_CONTEXT", "HEARTHKEY_CONFIG"] {
             command.env_remove(variable);
         }
-        command.args(["up", "-o", "json", "--data"]).arg(self.data());
+        command.args(["up", "--until-stdin-ends", "-o", "json", "--data"]).arg(self.data());
         for (option, port) in ["--https-port", "--mqtts-port", "--mqtt-port"].into_iter().zip(self.ports) {
             command.args([option, &port.to_string()]);
         }
-        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(log).kill_on_drop(true);
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(log).process_group(0).kill_on_drop(true);
         let doing = format!("starting {}", self.binary.display());
         let mut child = command.spawn().map_err(system(&doing))?;
         let mut said = BufReader::new(child.stdout.take().expect("piped above"));
+        self.child = Some(child);
         let started = async {
             let mut line = String::new();
             while said.read_line(&mut line).await.is_ok_and(|length| length > 0) {
@@ -171,6 +177,7 @@ impl LocalHub {
             false
         };
         if tokio::time::timeout(PATIENCE, started).await != Ok(true) {
+            self.kill().await?;
             return Err(self.failed("start"));
         }
         // A full pipe would stop it.
@@ -178,7 +185,6 @@ impl LocalHub {
             let mut sink = [0; 1024];
             while said.read(&mut sink).await.is_ok_and(|length| length > 0) {}
         });
-        self.child = Some(child);
         self.owner = Some(Owner::local(&self.data())?);
         Ok(())
     }
@@ -190,8 +196,24 @@ impl LocalHub {
     fn failed(&self, what: &'static str) -> LocalHubError {
         let log = std::fs::read(self.log()).unwrap_or_default();
         let tail = &log[log.len().saturating_sub(LOG_TAIL_BYTES)..];
-        LocalHubError::Failed { what, log: String::from_utf8_lossy(tail).trim().to_owned() }
+        let tail = String::from_utf8_lossy(tail);
+        let log = if tail.trim().is_empty() { "it is empty" } else { tail.trim() };
+        LocalHubError::Failed { what, log: log.to_owned() }
     }
+}
+
+impl Drop for LocalHub {
+    fn drop(&mut self) {
+        let Some(mut child) = self.child.take() else { return };
+        if let (Ok(()), Some(pid)) = (child.start_kill(), pid(&child)) {
+            // What still writes to the directory would keep it from being removed. Whoever else awaits the child still may.
+            let _ = waitid(WaitId::Pid(pid), WaitIdOptions::EXITED | WaitIdOptions::NOWAIT);
+        }
+    }
+}
+
+fn pid(child: &Child) -> Option<Pid> {
+    Pid::from_raw(child.id()?.try_into().ok()?)
 }
 
 fn find_binary() -> Option<PathBuf> {

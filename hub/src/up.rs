@@ -15,9 +15,12 @@ use std::{
     process::ExitCode,
     time::Duration,
 };
-use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::{
+    signal::unix::{Signal, SignalKind, signal},
+    sync::oneshot,
+};
 
-/// Runs the hub until Ctrl-C, SIGTERM, or the end of `--for`.
+/// Runs the hub until Ctrl-C, SIGTERM, the end of `--for`, or that of standard input if it was asked to heed that.
 ///
 /// # Errors
 /// [`Failure`] with the next thing to do.
@@ -51,7 +54,13 @@ async fn up(options: UpOptions) -> Result<Exit, Failure> {
         ));
     }
     greet(&server, &options, &mut out)?;
-    let ended = signals.end_of_run(options.run_for);
+    let stdin_ends = stdin_ends(options.until_stdin_ends);
+    let ended = async {
+        tokio::select! {
+            () = signals.end_of_run(options.run_for) => {}
+            () = stdin_ends => {}
+        }
+    };
     let exit = match options.simulate {
         Some(devices) => simulate::run(&server, &options.data, &data_flag(&options), devices, &mut out, ended).await,
         None => {
@@ -149,6 +158,21 @@ impl Signals {
             _ = self.terminate.recv() => {}
         }
     }
+}
+
+/// Resolves when standard input ends; never if nobody `heeds` it. Whatever comes there is passed over.
+async fn stdin_ends(heeds: bool) {
+    if !heeds {
+        return std::future::pending().await;
+    }
+    let (told, ended) = oneshot::channel();
+    // A thread of its own: a read that blocks must not hold up the end of the runtime.
+    std::thread::spawn(move || {
+        // What cannot be read has ended as well.
+        let _ = io::copy(&mut io::stdin().lock(), &mut io::sink());
+        let _ = told.send(());
+    });
+    let _ = ended.await;
 }
 
 fn settings(options: &UpOptions) -> Result<Settings, InvalidConfig> {

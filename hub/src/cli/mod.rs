@@ -55,6 +55,8 @@ pub struct UpOptions {
     pub simulate: Option<NonZeroU32>,
     /// When to stop by itself.
     pub run_for: Option<Duration>,
+    /// Whether to stop when standard input ends.
+    pub until_stdin_ends: bool,
     /// How to print.
     pub format: Format,
 }
@@ -152,7 +154,15 @@ fn up_options(global: &Global, args: &args::Up) -> Result<UpOptions, Failure> {
     let data = global.data.clone().map_or_else(default_data_dir, Ok)?;
     let config = read_config(args.config.as_deref(), &data)?;
     let listeners = config.listeners(args.lan, (&args.ports).into());
-    Ok(UpOptions { data, config, listeners, simulate: args.simulate(), run_for: args.run_for, format: global.output })
+    Ok(UpOptions {
+        data,
+        config,
+        listeners,
+        simulate: args.simulate(),
+        run_for: args.run_for,
+        until_stdin_ends: args.until_stdin_ends,
+        format: global.output,
+    })
 }
 
 /// Reads the configuration: the file that was named, or the one in the data directory if there is one.

@@ -2,6 +2,8 @@
 //! and under attack.
 #![allow(clippy::unwrap_used)]
 
+mod ending;
 mod readme;
+mod refusals;
 mod stories;
 mod virtual_time;

@@ -7,23 +7,30 @@ use std::time::Duration;
 use hearthkey_sim::scenario::{Record, Report};
 use hearthkey_sim::{DeviceOptions, EnrolmentString, Fleet, FleetOptions, LocalHub, Owner, Storage, Summary};
 use indicatif::{ProgressBar, ProgressStyle};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use crate::arguments::{FleetArguments, RunArguments};
 use crate::display::{print_summary, remark};
-use crate::{Failure, end_of_run, read_strings};
+use crate::ending::Signals;
+use crate::{Failure, read_strings};
 
+/// Files beside the devices' sockets: the program's own, and what talks to the hub.
+const OTHER_OPEN_FILES: u64 = 64;
 /// How often the live counts of a fleet are drawn.
 const REDRAW: Duration = Duration::from_millis(250);
 
 /// Runs a fleet, or plays a scenario; whether all went well.
-pub(crate) async fn run(arguments: FleetArguments) -> Result<bool, Failure> {
+pub(crate) async fn run(arguments: FleetArguments, signals: &Signals) -> Result<bool, Failure> {
     if let Some(scenario) = &arguments.scenario {
-        return crate::stories::play(scenario, &arguments).await;
+        return crate::stories::play(scenario, &arguments, signals).await;
     }
     let run = &arguments.run;
+    try_report(arguments.report.as_deref())?;
+    allow_open_files(arguments.devices.unwrap_or_default() as usize)?;
     let hub = find_hub(&arguments).await?;
     let enrolments = fleet_enrolments(&arguments, hub.as_ref().map(|(owner, _)| owner)).await?;
     let devices = fleet_devices(&arguments, enrolments)?;
+    allow_open_files(devices.len())?;
     let options = FleetOptions {
         threads: arguments.threads.map(|threads| threads as usize),
         ramp: arguments.ramp.unwrap_or_default(),
@@ -33,18 +40,18 @@ pub(crate) async fn run(arguments: FleetArguments) -> Result<bool, Failure> {
     drop(events);
     let mut record = Record::default();
     let commands = arguments.command_every.zip(hub.as_ref().map(|(owner, _)| owner.clone()));
-    watch_fleet(&fleet, run, commands, &mut record).await?;
+    watch_fleet(&fleet, run, commands, &mut record, signals).await;
     let summary = fleet.stop().await;
+    // A closed standard output has nobody to tell.
+    let _ = print_summary(&summary, run.output);
+    if let Some((_, Some(mut hub))) = hub {
+        hub.stop().await?;
+    }
     if let Some(file) = &arguments.report {
         let interval = humantime::format_duration(run.interval());
         let story = format!("{} devices, a reading every {interval}, seed {}", summary.devices, run.seed());
         let report = Report { title: "A fleet", story: &story, verdicts: &[], notes: &[], summary: &summary, record: &record };
         write_report(file, report.to_html()?)?;
-    }
-    // A closed standard output has nobody to tell.
-    let _ = print_summary(&summary, run.output);
-    if let Some((_, Some(mut hub))) = hub {
-        hub.stop().await?;
     }
     Ok(every_device_was_served(&summary))
 }
@@ -69,7 +76,33 @@ pub(crate) async fn find_hub(arguments: &FleetArguments) -> Result<Option<(Owner
         Some(binary) => LocalHub::start_program(binary.clone()).await?,
         None => LocalHub::start().await?,
     };
+    let data = hub.data();
+    remark(&format!("started a hub in {}; to see what passes: hearthkey watch --data {}", data.display(), data.display()));
     Ok(Some((hub.owner(), Some(hub))))
+}
+
+/// Takes as many file descriptors as so many devices need, if the system allows.
+pub(crate) fn allow_open_files(sockets: usize) -> Result<(), Failure> {
+    let limit = getrlimit(Resource::Nofile);
+    let needed = sockets as u64 + OTHER_OPEN_FILES;
+    if limit.current.is_none_or(|current| current >= needed) {
+        return Ok(());
+    }
+    setrlimit(Resource::Nofile, Rlimit { current: Some(needed), ..limit }).map_err(|_| {
+        let allowed = limit.maximum.unwrap_or_default();
+        format!(
+            "so many devices need {needed} open files, and a program may have {allowed} here: take fewer --devices, or raise \
+             the limit (as root: ulimit -n {needed})"
+        )
+        .into()
+    })
+}
+
+/// Says before a run rather than after it that its report has no place.
+pub(crate) fn try_report(file: Option<&Path>) -> Result<(), Failure> {
+    let Some(file) = file else { return Ok(()) };
+    let opened = std::fs::File::options().append(true).create(true).open(file);
+    opened.map(drop).map_err(|error| format!("no report can be written to {}: {error}", file.display()).into())
 }
 
 /// Writes an HTML report and says where.
@@ -153,9 +186,10 @@ async fn watch_fleet(
     run: &RunArguments,
     commands: Option<(Duration, Owner)>,
     record: &mut Record,
-) -> Result<(), Failure> {
+    signals: &Signals,
+) {
     let bar = progress_bar(fleet.len() as u64, "");
-    let (end, commanding) = (end_of_run(run.run_for), command_now_and_then(fleet, commands, run.seed()));
+    let (end, commanding) = (signals.end_of_run(run.run_for), command_now_and_then(fleet, commands, run.seed()));
     tokio::pin!(end, commanding);
     let mut redraw = tokio::time::interval(REDRAW);
     loop {
@@ -169,15 +203,11 @@ async fn watch_fleet(
                     break;
                 }
             }
-            ended = &mut end => {
-                ended?;
-                break;
-            }
+            () = &mut end => break,
             never = &mut commanding => match never {},
         }
     }
     bar.finish_and_clear();
-    Ok(())
 }
 
 async fn command_now_and_then(fleet: &Fleet, commands: Option<(Duration, Owner)>, seed: u64) -> Infallible {

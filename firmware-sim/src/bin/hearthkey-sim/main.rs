@@ -2,22 +2,22 @@
 
 mod arguments;
 mod display;
+mod ending;
 mod fleet;
 mod stories;
 
 use std::io::{IsTerminal, Read};
 use std::path::Path;
 use std::process::ExitCode;
-use std::time::Duration;
 
 use clap::Parser;
 use hearthkey_sim::{DeviceOptions, EnrolmentString, Events, Fleet, FleetOptions, Storage};
-use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
 use zeroize::Zeroizing;
 
 use crate::arguments::{Arguments, Command, DeviceArguments, RunArguments};
 use crate::display::{print_event, remark};
+use crate::ending::Signals;
 
 /// A file of enrolment strings for the largest fleet.
 const MAX_ENROLMENT_FILE_BYTES: u64 = 8 * 1024 * 1024;
@@ -37,12 +37,17 @@ async fn main() -> ExitCode {
         .with_target(false)
         .with_ansi(std::io::stderr().is_terminal())
         .init();
-    let outcome = match arguments.command {
-        Command::Device(arguments) => run_device(arguments).await,
-        Command::Fleet(arguments) => fleet::run(*arguments).await,
-        Command::Scenario(command) => stories::run(command),
+    let signals = Signals::default();
+    let outcome = tokio::select! {
+        biased;
+        exit = signals.end_of_program() => match exit {
+            Ok(exit) => Err(exit),
+            Err(error) => Ok(Err(format!("cannot listen for signals: {error}").into())),
+        },
+        outcome = run(arguments.command, &signals) => Ok(outcome),
     };
-    match outcome {
+    // What ran is gone by now, a hub of its own included. The threads of a fleet may still say goodbye: nobody waits for them.
+    match outcome.unwrap_or_else(|exit| std::process::exit(exit)) {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::FAILURE,
         Err(failure) => {
@@ -52,7 +57,15 @@ async fn main() -> ExitCode {
     }
 }
 
-async fn run_device(arguments: DeviceArguments) -> Result<bool, Failure> {
+async fn run(command: Command, signals: &Signals) -> Result<bool, Failure> {
+    match command {
+        Command::Device(arguments) => run_device(arguments, signals).await,
+        Command::Fleet(arguments) => fleet::run(*arguments, signals).await,
+        Command::Scenario(command) => stories::run(command),
+    }
+}
+
+async fn run_device(arguments: DeviceArguments, signals: &Signals) -> Result<bool, Failure> {
     let enrolment = match arguments.enrol.as_deref() {
         None => None,
         Some("-") => Some(only_string(read_strings(Path::new("-"))?)?),
@@ -77,7 +90,7 @@ async fn run_device(arguments: DeviceArguments) -> Result<bool, Failure> {
         ..fleet::device_options(enrolment, storage, run, 0)
     };
     let (fleet, mut events) = Fleet::start(vec![device], FleetOptions::default())?;
-    print_until_the_end(&mut events, run).await?;
+    print_until_the_end(&mut events, run, signals).await;
     let summary = fleet.stop().await;
     while let Some(event) = events.next().await {
         // A closed standard output has nobody to tell.
@@ -86,44 +99,20 @@ async fn run_device(arguments: DeviceArguments) -> Result<bool, Failure> {
     Ok(fleet::every_device_was_served(&summary))
 }
 
-async fn print_until_the_end(events: &mut Events, run: &RunArguments) -> Result<(), Failure> {
-    let end = end_of_run(run.run_for);
+async fn print_until_the_end(events: &mut Events, run: &RunArguments, signals: &Signals) {
+    let end = signals.end_of_run(run.run_for);
     tokio::pin!(end);
     loop {
         tokio::select! {
             event = events.next() => match event {
                 // A closed standard output (`| head`) ends the run like Ctrl-C.
-                Some(event) if print_event(&event, run.output).is_err() => return Ok(()),
+                Some(event) if print_event(&event, run.output).is_err() => return,
                 Some(_) => {}
-                None => return Ok(()),
+                None => return,
             },
-            ended = &mut end => return ended,
+            () = &mut end => return,
         }
     }
-}
-
-/// The end of --for, Ctrl-C or SIGTERM. A second Ctrl-C does not wait for the devices to say goodbye.
-async fn end_of_run(run_for: Option<Duration>) -> Result<(), Failure> {
-    let mut interrupted = signal(SignalKind::interrupt())?;
-    let mut terminated = signal(SignalKind::terminate())?;
-    let over = async {
-        match run_for {
-            Some(duration) => tokio::time::sleep(duration).await,
-            None => std::future::pending().await,
-        }
-    };
-    tokio::select! {
-        () = over => {}
-        _ = terminated.recv() => {}
-        _ = interrupted.recv() => {
-            tokio::spawn(async move {
-                interrupted.recv().await;
-                // 128 + SIGINT, as shells report it.
-                std::process::exit(130);
-            });
-        }
-    }
-    Ok(())
 }
 
 /// At least one.

@@ -7,11 +7,14 @@ use std::time::Instant;
 use hearthkey_sim::scenario::{self, ClockKind, MAX_SCENARIO_BYTES, Report, Scenario, Stage, Verdict, VirtualReport};
 use hearthkey_sim::world::World;
 
+use crate::Failure;
 use crate::arguments::{FleetArguments, Output, RunArguments, ScenarioCommand};
-use crate::display::{print_chronicle, print_outcome, remark};
-use crate::fleet::{find_hub, progress_bar, show_progress, write_report};
-use crate::{Failure, end_of_run};
+use crate::display::{print_chronicle, print_outcome};
+use crate::ending::Signals;
+use crate::fleet::{allow_open_files, find_hub, progress_bar, show_progress, try_report, write_report};
 
+/// Of a device, and two of the proxy between it and the hub.
+const SOCKETS_OF_A_BAD_CONNECTION: usize = 3;
 /// Steps of a virtual home between two looks at the keyboard.
 const STEPS_AT_ONCE: usize = 2_000;
 /// Points of a plot of a virtual life.
@@ -36,7 +39,7 @@ pub(crate) fn run(command: ScenarioCommand) -> Result<bool, Failure> {
 }
 
 /// Plays a scenario; whether it came as expected.
-pub(crate) async fn play(name: &str, arguments: &FleetArguments) -> Result<bool, Failure> {
+pub(crate) async fn play(name: &str, arguments: &FleetArguments, signals: &Signals) -> Result<bool, Failure> {
     let mut scenario = find(name)?;
     let run = &arguments.run;
     scenario.devices = arguments.devices.map_or(scenario.devices, |devices| devices as usize);
@@ -44,6 +47,8 @@ pub(crate) async fn play(name: &str, arguments: &FleetArguments) -> Result<bool,
     scenario.ramp = arguments.ramp.unwrap_or(scenario.ramp);
     scenario.duration = run.run_for.unwrap_or(scenario.duration);
     scenario.seed = run.seed.unwrap_or(scenario.seed);
+    scenario.validate()?;
+    try_report(arguments.report.as_deref())?;
     if scenario.clock == ClockKind::Virtual {
         if arguments.with_hub || arguments.hub.is_some() || arguments.data.is_some() {
             return Err(format!(
@@ -52,12 +57,13 @@ pub(crate) async fn play(name: &str, arguments: &FleetArguments) -> Result<bool,
             )
             .into());
         }
-        return live(&scenario, run, arguments.report.as_deref()).await;
+        return live(&scenario, run, arguments.report.as_deref(), signals).await;
     }
+    let sockets_each = if scenario.network.is_some() { SOCKETS_OF_A_BAD_CONNECTION } else { 1 };
+    allow_open_files(scenario.devices * sockets_each)?;
     let (owner, hub) = match find_hub(arguments).await? {
         Some(found) => found,
         None => {
-            remark("a hub of its own is started in a temporary directory; --hub or --data names another");
             let own = FleetArguments { with_hub: true, ..arguments.clone() };
             find_hub(&own).await?.ok_or("there is no hub")?
         }
@@ -70,17 +76,15 @@ pub(crate) async fn play(name: &str, arguments: &FleetArguments) -> Result<bool,
         threads: arguments.threads.map(|threads| threads as usize),
     };
     let bar = progress_bar(scenario.devices as u64, "");
-    let interrupted = async {
-        if let Err(error) = end_of_run(None).await {
-            tracing::error!("{error}");
-        }
-    };
-    let outcome = scenario::play(&scenario, &mut stage, interrupted, |what, summary| show_progress(&bar, summary, what)).await;
+    let outcome =
+        scenario::play(&scenario, &mut stage, signals.end_of_run(None), |what, summary| show_progress(&bar, summary, what)).await;
     bar.finish_and_clear();
     if let Some(mut hub) = stage.hub {
         hub.stop().await?;
     }
     let outcome = outcome?;
+    // A closed standard output has nobody to tell.
+    let _ = print_outcome(&outcome, run.output);
     if let Some(file) = &arguments.report {
         let (summary, record) = (&outcome.summary, &outcome.record);
         let report = Report {
@@ -93,17 +97,15 @@ pub(crate) async fn play(name: &str, arguments: &FleetArguments) -> Result<bool,
         };
         write_report(file, report.to_html()?)?;
     }
-    // A closed standard output has nobody to tell.
-    let _ = print_outcome(&outcome, run.output);
     Ok(outcome.is_as_expected())
 }
 
 /// Lets a virtual home live; whether it stayed as it should be.
-async fn live(scenario: &Scenario, run: &RunArguments, report: Option<&Path>) -> Result<bool, Failure> {
+async fn live(scenario: &Scenario, run: &RunArguments, report: Option<&Path>, signals: &Signals) -> Result<bool, Failure> {
     let days = scenario.duration.as_secs() / 86_400;
     let bar = progress_bar(days, "days");
     let mut world = World::new(scenario);
-    let interrupted = end_of_run(None);
+    let interrupted = signals.end_of_run(None);
     tokio::pin!(interrupted);
     let began = Instant::now();
     let stage_s = (scenario.duration.as_secs() / STAGES).max(86_400);
@@ -120,10 +122,7 @@ async fn live(scenario: &Scenario, run: &RunArguments, report: Option<&Path>) ->
         }
         tokio::select! {
             biased;
-            ended = &mut interrupted => {
-                ended?;
-                break Ok(true);
-            }
+            () = &mut interrupted => break Ok(true),
             () = tokio::task::yield_now() => {}
         }
     };
@@ -177,7 +176,9 @@ fn unknown(name: &str) -> Failure {
 fn read(file: &Path) -> Result<Scenario, Failure> {
     let mut text = String::new();
     let opened = std::fs::File::open(file).and_then(|file| file.take(MAX_SCENARIO_BYTES + 1).read_to_string(&mut text));
-    let length = opened.map_err(|error| format!("{}: {error}", file.display()))?;
+    let length = opened.map_err(|error| {
+        format!("{}: {error}; `hearthkey-sim scenario list` names the scenarios that need no file", file.display())
+    })?;
     if length as u64 > MAX_SCENARIO_BYTES {
         return Err(format!("{}: longer than the {MAX_SCENARIO_BYTES} bytes of a scenario", file.display()).into());
     }

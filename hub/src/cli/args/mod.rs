@@ -168,6 +168,9 @@ pub(super) struct Up {
     /// Stop after this time, such as 20s or 5m
     #[arg(long = "for", value_name = "DURATION", value_parser = positive_duration)]
     pub(super) run_for: Option<Duration>,
+    /// Stop when standard input ends: of use to a program that starts a hub and must not leave it behind
+    #[arg(long, hide_short_help = true)]
+    pub(super) until_stdin_ends: bool,
     #[command(flatten)]
     pub(super) ports: PortArgs,
 }
