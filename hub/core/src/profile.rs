@@ -282,6 +282,18 @@ impl FilterTemplate {
         TopicFilter::parse(&self.0.replace(VARIABLE, device.as_str())).expect("an id is a legal level, and the longest was tried")
     }
 
+    /// Whether it stays among the topics that are a device's own by its name: the name stands behind the name of the scheme,
+    /// before any wildcard, and right behind `dev` where the scheme is ours.
+    #[must_use]
+    pub fn is_about_itself(&self) -> bool {
+        match self.0.split_once('/') {
+            Some(("dev", rest)) => rest.split('/').next() == Some(VARIABLE),
+            // A device could be called what another scheme is.
+            Some((VARIABLE, _)) | None => false,
+            Some(_) => self.0.split('/').take_while(|level| !matches!(*level, "+" | "#")).any(|level| level == VARIABLE),
+        }
+    }
+
     /// The template as text.
     #[must_use]
     pub fn as_str(&self) -> &str {

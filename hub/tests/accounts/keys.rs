@@ -70,6 +70,40 @@ async fn a_token_does_no_more_than_its_maker_and_only_with_its_devices() {
 }
 
 #[tokio::test]
+async fn a_token_lends_a_device_nothing_that_it_lacks_itself() {
+    let home = Home::open().await;
+    for device in ["lamp", "oven"] {
+        home.with_secret(device, "switch").await;
+    }
+    let wish = json!({"name": "script", "devices": ["lamp"]});
+    let limited = home.token(&home.owner, wish).await.secret();
+    let wish = json!({"name": "adder", "scope": "devices:manage profiles:manage"});
+    let adder = home.token(&home.owner, wish).await.secret();
+    assert_eq!(home.post("/devices/lamp/revoke", &limited, json!({})).await.status, 200);
+    let add = async |token: &str, profile: &str, children: Value| {
+        let body = json!({"id": "lamp", "profile": profile, "children": children, "authentication": "secret"});
+        home.post("/devices", token, body).await
+    };
+    assert_eq!(add(&limited, "gateway", json!(["oven"])).await.refusal(), (403, "out_of_reach"));
+    for profile in ["service", "home-assistant"] {
+        assert_eq!(add(&limited, profile, json!([])).await.refusal(), (403, "out_of_reach"), "{profile}");
+        let refused = add(&adder, profile, json!([])).await;
+        assert_eq!(refused.refusal(), (403, "insufficient_scope"), "{profile}");
+        assert!(refused.body["detail"].as_str().is_some_and(|detail| detail.contains("telemetry:read")), "{refused:?}");
+    }
+    assert_eq!(add(&limited, "switch", json!([])).await.status, 201);
+    assert_eq!(home.post("/devices/lamp/revoke", &adder, json!({})).await.status, 200);
+    assert_eq!(add(&adder, "thermostat", json!([])).await.status, 201);
+    let profile = "name = \"thermostat\"\n[permissions.all]\nsubscribe = [\"dev/#\"]\n";
+    let put = home.api(Method::PUT, "/profiles/thermostat", &adder).header("content-type", "application/toml");
+    assert_eq!(ask(put.body(profile)).await.refusal(), (403, "insufficient_scope"));
+
+    let service = json!({"id": "dash", "profile": "service", "authentication": "secret"});
+    let all = home.token(&home.owner, json!({"name": "all"})).await.secret();
+    assert_eq!(home.post("/devices", &all, service).await.status, 201, "who may everything passes everything on");
+}
+
+#[tokio::test]
 async fn a_rotated_token_ends_when_the_new_one_is_used_and_whoever_uses_it_later_ends_its_family() {
     let home = Home::open().await;
     let ann = home.person("ann", "member").await;

@@ -1,9 +1,9 @@
 //! Personal access tokens, API keys and client secrets: kept as keyed hashes under their public id.
 
 use super::{
-    Change, Context, DeviceStatus, Draft, ManageCredentials, ManageDevices, ManageOwnCredentials, ManageProfiles, Permission,
-    Registry, Role, UserPermit, UserRecord,
-    judge::{about_devices, needed_to_grant},
+    Change, Context, DeviceRecord, DeviceStatus, Draft, ManageCredentials, ManageDevices, ManageOwnCredentials, ManageProfiles,
+    Permission, Registry, Role, UserPermit, UserRecord,
+    judge::{about_devices, needed_to_grant, needed_to_let_in},
 };
 use crate::{
     DeviceId, Seconds, UnixTime,
@@ -444,7 +444,7 @@ impl Registry {
             && let Some(device) = self.devices.get(id).filter(|device| device.status == DeviceStatus::Pending)
         {
             // A legacy device is enrolled by its key.
-            let device = super::DeviceRecord { status: DeviceStatus::Active, enrolled_at: Some(context.now), ..device.clone() };
+            let device = DeviceRecord { status: DeviceStatus::Active, enrolled_at: Some(context.now), ..device.clone() };
             draft.put(Table::Device, id.as_str(), &device);
         }
         Ok(draft.finish(credential))
@@ -586,30 +586,54 @@ impl Registry {
         Ok(())
     }
 
-    /// Stores a profile that the owner wrote; sessions of its devices are judged anew.
+    /// Stores a profile that the owner wrote; sessions of its devices are judged anew. Who has it already gets no more by it than
+    /// the asker could give them.
     ///
     /// # Errors
-    /// [`TooManyProfiles`].
+    /// [`ProfileRefused`].
     pub fn apply_profile(
         &self,
         permit: &UserPermit<ManageProfiles>,
         profile: Profile,
         context: &Context,
-    ) -> Result<Change<()>, TooManyProfiles> {
+    ) -> Result<Change<()>, ProfileRefused> {
         if !self.profiles.contains_key(&profile.name) && self.profiles.len() >= MAX_PROFILES {
-            return Err(TooManyProfiles);
+            return Err(ProfileRefused::TooMany);
+        }
+        if let Some(missing) = permit.lacks(&self.needed_to_apply(&profile)) {
+            return Err(ProfileRefused::BeyondOwnRights { missing });
         }
         let mut draft = self.draft(context);
         draft.put(Table::Profile, profile.name.as_str(), &profile);
         draft.audit(permit.actor(), "profile.apply", format!("profile {}", profile.name));
         Ok(draft.finish(()))
     }
+
+    /// What it takes to give a profile to all who have one of its name now.
+    fn needed_to_apply(&self, profile: &Profile) -> Scope {
+        let has_it = |device: &DeviceRecord| device.profile == profile.name && device.status != DeviceStatus::Revoked;
+        let by_devices = if self.devices.values().any(has_it) { needed_to_let_in(profile) } else { Scope::default() };
+        let keys = self.credentials.values().filter(|key| key.profile.as_ref() == Some(&profile.name));
+        let by_keys: Vec<Scope> = keys.map(|key| needed_to_grant(profile, &key.scope)).collect();
+        by_keys.iter().chain([&by_devices]).flat_map(Scope::iter).collect()
+    }
 }
 
-/// The home has [`MAX_PROFILES`] profiles already.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("a home has at most {MAX_PROFILES} profiles")]
-pub struct TooManyProfiles;
+/// Why a profile is not stored.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ProfileRefused {
+    /// The home has [`MAX_PROFILES`] profiles already.
+    #[error("a home has at most {MAX_PROFILES} profiles")]
+    TooMany,
+    /// Those who have it would get more than the asker's credential could give them.
+    #[error(
+        "devices or keys with this profile would get more than you can pass on; to change it so takes a credential with {missing} as well"
+    )]
+    BeyondOwnRights {
+        /// What the asker's credential lacks.
+        missing: Scope,
+    },
+}
 
 impl Draft<'_> {
     pub(super) fn put_credential(&mut self, actor: &Principal, action: &'static str, record: &CredentialRecord) {
@@ -637,11 +661,10 @@ fn refuse_beyond(
     scope: &Scope,
 ) -> Result<(), CredentialRefused> {
     let needed = match subject {
-        Principal::Device(_) => PermissionName::parse(ManageDevices::NAME).into_iter().collect(),
+        Principal::Device(_) => needed_to_let_in(profile).iter().chain(PermissionName::parse(ManageDevices::NAME).ok()).collect(),
         Principal::User(_) | Principal::Integration(_) => needed_to_grant(profile, scope),
     };
-    let missing: Scope = needed.iter().filter(|permission| !permit.allowed().contains(permission.as_str())).collect();
-    if missing.is_empty() { Ok(()) } else { Err(CredentialRefused::KeyBeyondOwnRights { missing }) }
+    permit.lacks(&needed).map_or(Ok(()), |missing| Err(CredentialRefused::KeyBeyondOwnRights { missing }))
 }
 
 fn legal_name(name: &str) -> Result<String, CredentialRefused> {

@@ -1,6 +1,6 @@
 //! The life of a device: added, enrolled, paused, rotated, revoked.
 
-use super::{Change, CommandState, Context, Draft, ManageDevices, Registry, UserPermit};
+use super::{Change, CommandState, Context, Draft, ManageDevices, Registry, UserPermit, judge::needed_to_let_in};
 use crate::{
     DeviceId, Seconds, UnixTime,
     jwt::PublicKey,
@@ -159,6 +159,19 @@ pub enum DeviceRefused {
     /// The asker's token is about other devices.
     #[error("your token is limited to other devices than {0}")]
     OutOfReach(DeviceId),
+    /// A profile that reaches beyond the devices that the asker's token is about.
+    #[error("profile {0} reaches beyond the device itself, and your token is limited to some devices; ask with one that is not")]
+    ReachesOthers(ProfileName),
+    /// A profile with rights that the asker's credential lacks.
+    #[error(
+        "profile {profile} gives a device more than its own topics; whoever passes that on needs a credential with {missing} as well"
+    )]
+    BeyondOwnRights {
+        /// Which.
+        profile: ProfileName,
+        /// What the asker's credential lacks.
+        missing: Scope,
+    },
     /// The key belongs to another device already.
     #[error("that key is registered for another device already")]
     KeyInUse,
@@ -241,6 +254,7 @@ impl Registry {
         if !self.profiles.contains_key(&profile) {
             return Err(DeviceRefused::UnknownProfile(profile));
         }
+        self.refuse_beyond(permit, &profile, &children)?;
         if earlier.is_none() && self.devices.len() >= MAX_DEVICES {
             return Err(DeviceRefused::TooMany(format!("a hub has at most {MAX_DEVICES} devices")));
         }
@@ -289,6 +303,7 @@ impl Registry {
         if device.status == DeviceStatus::Revoked {
             return Err(DeviceRefused::Revoked(device.id));
         }
+        self.refuse_beyond(permit, &device.profile, &device.children)?;
         self.refuse_known_key(&enrolment)?;
         let secrets = self.client_secrets(id).count();
         if matches!(enrolment, NewEnrolment::Secret(..)) && secrets >= MAX_SECRETS_PER_CLIENT {
@@ -412,6 +427,24 @@ impl Registry {
         match enrolment {
             NewEnrolment::Key { public_key, .. } if self.knows_key(&public_key.thumbprint()) => Err(DeviceRefused::KeyInUse),
             NewEnrolment::Code(_) | NewEnrolment::Secret(..) | NewEnrolment::Key { .. } => Ok(()),
+        }
+    }
+
+    /// Refuses a device, and a way in for one, that can do more than who asks for it.
+    fn refuse_beyond(
+        &self,
+        permit: &UserPermit<ManageDevices>,
+        profile: &ProfileName,
+        children: &[DeviceId],
+    ) -> Result<(), DeviceRefused> {
+        children.iter().try_for_each(|child| within_reach(permit, child))?;
+        let needed = self.profiles.get(profile).map(needed_to_let_in).unwrap_or_default();
+        if permit.limited_to().is_some() && !needed.is_empty() {
+            return Err(DeviceRefused::ReachesOthers(profile.clone()));
+        }
+        match permit.lacks(&needed) {
+            Some(missing) => Err(DeviceRefused::BeyondOwnRights { profile: profile.clone(), missing }),
+            None => Ok(()),
         }
     }
 

@@ -3,7 +3,7 @@
 use super::{CredentialRecord, DeviceRecord, DeviceStatus, Registry, Role};
 use crate::{
     DeviceId, UnixTime,
-    profile::Profile,
+    profile::{FilterTemplate, Profile},
     rights::Rights,
     scope::{PermissionName, Scope},
     session::{Authority, CredentialId, EndReason, Principal, Proof, Standing},
@@ -143,6 +143,12 @@ impl<P: Permission> UserPermit<P> {
     #[must_use]
     pub fn allowed(&self) -> &Scope {
         &self.allowed
+    }
+
+    /// What of a scope the credential lacks, and so cannot pass on; none if nothing.
+    pub(super) fn lacks(&self, needed: &Scope) -> Option<Scope> {
+        let missing: Scope = needed.iter().filter(|permission| !self.allowed.contains(permission.as_str())).collect();
+        (!missing.is_empty()).then_some(missing)
     }
 
     /// The stored credential that asks, where it is one.
@@ -357,14 +363,26 @@ pub(super) fn about_devices(scope: &Scope) -> Scope {
     scope.iter().filter(|permission| ABOUT_DEVICES.contains(&permission.as_str())).collect()
 }
 
-/// What a person must be able to do to hand out rights of a profile: what they would let its holder do in the API, and with
-/// topics.
+/// What a person must be able to do to hand out rights of a profile to an integration: what they would let it do in the API, and
+/// with topics.
 pub(super) fn needed_to_grant(profile: &Profile, scope: &Scope) -> Scope {
+    needed(profile, scope, |_| true)
+}
+
+/// What it takes, beside managing devices, to let a device in that has a profile, or to hand out a secret of one: nothing for
+/// topics that are the device's own by its name. Who writes profiles names the other servers that its tokens are for.
+pub(super) fn needed_to_let_in(profile: &Profile) -> Scope {
+    let elsewhere = (!profile.resources.is_empty()).then(|| PermissionName::parse(ManageProfiles::NAME).ok());
+    let needed = needed(profile, &profile.scope(), |template| !template.is_about_itself());
+    needed.iter().chain(elsewhere.flatten()).collect()
+}
+
+fn needed(profile: &Profile, scope: &Scope, counts: impl Fn(&FilterTemplate) -> bool) -> Scope {
     let granted: Vec<_> =
         profile.permissions.iter().filter(|(name, _)| scope.contains(name.as_str())).map(|(_, it)| it).collect();
     let topics = [
-        (granted.iter().any(|grant| !grant.subscribe.is_empty()), ReadTelemetry::NAME),
-        (granted.iter().any(|grant| !grant.publish.is_empty()), PUBLISH_BY_MQTT),
+        (granted.iter().any(|grant| grant.subscribe.iter().any(&counts)), ReadTelemetry::NAME),
+        (granted.iter().any(|grant| grant.publish.iter().any(&counts)), PUBLISH_BY_MQTT),
     ];
     let by_topics = topics.into_iter().filter_map(|(needed, name)| needed.then(|| PermissionName::parse(name).ok())?);
     api_permissions(profile, scope).iter().chain(by_topics).collect()

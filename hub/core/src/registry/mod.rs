@@ -22,7 +22,7 @@ pub use clients::{AuthenticatedClient, IssuedToken};
 pub use commands::{Acknowledgement, CommandArgs, CommandRecord, CommandRefused, CommandState, CommandStep, NewCommand};
 pub use credentials::{
     CredentialRecord, CredentialRefused, CredentialWarning, KeyHolder, LastUsed, NewApiKey, NewPersonalAccessToken,
-    TooManyProfiles,
+    ProfileRefused,
 };
 pub use devices::{
     ClientKey, DeviceRecord, DeviceRefused, DeviceStatus, EnrolmentRecord, NewDevice, NewEnrolment, Registered,

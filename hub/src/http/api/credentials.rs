@@ -1,7 +1,7 @@
 //! Personal access tokens, API keys and client secrets: made and shown once, listed without their secret, replaced, ended.
 
 use super::{
-    conflict, not_decided, not_found,
+    conflict, forbidden, not_decided, not_found,
     paging::{Items, Page},
 };
 use crate::http::{
@@ -283,17 +283,16 @@ fn unknown(id: &CredentialId) -> Problem {
 /// What a refusal about credentials is to the caller.
 pub(super) fn refused(refused: CredentialRefused) -> Problem {
     let unprocessable = |code| Problem::unprocessable(refused.to_string()).coded(code);
-    let forbidden = |code| Problem::new(StatusCode::FORBIDDEN, refused.to_string()).coded(code);
     match &refused {
         CredentialRefused::Unknown(_) => not_found(refused, "unknown_credential"),
         CredentialRefused::Name => unprocessable("name"),
         CredentialRefused::BeyondOwnRights { .. } | CredentialRefused::KeyBeyondOwnRights { .. } => {
-            forbidden("insufficient_scope")
+            forbidden(refused, "insufficient_scope")
         }
         CredentialRefused::OutOfReach(_) => out_of_reach(refused),
         CredentialRefused::Lifetime => unprocessable("expires_in_s"),
         CredentialRefused::Overlap => unprocessable("overlap_s"),
-        CredentialRefused::NotAPerson => forbidden("not_a_person"),
+        CredentialRefused::NotAPerson => forbidden(refused, "not_a_person"),
         CredentialRefused::UnknownDevice(_) => unprocessable("unknown_device"),
         CredentialRefused::DisabledDevice(_) => conflict(refused, "device_disabled"),
         CredentialRefused::RevokedDevice(_) => conflict(refused, "device_revoked"),

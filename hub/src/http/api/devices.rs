@@ -1,7 +1,7 @@
 //! Devices: see, add, pause, revoke, rotate, and why one may or may not do something.
 
 use super::{
-    conflict, not_decided, not_found,
+    conflict, forbidden, not_decided, not_found,
     paging::{Items, PageQuery},
     unprocessable,
 };
@@ -249,7 +249,8 @@ pub(super) fn refused(refused: DeviceRefused) -> Problem {
         DeviceRefused::Exists(_) => conflict(refused, "device_exists"),
         DeviceRefused::UnknownProfile(_) => unprocessable(refused).coded("unknown_profile"),
         DeviceRefused::Revoked(_) => conflict(refused, "device_revoked"),
-        DeviceRefused::OutOfReach(_) => out_of_reach(refused),
+        DeviceRefused::OutOfReach(_) | DeviceRefused::ReachesOthers(_) => out_of_reach(refused),
+        DeviceRefused::BeyondOwnRights { .. } => forbidden(refused, "insufficient_scope"),
         DeviceRefused::KeyInUse => conflict(refused, "key_in_use"),
         DeviceRefused::Overlap => unprocessable(refused).coded("overlap_s"),
         DeviceRefused::TooMany(_) => conflict(refused, "too_many"),

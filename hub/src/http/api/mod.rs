@@ -139,6 +139,10 @@ fn conflict(detail: impl ToString, code: &'static str) -> Problem {
     Problem::new(StatusCode::CONFLICT, detail.to_string()).coded(code)
 }
 
+fn forbidden(detail: impl ToString, code: &'static str) -> Problem {
+    Problem::new(StatusCode::FORBIDDEN, detail.to_string()).coded(code)
+}
+
 fn unprocessable(error: impl ToString) -> Problem {
     Problem::unprocessable(error.to_string())
 }

@@ -1,7 +1,7 @@
 //! Profiles: see them as JSON or as the TOML that owners write, and apply one.
 
 use super::{
-    conflict, not_decided, not_found,
+    conflict, forbidden, not_decided, not_found,
     paging::{Items, PageQuery},
 };
 use crate::http::{
@@ -19,7 +19,7 @@ use axum::{
 };
 use hearthkey_core::{
     profile::{InvalidProfile, Profile, ProfileName},
-    registry::{ManageProfiles, ReadDevices, Registry, TooManyProfiles},
+    registry::{ManageProfiles, ProfileRefused, ReadDevices, Registry},
     scope::PermissionName,
 };
 use serde::Serialize;
@@ -106,10 +106,16 @@ pub(super) async fn apply(
     });
     let decision = |registry: &Registry| {
         if_match.holds(registry.profile(&name).map(|profile| EntityTag::of(&http.hub, profile)).as_ref())?;
-        let applied = registry.apply_profile(&permit, profile.clone(), &context);
-        applied.map_err(|refused: TooManyProfiles| conflict(refused, "too_many"))
+        registry.apply_profile(&permit, profile.clone(), &context).map_err(refused)
     };
     http.hub.decide(decision).await.map_err(|error| not_decided(error, |problem| problem))?;
     let tag = EntityTag::of(&http.hub, &profile).header();
     Ok((status, [(header::ETAG, tag)], Json(profile)))
+}
+
+fn refused(refused: ProfileRefused) -> Problem {
+    match &refused {
+        ProfileRefused::TooMany => conflict(refused, "too_many"),
+        ProfileRefused::BeyondOwnRights { .. } => forbidden(refused, "insufficient_scope"),
+    }
 }

@@ -3,7 +3,7 @@
 use super::{
     Empty, conflict,
     credentials::Credential,
-    not_decided, not_found,
+    forbidden, not_decided, not_found,
     paging::{Items, PageQuery},
 };
 use crate::{
@@ -228,9 +228,7 @@ fn refused(refused: UserRefused) -> Problem {
         UserRefused::Exists(_) => conflict(refused, "user_exists"),
         UserRefused::LastOwner(_) => conflict(refused, "last_owner"),
         UserRefused::TooMany => conflict(refused, "too_many"),
-        UserRefused::NarrowToken(_) | UserRefused::BeyondOwnRights(_) => {
-            Problem::new(StatusCode::FORBIDDEN, refused.to_string()).coded("insufficient_scope")
-        }
-        UserRefused::NotAPerson => Problem::new(StatusCode::FORBIDDEN, refused.to_string()).coded("not_a_person"),
+        UserRefused::NarrowToken(_) | UserRefused::BeyondOwnRights(_) => forbidden(refused, "insufficient_scope"),
+        UserRefused::NotAPerson => forbidden(refused, "not_a_person"),
     }
 }

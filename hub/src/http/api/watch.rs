@@ -1,6 +1,6 @@
 //! What devices publish, as it is published.
 
-use super::Problem;
+use super::{Problem, forbidden};
 use crate::{
     http::{
         Http,
@@ -13,7 +13,7 @@ use crate::{
         watch::{Watch, WatchError, Watched},
     },
 };
-use axum::{extract::State, http::StatusCode, response::Response};
+use axum::{extract::State, response::Response};
 use base64ct::{Base64, Encoding};
 use hearthkey_core::{
     UnixTime,
@@ -70,7 +70,7 @@ pub(super) async fn watch(
     let front = http.surroundings.front.as_ref().ok_or_else(|| Problem::unavailable("this hub has no MQTT front"))?;
     let rights = http.hub.judge(&caller.authority).map_err(|end| ended(&end))?.rights;
     let watch = front.watch(subscription.clone(), rights).await.map_err(|error| match error {
-        WatchError::Denied(denied) => Problem::new(StatusCode::FORBIDDEN, denied.to_string()).coded("filter_denied"),
+        WatchError::Denied(denied) => forbidden(denied, "filter_denied"),
         WatchError::Fabric(gone) => Problem::unavailable(gone.to_string()),
     })?;
     Events::<ReadTelemetry>::stream(&http, caller, |events| follow(events, watch, subscription))

@@ -11,6 +11,7 @@ mod holdings;
 mod judging;
 mod logins;
 mod model;
+mod passing_on;
 mod rotation;
 mod sweeping;
 mod tokens;
