@@ -47,7 +47,13 @@ async fn a_token_does_no_more_than_its_maker_and_only_with_its_devices() {
     let list = home.get("/devices", &limited).await;
     assert_eq!(list.items().iter().map(|device| device["id"].clone()).collect::<Vec<_>>(), ["lamp"]);
     assert_eq!(home.get("/me", &limited).await.body["devices"], json!(["lamp"]));
-    for path in ["/devices/oven", "/devices/oven/commands", "/devices/oven/can?action=command&topic=identify"] {
+    for path in [
+        "/devices/oven",
+        "/devices/oven/commands",
+        "/devices/oven/can?action=command&topic=identify",
+        "/can?subject=user:ann&action=command&topic=oven/identify",
+        "/can?subject=user:ann&action=command&topic=ghost/identify",
+    ] {
         assert_eq!(home.get(path, &limited).await.refusal(), (403, "out_of_reach"), "{path}");
     }
     let command = async |device: &str| home.post(&format!("/devices/{device}/commands/identify"), &limited, json!({})).await;

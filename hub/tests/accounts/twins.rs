@@ -134,6 +134,13 @@ async fn who_may_not_send_commands_desires_nothing_and_what_makes_no_sense_is_re
     let elsewhere =
         home.token(&home.owner, json!({"name": "x", "scope": "commands:send devices:read", "devices": ["shy"]})).await;
     assert_eq!(patch(&home, &elsewhere.secret(), json!({"setpoint": 20})).await.refusal(), (403, "out_of_reach"));
+    for version in ["\"0\"", "\"1\"", "*"] {
+        for device in ["plug", "ghost"] {
+            let request = home.api(Method::PUT, &format!("/devices/{device}/twin"), &elsewhere.secret());
+            let refused = ask(request.header(header::IF_MATCH, version).json(&json!({"setpoint": 20}))).await;
+            assert_eq!(refused.refusal(), (403, "out_of_reach"), "of the version of {device} it learns nothing: {version}");
+        }
+    }
     assert_eq!(patch(&home, &home.owner, json!({"v": 7})).await.refusal(), (422, "v"));
     assert_eq!(patch(&home, &home.owner, json!({"x": "x".repeat(1_100)})).await.status, 413);
     assert_eq!(patch(&home, &home.owner, json!([1])).await.status, 422);

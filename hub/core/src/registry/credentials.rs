@@ -2,7 +2,7 @@
 
 use super::{
     Change, Context, DeviceRecord, DeviceStatus, Draft, ManageCredentials, ManageDevices, ManageOwnCredentials, ManageProfiles,
-    Permission, Registry, Role, UserPermit, UserRecord,
+    Permission, ReadDevices, Registry, Role, UserPermit, UserRecord,
     judge::{about_devices, needed_to_grant, needed_to_let_in},
 };
 use crate::{
@@ -315,7 +315,9 @@ impl Registry {
             if let Some(foreign) = devices.iter().find(|device| !permit.covers(device)) {
                 return Err(CredentialRefused::OutOfReach(foreign.clone()));
             }
-            if let Some(unknown) = devices.iter().find(|device| !self.devices.contains_key(*device)) {
+            // Whether there is a device is told only to who sees devices.
+            let sees = permit.allowed().contains(ReadDevices::NAME);
+            if let Some(unknown) = devices.iter().find(|device| sees && !self.devices.contains_key(*device)) {
                 return Err(CredentialRefused::UnknownDevice(unknown.clone()));
             }
             if devices.len() > MAX_DEVICES_PER_TOKEN {
@@ -412,6 +414,8 @@ impl Registry {
         let (subject, profile_name, scope) = match new.holder {
             KeyHolder::Integration { name, profile, scope } => (Principal::Integration(name), profile, scope),
             KeyHolder::Device(id) => {
+                // What becomes of a device is told only to who manages devices.
+                refuse_lack(permit, &PermissionName::parse(ManageDevices::NAME).into_iter().collect())?;
                 let device = self.devices.get(&id).ok_or_else(|| CredentialRefused::UnknownDevice(id.clone()))?;
                 match device.status {
                     DeviceStatus::Pending | DeviceStatus::Active => {}
@@ -515,13 +519,18 @@ impl Registry {
         draft.finish(())
     }
 
-    /// The credentials that a person may see: one's own, or everyone's.
+    /// The credentials that a person may see: one's own, or everyone's. Who is limited to some devices sees those that are too.
     pub fn credentials_seen_by<'a>(
         &'a self,
         permit: &'a UserPermit<ManageOwnCredentials>,
     ) -> impl Iterator<Item = &'a CredentialRecord> {
         let all = permit.allowed().contains(ManageCredentials::NAME);
-        self.credentials.values().filter(move |record| all || record.subject == *permit.actor())
+        let within_reach = |record: &CredentialRecord| match (permit.limited_to(), &record.devices) {
+            (None, _) => true,
+            (Some(_), None) => false,
+            (Some(_), Some(devices)) => devices.iter().all(|device| permit.covers(device)),
+        };
+        self.credentials.values().filter(move |record| (all || record.subject == *permit.actor()) && within_reach(record))
     }
 
     /// Ends the whole family of a credential that was used after it was replaced: somebody else holds it.
@@ -664,7 +673,11 @@ fn refuse_beyond(
         Principal::Device(_) => needed_to_let_in(profile).iter().chain(PermissionName::parse(ManageDevices::NAME).ok()).collect(),
         Principal::User(_) | Principal::Integration(_) => needed_to_grant(profile, scope),
     };
-    permit.lacks(&needed).map_or(Ok(()), |missing| Err(CredentialRefused::KeyBeyondOwnRights { missing }))
+    refuse_lack(permit, &needed)
+}
+
+fn refuse_lack(permit: &UserPermit<ManageCredentials>, needed: &Scope) -> Result<(), CredentialRefused> {
+    permit.lacks(needed).map_or(Ok(()), |missing| Err(CredentialRefused::KeyBeyondOwnRights { missing }))
 }
 
 fn legal_name(name: &str) -> Result<String, CredentialRefused> {

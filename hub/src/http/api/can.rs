@@ -65,8 +65,12 @@ pub(super) async fn subject(
     explained(&http, &caller, &subject, &question)
 }
 
-/// One's own, a device that one sees, or anybody's for who manages credentials.
+/// One's own, a device that one sees, or anybody's for who manages credentials. A command for a device is told of to who sees it.
 fn explained(http: &Http, caller: &Caller, subject: &Subject, question: &Question) -> Result<Json<Decision>, Problem> {
+    if let Question::Send(device, _) = question {
+        // The answer tells of the device too.
+        caller.permit_for::<ReadDevices>(http, device)?;
+    }
     let whose = match subject {
         Subject::Device(id) => {
             caller.permit_for::<ReadDevices>(http, id)?;

@@ -81,7 +81,8 @@ async fn change(
     if_match: &IfMatch,
     change: TwinChange,
 ) -> Result<Response, Problem> {
-    let permit = caller.permit::<SendCommands>(http)?;
+    // What the twin is like now is told only to who reaches it.
+    let permit = caller.permit_for::<SendCommands>(http, &device)?;
     let _turn = http.turn().await?;
     let context = caller.context(http);
     let decision = |registry: &Registry| {

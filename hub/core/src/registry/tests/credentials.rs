@@ -489,3 +489,55 @@ fn a_legacy_device_that_was_paused_is_active_again_afterwards() {
     world.enable("plug");
     assert_eq!(world.device("plug").status, DeviceStatus::Active);
 }
+
+#[test]
+fn a_token_limited_to_devices_sees_and_ends_no_token_that_reaches_further() {
+    let mut world = World::new();
+    let owner = world.user_token("olga", Role::Owner);
+    for device in ["lamp", "oven"] {
+        world.add(device, "switch").expect("new");
+    }
+    let about = |devices: &[&str]| NewPersonalAccessToken {
+        devices: Some(devices.iter().map(|device| name(device)).collect()),
+        ..pat(None, 30)
+    };
+    let (own, token) = world.create_pat(&owner, about(&["lamp"])).expect("legal");
+    let (like, _) = world.create_pat(&owner, about(&["lamp"])).expect("legal");
+    let (wider, _) = world.create_pat(&owner, about(&["lamp", "oven"])).expect("legal");
+    let (unlimited, _) = world.create_pat(&owner, pat(None, 30)).expect("legal");
+    let permit = world.permit::<ManageOwnCredentials>(&token);
+    let mut seen: Vec<_> = world.registry.credentials_seen_by(&permit).map(|record| record.id.clone()).collect();
+    let mut expected = [own, like];
+    seen.sort();
+    expected.sort();
+    assert_eq!(seen, expected);
+    for other in [wider, unlimited] {
+        let revoked = world.registry.revoke_credential(&permit, &other, &world.context());
+        assert_eq!(revoked.map(drop), Err(CredentialRefused::Unknown(other)));
+    }
+}
+
+#[test]
+fn who_sees_no_devices_does_not_learn_of_one_by_asking_for_a_credential() {
+    let mut world = World::new();
+    let owner = world.user_token("olga", Role::Owner);
+    world.add("lamp", "switch").expect("new");
+    for (scope, of_a_ghost) in
+        [("credentials:own", Ok(())), ("credentials:own devices:read", Err(CredentialRefused::UnknownDevice(name("ghost"))))]
+    {
+        let (_, token) = world.create_pat(&owner, pat(Some(scope), 30)).expect("a subset");
+        let about = |device: &str| NewPersonalAccessToken { devices: Some(vec![name(device)]), ..pat(None, 30) };
+        assert_eq!(world.create_pat(&token, about("lamp")).map(drop), Ok(()), "{scope}");
+        assert_eq!(world.create_pat(&token, about("ghost")).map(drop), of_a_ghost, "{scope}");
+    }
+    let (_, blind) = world.create_pat(&owner, pat(Some("credentials:own credentials:manage"), 30)).expect("a subset");
+    let permit = world.permit::<ManageCredentials>(&blind);
+    for device in ["lamp", "ghost"] {
+        let holder = KeyHolder::Device(name(device));
+        let key = NewApiKey { name: "key".to_owned(), holder, lifetime: None, networks: Vec::new() };
+        let (fresh, _) = world.fresh_credential(CredentialKind::ApiKey);
+        let made = world.registry.create_api_key(&permit, key, fresh, &world.context()).map(drop);
+        let missing = Scope::parse("devices:manage").expect("legal");
+        assert_eq!(made, Err(CredentialRefused::KeyBeyondOwnRights { missing }), "{device}");
+    }
+}
