@@ -126,11 +126,12 @@ fn fingerprint(parts: &Parts, body: &[u8]) -> Digest {
     context.finish()
 }
 
-/// The credential, or for access tokens what they allow: a fresh token of the same scope goes on where the one before ended.
+/// The credential, or for access tokens what they allow: a fresh token of the same scope goes on where the one before ended, but
+/// not one of another device that got the name.
 fn name_of(authority: &Authority) -> String {
     match &authority.proof {
         Proof::Credential(id) => id.to_string(),
-        Proof::AccessToken { scope, .. } => format!("scope {scope}"),
+        Proof::AccessToken { scope, epoch, .. } => format!("epoch {epoch} scope {scope}"),
     }
 }
 

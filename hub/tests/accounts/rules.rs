@@ -136,6 +136,27 @@ async fn a_key_belongs_to_the_credential_that_used_it() {
 }
 
 #[tokio::test]
+async fn a_key_does_not_pass_to_another_device_that_gets_the_name() {
+    let home = Home::open().await;
+    home.with_secret("lamp", "switch").await;
+    let replayed = async || {
+        let secret = home.with_secret("dash", "service").await;
+        let token = home.access_token("dash", &secret).await;
+        let mut replayed = Vec::new();
+        for _ in 0..2 {
+            let request = home.api(Method::POST, "/devices/lamp/commands/on", &token).header("idempotency-key", "k");
+            let answer = ask(request).await;
+            assert_eq!(answer.status, 202);
+            replayed.push(answer.header("idempotency-replayed").to_owned());
+        }
+        replayed
+    };
+    assert_eq!(replayed().await, ["", "true"]);
+    assert_eq!(home.owns(Method::POST, "/devices/dash/revoke", json!({})).await.status, 200);
+    assert_eq!(replayed().await, ["", "true"]);
+}
+
+#[tokio::test]
 async fn a_refusal_is_not_kept_and_a_bad_key_is_refused() {
     let home = Home::open().await;
     let command = || home.keyed("go", "/devices/lamp/commands/identify", &json!({}));
