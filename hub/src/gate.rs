@@ -77,6 +77,12 @@ impl HubGate {
 }
 
 impl HubGate {
+    /// The device, or its gateway. What others publish in its name is carried as far as they may, and is no word of the device.
+    fn speaks_for(&self, publisher: &Principal, device: &DeviceId) -> Option<DeviceId> {
+        let Principal::Device(speaker) = publisher else { return None };
+        self.hub.view(|registry| registry.acts_for(speaker, device)).then(|| speaker.clone())
+    }
+
     /// Looks at a proof unless too many failed before, and counts it if it fails; a stored secret is looked at first.
     async fn counting_failures(
         &self,
@@ -183,13 +189,14 @@ impl Gate for HubGate {
         self.hub.commands_waiting(listener, device)
     }
 
-    fn acknowledged(&self, device: &DeviceId, command_id: &str, payload: &[u8]) -> Option<Noting> {
+    fn acknowledged(&self, publisher: &Principal, device: &DeviceId, command_id: &str, payload: &[u8]) -> Option<Noting> {
+        let speaker = self.speaks_for(publisher, device)?;
         if payload.len() > MAX_ACKNOWLEDGEMENT_BYTES {
             tracing::debug!(%device, "an answer to a command of more than {MAX_ACKNOWLEDGEMENT_BYTES} bytes is not heard");
             return None;
         }
         let (hub, device, id, payload) = (Arc::clone(&self.hub), device.clone(), command_id.to_owned(), payload.to_vec());
-        let mut noting = async move { hub.acknowledge_command(&device, &id, &payload).await }.boxed();
+        let mut noting = async move { hub.acknowledge_command(&speaker, &device, &id, &payload).await }.boxed();
         // Decided at once, in the order in which answers come and whether or not anybody waits; what takes time is the disk.
         match noting.as_mut().now_or_never() {
             Some(true) => None,
@@ -198,7 +205,8 @@ impl Gate for HubGate {
         }
     }
 
-    fn twin_reported(&self, device: &DeviceId, payload: &[u8]) -> Option<Noting> {
+    fn twin_reported(&self, publisher: &Principal, device: &DeviceId, payload: &[u8]) -> Option<Noting> {
+        self.speaks_for(publisher, device)?;
         if payload.len() > MAX_TWIN_REPORTED_BYTES {
             tracing::debug!(%device, "a reported twin of more than {MAX_TWIN_REPORTED_BYTES} bytes is not kept");
             return None;

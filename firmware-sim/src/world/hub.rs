@@ -477,7 +477,7 @@ impl Hub {
         else {
             return;
         };
-        if let Some(change) = self.registry.acknowledge_command(&device, &command, answer, &context(now)) {
+        if let Some(change) = self.registry.acknowledge_command(&device, &device, &command, answer, &context(now)) {
             self.keep(change);
             if self.registry.command(&device, &command).is_some_and(|command| command.state.is_final()) {
                 if self.sabotage == Some(Sabotage::EndCommandsTwice) {

@@ -116,16 +116,18 @@ impl Hub {
         tokio::time::timeout(patience, ended).await.unwrap_or_else(|_| look())
     }
 
-    /// Takes a device's answer to a command; one that does not parse or does not fit is dropped. Decides before it waits for
+    /// Takes an answer to a command, from its device or who acts for it; one that does not parse or does not fit is dropped. Decides before it waits for
     /// the first time. False if the answer could not be kept; true also when it is a repetition, once what it repeats is kept.
-    pub async fn acknowledge_command(&self, device: &DeviceId, id: &str, payload: &[u8]) -> bool {
+    pub async fn acknowledge_command(&self, speaker: &DeviceId, device: &DeviceId, id: &str, payload: &[u8]) -> bool {
         let Ok(answer) = serde_json::from_slice::<Acknowledgement>(payload) else {
             tracing::debug!(%device, command = id, "an answer to a command is not of the expected shape");
             return true;
         };
         let context = self.context(None, "");
         let decision = |registry: &Registry| Change {
-            writes: registry.acknowledge_command(device, id, answer, &context).map_or_else(Vec::new, |change| change.writes),
+            writes: registry
+                .acknowledge_command(speaker, device, id, answer, &context)
+                .map_or_else(Vec::new, |change| change.writes),
             answer: (),
         };
         let kept = self.decide_always(decision).await;
@@ -156,10 +158,7 @@ impl Hub {
         let reason = format!("the device refused the message (0x{reason_code:02X})");
         let answer = Acknowledgement { state: CommandState::Rejected, reason };
         let context = self.context(None, "");
-        let decision = |registry: &Registry| {
-            let ended = registry.acts_for(listener, device).then(|| registry.acknowledge_command(device, &id, answer, &context));
-            ended.flatten().ok_or(())
-        };
+        let decision = |registry: &Registry| registry.acknowledge_command(listener, device, &id, answer, &context).ok_or(());
         if let Err(NotDecided::Unavailable(why)) = self.decide(decision).await {
             tracing::warn!(%device, command = id, why, "that a command was refused could not be noted");
         }

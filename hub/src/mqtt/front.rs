@@ -606,9 +606,9 @@ impl<G: Gate, F: Fabric> Inner<G, F> {
         Ok(())
     }
 
-    /// Tells the hub of a device's answer to a command, and of what it says it is. Returns what the acknowledgement of the
+    /// Tells the hub of an answer to a command, and of what a device is said to be. Returns what the acknowledgement of the
     /// publish has to wait for.
-    pub(super) fn note_acknowledgement(&self, topic: &TopicName, payload: &[u8]) -> Option<Noting> {
+    pub(super) fn note_acknowledgement(&self, publisher: &Principal, topic: &TopicName, payload: &[u8]) -> Option<Noting> {
         let mut levels = topic.as_str().split('/');
         let (Some("dev"), Some(device), Some(kind), Some(last), None) =
             (levels.next(), levels.next(), levels.next(), levels.next(), levels.next())
@@ -616,8 +616,8 @@ impl<G: Gate, F: Fabric> Inner<G, F> {
             return None;
         };
         match (kind, last, DeviceId::parse(device)) {
-            ("ack", command_id, Ok(device)) => self.gate.acknowledged(&device, command_id, payload),
-            ("twin", "reported", Ok(device)) => self.gate.twin_reported(&device, payload),
+            ("ack", command_id, Ok(device)) => self.gate.acknowledged(publisher, &device, command_id, payload),
+            ("twin", "reported", Ok(device)) => self.gate.twin_reported(publisher, &device, payload),
             _ => None,
         }
     }

@@ -90,14 +90,15 @@ pub trait Gate: Send + Sync + 'static {
         let _ = (listener, device, payload);
     }
 
-    /// An authorized publish to `dev/<device>/ack/<command_id>` arrived; told after it was handed to subscribers. The publish is
-    /// acknowledged when the answer is kept; `None` if there is nothing to wait for.
-    fn acknowledged(&self, device: &DeviceId, command_id: &str, payload: &[u8]) -> Option<Noting>;
+    /// An authorized publish to `dev/<device>/ack/<command_id>` arrived; told after it was handed to subscribers. Whether its
+    /// publisher speaks for the device is the hub's to say. The publish is acknowledged when the answer is kept; `None` if there
+    /// is nothing to wait for.
+    fn acknowledged(&self, publisher: &Principal, device: &DeviceId, command_id: &str, payload: &[u8]) -> Option<Noting>;
 
     /// An authorized publish to `dev/<device>/twin/reported` arrived; told after it was handed to subscribers. Of several in
     /// quick succession the last one counts. The publish is acknowledged as with [`Gate::acknowledged`].
-    fn twin_reported(&self, device: &DeviceId, payload: &[u8]) -> Option<Noting> {
-        let _ = (device, payload);
+    fn twin_reported(&self, publisher: &Principal, device: &DeviceId, payload: &[u8]) -> Option<Noting> {
+        let _ = (publisher, device, payload);
         None
     }
 

@@ -119,7 +119,7 @@ impl<G: Gate, F: Fabric, S: AsyncRead + AsyncWrite + Send> Connection<'_, G, F, 
             link.publish(&permit, &message, Some(self.slot.number), queued_for);
         }
         self.front.counters.published.fetch_add(1, Ordering::Relaxed);
-        let noting = self.front.note_acknowledgement(permit.topic(), &message.payload);
+        let noting = self.front.note_acknowledgement(&self.slot.key.principal, permit.topic(), &message.payload);
         match answered {
             Some((identifier, qos)) => self.answer_after(ticket, noting, Answer::Publish(identifier, qos)),
             None => Ok(()),

@@ -67,3 +67,30 @@ async fn what_a_device_was_acknowledged_is_known_to_the_hub_then() {
         assert_eq!(twin["reported"]["body"]["on"], seq, "{twin}");
     }
 }
+
+#[tokio::test]
+async fn what_others_publish_in_a_devices_name_answers_no_command_and_is_no_report() {
+    let home = Home::open().await;
+    let lamp = home.with_secret("lamp", "thermostat").await;
+    home.with_secret("bulb", "thermostat").await;
+    let mut lamp = home.session("lamp", &home.access_token("lamp", &lamp).await).await;
+    let mut bridge = bridge(&home).await;
+    let mut owner = home.session("script", &home.owner).await;
+    for (device, speaker, actor) in [("lamp", &mut lamp, "device lamp"), ("bulb", &mut bridge, "device bridge")] {
+        let sent = home.owns(Method::POST, &format!("/devices/{device}/commands/identify"), json!({"ttl_s": 600})).await;
+        let id = sent.body["id"].as_str().expect("an id").to_owned();
+        let (answers, reports) = (format!("dev/{device}/ack/{id}"), format!("dev/{device}/twin/reported"));
+        let state = async || home.get(&format!("/devices/{device}/commands/{id}"), &home.owner).await.body["state"].clone();
+        let reported = async || home.get(&format!("/devices/{device}/twin"), &home.owner).await.body.get("reported").is_some();
+        let says = async |speaker: &mut Session| {
+            let answer = speaker.publish(&answers, r#"{"state":"succeeded"}"#).await;
+            (answer, speaker.publish(&reports, r#"{"on":1}"#).await)
+        };
+        assert_eq!(says(&mut owner).await, (0, 0), "an owner may publish there");
+        assert_eq!((state().await, reported().await), (json!("sent"), false));
+        assert_eq!(says(speaker).await, (0, 0));
+        assert_eq!((state().await, reported().await), (json!("succeeded"), true));
+        let ended = home.audited(&format!("action=command.end&target=device+{device}+command")).await;
+        assert_eq!(ended["actor"], actor);
+    }
+}

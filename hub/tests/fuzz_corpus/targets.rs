@@ -156,7 +156,7 @@ impl Gate for OpenGate {
         Vec::new()
     }
 
-    fn acknowledged(&self, _: &DeviceId, _: &str, _: &[u8]) -> Option<Noting> {
+    fn acknowledged(&self, _: &Principal, _: &DeviceId, _: &str, _: &[u8]) -> Option<Noting> {
         None
     }
 

@@ -218,7 +218,8 @@ async fn a_command_is_numbered_waited_for_and_listed() {
 
     let id = hearthkey_core::DeviceId::parse("lamp").expect("legal");
     let waiting = ask(home.get(&format!("{location}?wait_s=60")).bearer_auth(&home.owner));
-    let acknowledging = home.hub.acknowledge_command(&id, command["id"].as_str().expect("an id"), br#"{"state":"succeeded"}"#);
+    let acknowledging =
+        home.hub.acknowledge_command(&id, &id, command["id"].as_str().expect("an id"), br#"{"state":"succeeded"}"#);
     let ((status, ended), is_kept) = tokio::join!(waiting, acknowledging);
     assert!(is_kept);
     assert_eq!((status, &ended["state"]), (200, &json!("succeeded")));

@@ -31,7 +31,8 @@ async fn sent(home: &Home) -> String {
 /// The device's answer.
 async fn answers(home: &Home, id: &str, state: &str) {
     let payload = json!({"state": state, "reason": if state == "failed" { "stuck" } else { "" }}).to_string();
-    home.hub.acknowledge_command(&DeviceId::parse("lamp").expect("legal"), id, payload.as_bytes()).await;
+    let lamp = DeviceId::parse("lamp").expect("legal");
+    home.hub.acknowledge_command(&lamp, &lamp, id, payload.as_bytes()).await;
 }
 
 async fn state_of(events: &mut Events) -> (String, Value) {

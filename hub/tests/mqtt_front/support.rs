@@ -239,7 +239,7 @@ impl Gate for FakeGate {
         self.changed.notify_waiters();
     }
 
-    fn acknowledged(&self, device: &DeviceId, command_id: &str, payload: &[u8]) -> Option<Noting> {
+    fn acknowledged(&self, _: &Principal, device: &DeviceId, command_id: &str, payload: &[u8]) -> Option<Noting> {
         self.state.lock().unwrap().acknowledged.push((device.to_string(), command_id.to_owned(), payload.to_vec()));
         self.changed.notify_waiters();
         let mut mode = self.disk.0.subscribe();

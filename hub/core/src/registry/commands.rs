@@ -344,22 +344,25 @@ impl Registry {
         Ok(draft.finish(NewCommand { record, payload }))
     }
 
-    /// Takes a device's answer to a command. `None` if it says nothing that may follow: an unknown id, a second end.
+    /// Takes an answer to a command from `speaker`, the device or who acts for it. `None` from others, and if it says nothing that may
+    /// follow: an unknown id, a second end.
     #[must_use]
     pub fn acknowledge_command(
         &self,
+        speaker: &DeviceId,
         device: &DeviceId,
         id: &str,
         answer: Acknowledgement,
         context: &Context,
     ) -> Option<Change<CommandRecord>> {
-        let mut record = self.command(device, id).filter(|command| answer.state.may_follow(command.state))?.clone();
+        let known = self.command(device, id).filter(|_| self.acts_for(speaker, device));
+        let mut record = known.filter(|command| answer.state.may_follow(command.state))?.clone();
         record.step(answer.state, answer.reason.chars().take(256).collect(), context.now);
         let mut draft = self.draft(context);
         draft.put(Table::Command, command_key(device, record.seq), &record);
         if record.state.is_final() {
             draft.audit_entry(AuditDraft {
-                actor: format!("device {device}"),
+                actor: Principal::Device(speaker.clone()).to_string(),
                 action: "command.end",
                 target: format!("device {device} command {} {}", record.name, record.id),
                 outcome: if record.state == CommandState::Succeeded { Outcome::Success } else { Outcome::Failure },

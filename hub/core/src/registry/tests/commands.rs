@@ -24,7 +24,7 @@ impl World {
 
     pub(super) fn answer(&mut self, device: &str, id: &str, state: CommandState) -> Option<CommandRecord> {
         let answer = Acknowledgement { state, reason: String::new() };
-        let change = self.registry.acknowledge_command(&name(device), id, answer, &self.context())?;
+        let change = self.registry.acknowledge_command(&name(device), &name(device), id, answer, &self.context())?;
         Some(self.commit(change))
     }
 
@@ -225,7 +225,8 @@ fn a_long_reason_is_cut_and_told() {
         let mut world = World::with_devices(&["lamp"]);
         let id = world.send("lamp", "identify", None, 30).expect("taken").record.id;
         let answer = Acknowledgement { state: CommandState::Failed, reason: hostile.repeat(5_000) };
-        let change = world.registry.acknowledge_command(&name("lamp"), &id, answer, &world.context()).expect("an end");
+        let change =
+            world.registry.acknowledge_command(&name("lamp"), &name("lamp"), &id, answer, &world.context()).expect("an end");
         assert_eq!(world.commit(change).reason, hostile.repeat(256), "and its rows fit into the store");
     }
 }
@@ -287,4 +288,20 @@ fn revoking_a_device_ends_its_commands() {
     world.enrol_again("lamp", "lamp-2");
     assert!(world.send("lamp", "identify", None, 30).is_ok(), "what waited for its predecessor is not in its way");
     assert_eq!(world.answer("lamp", &ids[0], CommandState::Succeeded), None);
+}
+
+#[test]
+fn a_command_is_answered_by_its_device_or_who_acts_for_it_and_the_audit_log_says_by_whom() {
+    let mut world = World::with_devices(&["lamp", "oven"]);
+    world.add_with_children("gate", "gateway", &["lamp"]).expect("new");
+    let mut answer = |by: &str| {
+        let id = world.send("lamp", "identify", None, 30).expect("taken").record.id;
+        let answer = Acknowledgement { state: CommandState::Succeeded, reason: String::new() };
+        let change = world.registry.acknowledge_command(&name(by), &name("lamp"), &id, answer, &world.context())?;
+        world.commit(change);
+        world.audit().last().map(|entry| entry.actor.clone())
+    };
+    assert_eq!(answer("lamp").as_deref(), Some("device lamp"));
+    assert_eq!(answer("gate").as_deref(), Some("device gate"));
+    assert_eq!(answer("oven"), None);
 }
