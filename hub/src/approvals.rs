@@ -219,8 +219,10 @@ impl Hub {
         let thumbprint = public_key.thumbprint();
         let new = NewDevice { id: name.clone(), profile, children: Vec::new() };
         let enrolment = NewEnrolment::Key { public_key, software };
-        let device =
-            self.decide(|registry| registry.add_device(permit, new, enrolment, context).map_err(ApprovalRefused::from)).await?;
+        let device = self.add_device(permit, new, enrolment, context).await.map_err(|error| match error {
+            NotDecided::Refused(why) => NotDecided::Refused(ApprovalRefused::from(why)),
+            NotDecided::Unavailable(why) => NotDecided::Unavailable(why),
+        })?;
         // If it has given up meanwhile it is enrolled all the same: its key is known.
         self.approvals().lock().waiting.answer(user_code, Some(Granted::Join { name, thumbprint }), context.now);
         Ok(device)

@@ -5,6 +5,7 @@
 //! store fails, nothing more is decided until it was reopened and both were rebuilt from it.
 
 mod commands;
+mod devices;
 mod tallies;
 #[cfg(test)]
 mod tests;
@@ -39,7 +40,7 @@ use hearthkey_core::{
     rights::PublishPermit,
     secret::{CredentialKind, Pepper, Secret, SecretHash},
     session::{Authority, CredentialId, EndReason, Principal, Standing},
-    topic::TopicName,
+    topic::{TopicFilter, TopicName},
     write::{Sequence, Table, Write},
 };
 use std::{
@@ -110,6 +111,11 @@ pub trait Outlet: Send + Sync {
     fn publish(&self, permit: PublishPermit, message: Message) -> Pin<Box<dyn Future<Output = Result<(), String>> + Send + '_>>;
     /// Whether a principal has an open session now.
     fn is_online(&self, principal: &Principal) -> bool;
+    /// The topics on which something is retained that a filter matches.
+    fn retained_topics(&self, filter: &TopicFilter) -> Vec<TopicName> {
+        let _ = filter;
+        Vec::new()
+    }
     /// What is retained on a topic, if that is known: then it is not published again.
     fn retained(&self, topic: &TopicName) -> Option<Vec<u8>> {
         let _ = topic;

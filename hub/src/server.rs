@@ -18,7 +18,11 @@ use crate::{
     tls::{self, CertificateInUse, WithoutCa},
 };
 use hearthkey_certs::{HomeCa, HubCertificate, HubNames, SerialNumber};
-use hearthkey_core::{rights::PublishPermit, session::Principal, topic::TopicName};
+use hearthkey_core::{
+    rights::PublishPermit,
+    session::Principal,
+    topic::{TopicFilter, TopicName},
+};
 use rustls::pki_types::UnixTime;
 use std::{
     fs, io,
@@ -305,6 +309,10 @@ impl Outlet for FrontOutlet {
 
     fn is_online(&self, principal: &Principal) -> bool {
         self.0.is_online(principal)
+    }
+
+    fn retained_topics(&self, filter: &TopicFilter) -> Vec<TopicName> {
+        self.0.retained_topics(filter)
     }
 
     fn retained(&self, topic: &TopicName) -> Option<Vec<u8>> {

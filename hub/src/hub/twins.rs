@@ -6,7 +6,7 @@ use hearthkey_core::{
     DeviceId,
     registry::{DesiredTwin, Registry},
     rights::PublishPermit,
-    topic::TopicName,
+    topic::{TopicFilter, TopicName},
 };
 use std::{
     collections::HashMap,
@@ -18,8 +18,8 @@ use std::{
 const LOOK_AGAIN_EVERY: Duration = Duration::from_secs(60);
 
 impl Hub {
-    /// Publishes each desired twin whenever it differs from what is retained: after a change, after a restart, and once
-    /// there is room again. Ends with the hub.
+    /// Publishes each desired twin whenever it differs from what is retained, and removes what is retained of those that are no
+    /// more: after a change, after a restart, and once there is room again. Ends with the hub.
     pub async fn publish_twins(hub: Weak<Self>) {
         let Some(mut changes) = hub.upgrade().map(|hub| hub.seen.twins.subscribe()) else { return };
         let mut published_by_device = HashMap::new();
@@ -40,6 +40,16 @@ impl Hub {
             let differs = |(device, desired): &(&DeviceId, &DesiredTwin)| published_by_device.get(*device) != Some(&desired.v);
             registry.desired_twins().filter(differs).map(|(device, desired)| (device.clone(), desired.clone())).collect()
         });
+        published_by_device.retain(|device, _| self.view(|registry| registry.twin(device).desired.is_some()));
+        let all = TopicFilter::parse("dev/+/twin/desired").expect("a legal filter");
+        for topic in outlet.retained_topics(&all) {
+            let device = topic.as_str().split('/').nth(1).and_then(|device| DeviceId::parse(device).ok());
+            if device.is_some_and(|device| self.view(|registry| registry.twin(&device).desired.is_none()))
+                && let Err(why) = outlet.publish(PublishPermit::for_hub(topic), Message::at_least_once("").retained()).await
+            {
+                tracing::warn!(why, "the desired twin of a device that is no more is still retained");
+            }
+        }
         for (device, desired) in changed {
             let topic = desired_topic(&device);
             let payload = desired.payload();

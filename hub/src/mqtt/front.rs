@@ -217,6 +217,12 @@ impl<G: Gate, F: Fabric> Front<G, F> {
         self.0.retained_matching(&filter).first().map(|routed| routed.message.payload.to_vec())
     }
 
+    /// The topics on which something is retained that a filter matches.
+    #[must_use]
+    pub fn retained_topics(&self, filter: &TopicFilter) -> Vec<TopicName> {
+        self.0.retained_matching(filter).iter().map(|routed| routed.topic.clone()).collect()
+    }
+
     /// Whether a principal has an open session.
     #[must_use]
     pub fn is_online(&self, principal: &Principal) -> bool {

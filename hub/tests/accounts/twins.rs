@@ -150,3 +150,31 @@ async fn who_may_not_send_commands_desires_nothing_and_what_makes_no_sense_is_re
     assert_eq!(no_twin.refusal(), (409, "device_unable"));
     assert_eq!(home.get(TWIN, &home.owner).await.body, json!({"device": "plug", "settled": true}));
 }
+
+#[tokio::test]
+async fn a_name_that_starts_anew_gets_nothing_of_the_device_before() {
+    let home = Home::open().await;
+    let secret = home.with_secret("plug", "thermostat").await;
+    home.owns(Method::PUT, TWIN, json!({"setpoint": 20})).await;
+    let (client, mut events) = plug(&home, &secret).await;
+    assert_eq!(desired(&mut events).await["setpoint"], 20);
+    for (topic, retain) in [("dev/plug/state", true), (REPORTED, true)] {
+        client.publish(topic, QoS::AtLeastOnce, retain, r#"{"v":1}"#).await.expect("queued");
+        assert_eq!(acknowledged(&mut events).await, PubAckReason::Success);
+    }
+    let cut = async { while events.poll().await.is_ok() {} };
+    let replaced = async {
+        assert_eq!(home.owns(Method::POST, "/devices/plug/revoke", json!({})).await.status, 200);
+        home.with_secret("plug", "thermostat").await
+    };
+    let ((), secret) = tokio::join!(cut, replaced);
+    assert_eq!(home.get(TWIN, &home.owner).await.body, json!({"device": "plug", "settled": true}));
+
+    let mut owner = home.session("watcher", &home.owner).await;
+    assert_eq!(owner.subscribe("dev/plug/#").await, 1);
+    let (_client, mut events) = plug(&home, &secret).await;
+    seen(&mut events, |packet| matches!(packet, Packet::SubAck(_)).then_some(())).await;
+    assert_eq!(home.owns(Method::PUT, TWIN, json!({"mode": "off"})).await.header("etag"), "\"1\"");
+    assert_eq!(desired(&mut events).await, json!({"v": 1, "mode": "off"}));
+    assert_eq!(owner.message().await, DESIRED, "nothing was retained");
+}

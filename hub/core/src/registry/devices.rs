@@ -1,6 +1,6 @@
 //! The life of a device: added, enrolled, paused, rotated, revoked.
 
-use super::{Change, CommandState, Context, Draft, ManageDevices, Registry, UserPermit, judge::needed_to_let_in};
+use super::{Change, CommandState, Context, Draft, ManageDevices, Registry, Twin, UserPermit, judge::needed_to_let_in};
 use crate::{
     DeviceId, Seconds, UnixTime,
     jwt::PublicKey,
@@ -156,6 +156,9 @@ pub enum DeviceRefused {
     /// The name is taken.
     #[error("there is a device {0} already; choose another name, or `hearthkey device rotate {0}` to enrol it anew")]
     Exists(DeviceId),
+    /// A name whose earlier device still has a connection.
+    #[error("the earlier device {0} is still being cut off; try again in a moment")]
+    Leaving(DeviceId),
     /// The asker's token is about other devices.
     #[error("your token is limited to other devices than {0}")]
     OutOfReach(DeviceId),
@@ -278,7 +281,7 @@ impl Registry {
         };
         let mut draft = self.draft(context);
         draft.audit(permit.actor(), "device.add", device.target());
-        self.forget_codes_and_secrets(&device.id, &mut draft);
+        self.forget_what_it_had(&device.id, &mut draft);
         Ok(self.enrol(permit, device, enrolment, draft))
     }
 
@@ -350,7 +353,7 @@ impl Registry {
         self.set_status(permit, id, "device.enable", status, context)
     }
 
-    /// Cuts a device off for good: its tokens, secrets, codes and commands end, its sessions are cut. Its keys stay on record so that
+    /// Cuts a device off for good: its tokens, secrets, codes, twin and commands end, its sessions are cut. Its keys stay on record so that
     /// it can be told that it is revoked, and for nothing else.
     ///
     /// # Errors
@@ -366,7 +369,7 @@ impl Registry {
         device.epoch += 1;
         let mut draft = self.draft(context);
         draft.put(Table::Device, device.id.as_str(), &device);
-        self.forget_codes_and_secrets(id, &mut draft);
+        self.forget_what_it_had(id, &mut draft);
         draft.audit(permit.actor(), "device.revoke", device.target());
         for command in self.commands_of(id).filter(|command| !command.state.is_final()) {
             draft.end_command(command, CommandState::Failed, "the device was revoked");
@@ -529,13 +532,21 @@ impl Registry {
         draft.finish(device)
     }
 
-    fn forget_codes_and_secrets(&self, id: &DeviceId, draft: &mut Draft<'_>) {
+    /// What a device had and was to be: whoever gets its name later is another one.
+    fn forget_what_it_had(&self, id: &DeviceId, draft: &mut Draft<'_>) {
         for (hash, _) in self.enrolments_by_code_hash.iter().filter(|(_, record)| record.device == *id) {
             draft.delete(Table::EnrolmentCode, hash.as_bytes());
         }
         let subject = Principal::Device(id.clone());
         for credential in self.credentials.values().filter(|record| record.subject == subject) {
             draft.delete(Table::Credential, credential.id.as_bytes());
+        }
+        let Twin { desired, reported } = self.twin(id);
+        if desired.is_some() {
+            draft.delete(Table::DesiredTwin, id.as_str());
+        }
+        if reported.is_some() {
+            draft.delete(Table::ReportedTwin, id.as_str());
         }
     }
 }

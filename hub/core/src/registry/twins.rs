@@ -207,7 +207,8 @@ impl Registry {
     /// that it has obeyed. `None` if it is no such thing, or says what is known.
     #[must_use]
     pub fn report_twin(&self, id: &DeviceId, payload: &[u8], context: &Context) -> Option<Change<()>> {
-        if payload.len() > MAX_TWIN_REPORTED_BYTES || !self.devices.contains_key(id) {
+        let is_there = self.devices.get(id).is_some_and(|device| device.status != DeviceStatus::Revoked);
+        if payload.len() > MAX_TWIN_REPORTED_BYTES || !is_there {
             return None;
         }
         let mut body: TwinBody = serde_json::from_slice(payload).ok()?;

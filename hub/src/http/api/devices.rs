@@ -10,7 +10,7 @@ use crate::http::{
     extract::{Caller, JsonOf, PathOf, QueryOf, out_of_reach},
     problem::Problem,
 };
-use crate::hub::{Hub, ShownOnce};
+use crate::hub::{Hub, NotDecided, ShownOnce};
 use axum::{
     Json,
     extract::State,
@@ -137,8 +137,9 @@ pub(super) async fn add(
     let Addition { id, profile, children, authentication } = addition;
     let location = format!("/api/v1/devices/{id}");
     let new = NewDevice { id, profile, children };
-    let answer = enrol(&http, &caller, authentication, |registry, enrolment, context| {
-        registry.add_device(&permit, new, enrolment, context)
+    let hub = &http.hub;
+    let answer = enrol(&http, &caller, authentication, async |enrolment, context: &Context| {
+        hub.add_device(&permit, new, enrolment, context).await
     });
     Ok((StatusCode::CREATED, [(LOCATION, location)], Json(answer.await?)))
 }
@@ -151,8 +152,9 @@ pub(super) async fn rotate(
     JsonOf(Rotation { authentication, overlap_s }): JsonOf<Rotation>,
 ) -> Answer<Enrolment> {
     let permit = caller.permit::<ManageDevices>(&http)?;
-    let answer = enrol(&http, &caller, authentication, |registry, enrolment, context| {
-        registry.rotate_device(&permit, &id, enrolment, overlap_s.map(Seconds), context)
+    let hub = &http.hub;
+    let answer = enrol(&http, &caller, authentication, async |enrolment, context: &Context| {
+        hub.decide(|registry| registry.rotate_device(&permit, &id, enrolment, overlap_s.map(Seconds), context)).await
     });
     answer.await.map(Json)
 }
@@ -176,7 +178,7 @@ async fn enrol(
     http: &Http,
     caller: &Caller,
     authentication: Authentication,
-    decide: impl FnOnce(&Registry, NewEnrolment, &Context) -> Result<Change<DeviceRecord>, DeviceRefused>,
+    let_in: impl AsyncFnOnce(NewEnrolment, &Context) -> Result<DeviceRecord, NotDecided<DeviceRefused>>,
 ) -> Result<Enrolment, Problem> {
     let _turn = http.turn().await?;
     let context = caller.context(http);
@@ -184,7 +186,7 @@ async fn enrol(
         Authentication::Key => http.hub.new_enrolment(),
         Authentication::Secret => http.hub.new_client_secret(),
     };
-    let record = http.hub.decide(|registry| decide(registry, enrolment, &context)).await;
+    let record = let_in(enrolment, &context).await;
     let device = Device::now(&http.hub, record.map_err(|error| not_decided(error, refused))?);
     Ok(match shown {
         ShownOnce::EnrolmentString(string) => {
@@ -247,6 +249,7 @@ pub(super) fn refused(refused: DeviceRefused) -> Problem {
     match &refused {
         DeviceRefused::Unknown(_) => not_found(refused, "unknown_device"),
         DeviceRefused::Exists(_) => conflict(refused, "device_exists"),
+        DeviceRefused::Leaving(_) => conflict(refused, "device_leaving"),
         DeviceRefused::UnknownProfile(_) => unprocessable(refused).coded("unknown_profile"),
         DeviceRefused::Revoked(_) => conflict(refused, "device_revoked"),
         DeviceRefused::OutOfReach(_) | DeviceRefused::ReachesOthers(_) => out_of_reach(refused),

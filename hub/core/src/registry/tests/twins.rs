@@ -48,3 +48,23 @@ fn what_makes_no_twin_changes_nothing() {
     }
     assert!(!world.report("ghost", "{}"));
 }
+
+#[test]
+fn a_name_that_starts_anew_has_no_twin_of_the_device_before() {
+    let mut world = World::with_devices(&["lamp"]);
+    world.desire("lamp", json!({"on": true})).expect("taken");
+    assert!(world.report("lamp", r#"{"v":1,"on":true}"#));
+    world.revoke("lamp");
+    assert_eq!(world.registry.twin(&name("lamp")), Twin::default(), "nobody is to be anything");
+    assert!(!world.report("lamp", r#"{"v":1}"#), "a word that comes late is nobody's");
+    world.enrol_again("lamp", "lamp-2");
+    assert_eq!(world.registry.twin(&name("lamp")), Twin::default());
+    assert_eq!(world.desire("lamp", json!({"on": true})).expect("taken").v, 1);
+
+    // By a hub that did not forget it at the revocation.
+    world.revoke("lamp");
+    let desired = DesiredTwin { v: 7, body: TwinBody::new(), by: "user owner".to_owned(), at: world.now };
+    world.put(Table::DesiredTwin, b"lamp", &desired);
+    world.add("lamp", "thermostat").expect("a revoked name is free again");
+    assert_eq!(world.registry.twin(&name("lamp")), Twin::default());
+}
