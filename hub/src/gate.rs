@@ -15,6 +15,7 @@ use hearthkey_core::{
     audit_flood::AuditFlood,
     limits::{MAX_ACKNOWLEDGEMENT_BYTES, MAX_TWIN_REPORTED_BYTES},
     oauth::{ErrorCode, OAuthError, TokenRequest},
+    rights::Rights,
     session::{Authority, EndReason, Principal, Standing},
     topic::TopicName,
     write::Write,
@@ -179,6 +180,10 @@ impl Gate for HubGate {
 
     fn judge(&self, authority: &Authority) -> Result<Standing, EndReason> {
         self.hub.judge(authority)
+    }
+
+    fn judge_will(&self, authority: &Authority) -> Result<Arc<Rights>, EndReason> {
+        self.hub.judge_will(authority)
     }
 
     fn is_gone(&self, principal: &Principal) -> bool {

@@ -37,7 +37,7 @@ use hearthkey_core::{
     jwt::Jwk,
     oauth::{ErrorCode, OAuthError},
     registry::{Change, Context, NewEnrolment, Registered, RegistrationRefused, RegistrationRequest, Registry},
-    rights::PublishPermit,
+    rights::{PublishPermit, Rights},
     secret::{CredentialKind, Pepper, Secret, SecretHash},
     session::{Authority, CredentialId, EndReason, Principal, Standing},
     topic::{TopicFilter, TopicName},
@@ -382,6 +382,15 @@ impl Hub {
     /// Why it amounts to nothing.
     pub fn judge(&self, authority: &Authority) -> Result<Standing, EndReason> {
         self.judge_at(authority, clock::now())
+    }
+
+    /// The rights for a will that fires after its connection: that its credential has run out meanwhile does not count.
+    ///
+    /// # Errors
+    /// Why there are none.
+    pub fn judge_will(&self, authority: &Authority) -> Result<Arc<Rights>, EndReason> {
+        // Before any end.
+        self.judge_at(authority, UnixTime(0)).map(|standing| standing.rights)
     }
 
     fn judge_at(&self, authority: &Authority, now: UnixTime) -> Result<Standing, EndReason> {

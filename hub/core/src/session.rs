@@ -35,7 +35,8 @@ pub struct Authority {
 }
 
 /// What proved who acts.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Proof {
     /// An access token (RFC 9068).
     AccessToken {

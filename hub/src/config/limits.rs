@@ -131,6 +131,7 @@ limits! {
     kept_sessions = 0..=100_000 => max_kept_sessions;
     kept_sessions_per_principal = 0..=100_000 => max_kept_sessions_per_principal;
     session_expiry_s = 0..=31_536_000 => max_session_expiry;
+    will_grace_s = 0..=3_600 => will_grace;
     retained_messages = 0..=1_000_000 => max_retained_messages;
     retained_bytes = 0..=1_073_741_824 => max_retained_bytes;
     retained_messages_per_principal = 0..=1_000_000 => max_retained_messages_per_principal;

@@ -288,7 +288,10 @@ impl<'a, G: Gate, F: Fabric, S: AsyncRead + AsyncWrite + Send> Connection<'a, G,
 
     /// Makes the session's subscriptions anew and sends CONNACK.
     async fn greet(&mut self, guest: &Guest, assigned: Option<Box<str>>) -> Result<(), Ending> {
-        if let Some(stored) = self.session.stored.take()
+        // A will alone need not be waited for: nothing that its client does now is durable before it. Unless the disk is behind, so
+        // that no more wills wait for it than there are connections.
+        let is_awaited = self.slot.is_durable || self.front.persister.is_backlogged();
+        if let Some(stored) = self.session.stored.take().filter(|_| is_awaited)
             && !stored.durable().await
         {
             return Err(fault(reason::SERVER_UNAVAILABLE, "the session could not be stored"));

@@ -189,13 +189,14 @@ enum Queued {
 impl<G: Gate, F: Fabric> Inner<G, F> {
     /// Keeps what must be kept of a publish: the retained message, and what goes directly into queues. `taken` is the packet
     /// identifier by which a QoS 2 publish of a session that outlives its connection is known as taken, and what is to say
-    /// whether it was stored: it is stored together with them.
+    /// whether it was stored; `forget` the rows of a will that is published by this: they are stored together with them.
     pub(super) fn keep(
         &self,
         permit: &PublishPermit,
         message: &Message,
         publisher: Publisher<'_>,
         taken: Option<(u16, Stored)>,
+        forget: Vec<Write>,
     ) -> Result<Kept, RetainedFull> {
         let Publisher { principal, session: publisher } = publisher;
         let mut matches = self.direct.matches(permit.topic(), message.qos, publisher);
@@ -203,6 +204,7 @@ impl<G: Gate, F: Fabric> Inner<G, F> {
         queued_for.sort_unstable();
         self.shared.choose(permit.topic(), message.qos, &mut matches);
         if !message.retain && matches.is_empty() && taken.is_none() {
+            self.persister.store_some_time(forget);
             return Ok(Kept { ticket: None, bytes: 0, queued_for });
         }
         // A copy: what came from a socket is a slice of a larger buffer.
@@ -241,6 +243,7 @@ impl<G: Gate, F: Fabric> Inner<G, F> {
                     writes = rows::all_or_none(publisher, identifier, writes);
                 }
             }
+            writes.extend(forget);
             let bytes = weight_of(&writes);
             (store(writes, stored), bytes)
         });

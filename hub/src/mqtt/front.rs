@@ -11,19 +11,21 @@ use super::{
     packet::Will,
     persister::{Persister, Ticket},
     rate::Bucket,
-    retained::{Retained, RetainedBounds},
+    retained::{Retained, RetainedBounds, RetainedFull},
     rows,
     session::{QueueBounds, Session, Stored, Subscription},
     shared::{GroupFull, SharedSubscriptions},
-    slot::{Armed, Attached, Control, SessionKey, Slot, SlotState, lock},
+    slot::{Attached, Control, SessionKey, Slot, SlotState, lock},
     stats::Counters,
     watch::{Watch, WatchError},
+    wills::{Armed, Firing, LeftBehind},
 };
 use hearthkey_core::{
     DeviceId, Seconds,
     rights::{PublishPermit, Rights},
     session::{Authority, EndReason, Principal, Proof, Standing},
     topic::{SubscriptionFilter, TopicFilter, TopicName},
+    write::Write,
 };
 use std::{
     collections::HashMap,
@@ -49,9 +51,11 @@ pub(super) struct Inner<G: Gate, F: Fabric> {
     pub(super) direct: DirectSubscriptions,
     pub(super) shared: SharedSubscriptions,
     pub(super) retained: Mutex<Retained>,
+    pub(super) left_behind: Mutex<LeftBehind>,
     uses_by_principal: Mutex<HashMap<Principal, Arc<Mutex<Use>>>>,
     hub_link: tokio::sync::Mutex<Option<F::Link>>,
-    next_session: AtomicU64,
+    /// Of the next session, or will.
+    next_number: AtomicU64,
     next_connection: AtomicU64,
     pub(super) kept_sessions: AtomicUsize,
     stopping: AtomicBool,
@@ -73,9 +77,9 @@ pub(super) struct Use {
 /// Why a message of the hub's own was not published.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum PublishError {
-    /// Too many retained messages; does not happen to the hub's own.
-    #[error("too many retained messages; remove some or raise the limit")]
-    RetainedFull,
+    /// Too many retained messages, of all or of one client; does not happen to the hub's own.
+    #[error("{0}")]
+    RetainedFull(&'static str),
     /// The rows that must survive a power cut could not be stored; subscribers may have got the message all the same.
     #[error("the message could not be stored")]
     NotStored,
@@ -127,9 +131,9 @@ impl<G: Gate, F: Fabric> Front<G, F> {
         let mut sessions_by_key = HashMap::new();
         let (direct, shared) = (DirectSubscriptions::default(), SharedSubscriptions::default());
         let bounds = QueueBounds { messages: limits.max_queued_messages, bytes: limits.max_queued_bytes };
-        let mut last_session = 0;
+        let mut last_number = stored.wills.last().map_or(0, |will| will.number);
         for session in stored.sessions {
-            last_session = last_session.max(session.number);
+            last_number = last_number.max(session.number);
             let slot = Arc::new(Slot::restored(session, bounds));
             for subscription in lock(&slot.state).session.subscriptions() {
                 match subscription.share_name {
@@ -141,6 +145,9 @@ impl<G: Gate, F: Fabric> Front<G, F> {
             sessions_by_key.insert(slot.key.clone(), slot);
         }
         let retained = Retained::new(RetainedBounds::of(&limits), stored.retained);
+        let kept_for = |key: &SessionKey| sessions_by_key.get(key).map_or(Seconds(0), |slot| lock(&slot.state).expiry);
+        let (left_behind, replaced) = LeftBehind::new(stored.wills, limits.will_grace, kept_for);
+        persister.store_some_time(replaced);
         let inner = Arc::new(Inner {
             gate,
             fabric,
@@ -152,9 +159,10 @@ impl<G: Gate, F: Fabric> Front<G, F> {
             direct,
             shared,
             retained: Mutex::new(retained),
+            left_behind: Mutex::new(left_behind),
             uses_by_principal: Mutex::default(),
             hub_link: tokio::sync::Mutex::new(None),
-            next_session: AtomicU64::new(last_session + 1),
+            next_number: AtomicU64::new(last_number + 1),
             next_connection: AtomicU64::new(1),
             stopping: AtomicBool::new(false),
             connection_gone: Notify::new(),
@@ -195,7 +203,7 @@ impl<G: Gate, F: Fabric> Front<G, F> {
     /// # Errors
     /// [`PublishError`].
     pub async fn publish(&self, permit: PublishPermit, message: Message) -> Result<(), PublishError> {
-        self.0.publish(&permit, &message, None).await
+        self.0.publish(&permit, &message, None, Vec::new()).await
     }
 
     /// Follows what is published, as far as `rights` allow: retained messages first, then each new one.
@@ -278,10 +286,10 @@ pub(super) struct Attachment {
     pub(super) is_kept_as_asked: bool,
     /// Those that live on the fabric.
     pub(super) subscriptions: Vec<Subscription>,
-    /// Becomes true when the session's row is durable, if it has one.
+    /// Becomes true when the rows of the session and of its will are durable, if it has any.
     pub(super) stored: Option<Ticket>,
-    /// Wills of the connection that this one replaces: to be published first.
-    pub(super) wills: Vec<Armed>,
+    /// Wills of earlier connections: to be published first.
+    pub(super) wills: Vec<Firing>,
     pub(super) usage: Arc<Mutex<Use>>,
 }
 
@@ -310,7 +318,7 @@ impl<G: Gate, F: Fabric> Inner<G, F> {
         // Who comes for its own session takes the place of the connection that holds it.
         let takes_over = sessions.get(&arrival.key).is_some_and(|slot| lock(&slot.state).attached.is_some());
         lock(&usage).connect(self.limits.max_connections_per_principal + usize::from(takes_over), Instant::now())?;
-        let mut wills = Vec::new();
+        let (mut wills, mut forget) = (Vec::new(), Vec::new());
         let mut discarded = None;
         let earlier = sessions.get(&arrival.key).cloned();
         let resumed = earlier.filter(|slot| {
@@ -321,17 +329,23 @@ impl<G: Gate, F: Fabric> Inner<G, F> {
             }
             let resumes = slot.is_durable && !arrival.clean_start && !state.is_over(Instant::now());
             // A will with delay is cancelled by a connection that goes on with the session (MQTT 5 section 3.1.3.2.2).
-            wills.extend(state.armed.take().filter(|armed| !resumes || armed.will.delay == 0 && was_attached.is_some()).map(
-                |armed| Armed {
-                    rights: was_attached.as_ref().map_or(armed.rights.clone(), |attached| attached.rights.clone()),
-                    ..*armed
-                },
-            ));
+            if let Some(armed) = state.armed.take() {
+                match !resumes || armed.will.delay == 0 && was_attached.is_some() {
+                    true => wills.push(armed.fires(&slot.key, was_attached.map(|attached| attached.rights))),
+                    false => forget.extend(armed.forget()),
+                }
+            }
             if !resumes {
                 discarded = Some(slot.clone());
             }
             resumes
         });
+        if let Some(left) = lock(&self.left_behind).take(&arrival.key) {
+            match discarded.is_some() {
+                true => wills.push(left.fires(&arrival.key, None)),
+                false => forget.extend(left.forget()),
+            }
+        }
         if let Some(slot) = discarded {
             sessions.remove(&slot.key);
             self.discard(&slot);
@@ -343,7 +357,7 @@ impl<G: Gate, F: Fabric> Inner<G, F> {
                 && lock(&usage).kept_sessions < self.limits.max_kept_sessions_per_principal;
         let session_expiry = if room { asked } else { Seconds(0) };
         let slot = resumed.unwrap_or_else(|| {
-            let number = self.next_session.fetch_add(1, Ordering::Relaxed);
+            let number = self.next_number.fetch_add(1, Ordering::Relaxed);
             let slot = Arc::new(Slot::new(arrival.key.clone(), number, session_expiry, self.queue_bounds()));
             sessions.insert(arrival.key, slot.clone());
             if slot.is_durable {
@@ -355,14 +369,21 @@ impl<G: Gate, F: Fabric> Inner<G, F> {
         let control = Arc::new(Control::default());
         let connection = self.next_connection.fetch_add(1, Ordering::Relaxed);
         let mut state = lock(&slot.state);
-        let stored =
-            slot.is_durable.then(|| self.persister.store(vec![rows::put_session(slot.number, &slot.row(session_expiry))]));
+        let mut writes = Vec::new();
+        if slot.is_durable {
+            writes.push(rows::put_session(slot.number, &slot.row(session_expiry)));
+        }
+        state.armed = arrival.will.map(|will| {
+            let number = self.next_number.fetch_add(1, Ordering::Relaxed);
+            let (armed, rows) = Armed::new(number, will, &slot.key, &arrival.authority);
+            writes.extend(rows);
+            Box::new(armed)
+        });
+        writes.extend(forget);
+        let stored = (!writes.is_empty()).then(|| self.persister.store(writes));
         state.expiry = session_expiry;
         state.detached_at = None;
         (state.lost, state.overflowed) = (0, false);
-        let (authority, rights) = (&arrival.authority, &arrival.standing.rights);
-        state.armed =
-            arrival.will.map(|will| Box::new(Armed { will, authority: authority.clone(), rights: rights.clone(), due: None }));
         state.session.outbound.resume(arrival.window);
         state.attached = Some(Attached {
             connection,
@@ -392,7 +413,7 @@ impl<G: Gate, F: Fabric> Inner<G, F> {
     }
 
     /// A connection ends. Returns the will if it is to be published now. To be called once for each attachment.
-    pub(super) fn detach(&self, slot: &Arc<Slot>, connection: u64, forget_will: bool) -> Option<Armed> {
+    pub(super) fn detach(&self, slot: &Arc<Slot>, connection: u64, forget_will: bool) -> Option<Firing> {
         let mut sessions = lock(&self.sessions_by_key);
         let mut state = lock(&slot.state);
         if state.attached.as_ref().is_none_or(|attached| attached.connection != connection) {
@@ -400,15 +421,16 @@ impl<G: Gate, F: Fabric> Inner<G, F> {
             return None;
         }
         let attached = state.attached.take()?;
-        let mut armed = state.armed.take().filter(|_| !forget_will);
-        if let Some(armed) = &mut armed {
-            (armed.authority, armed.rights) = (attached.authority, attached.rights);
+        let mut armed = state.armed.take();
+        if let Some(armed) = armed.take_if(|_| forget_will) {
+            self.persister.store_some_time(armed.forget().collect());
         }
+        let fires = |armed: Option<Box<Armed>>| armed.map(|armed| armed.fires(&slot.key, Some(attached.rights)));
         if state.expiry.0 == 0 {
             drop(state);
             sessions.remove(&slot.key);
             self.discard(slot);
-            return armed.map(|armed| *armed);
+            return fires(armed);
         }
         let now = Instant::now();
         state.detached_at = Some(now);
@@ -419,7 +441,7 @@ impl<G: Gate, F: Fabric> Inner<G, F> {
         }
         drop((state, sessions));
         self.discard_if_gone(slot);
-        armed.map(|armed| *armed)
+        fires(armed)
     }
 
     /// Forgets a session to which nobody will come back: who gets the name of its principal later is another one. A connection
@@ -512,9 +534,10 @@ impl<G: Gate, F: Fabric> Inner<G, F> {
         if std::mem::replace(&mut state.is_discarded, true) {
             return;
         }
+        let (mut writes, mut shared) = (Vec::new(), Vec::new());
+        writes.extend(state.armed.take().iter().flat_map(|armed| armed.forget()));
         let session = &state.session;
         let subscriptions: Vec<_> = session.subscriptions().cloned().collect();
-        let (mut writes, mut shared) = (Vec::new(), Vec::new());
         for (pending, group) in session.outbound.kept_and_groups() {
             let forget = slot.forget_row(pending);
             match group {
@@ -541,49 +564,17 @@ impl<G: Gate, F: Fabric> Inner<G, F> {
         self.persister.store_some_time(writes);
     }
 
-    /// Publishes wills, each as far as the rights of its session allow at this moment.
-    pub(super) async fn publish_wills(&self, wills: Vec<Armed>) {
-        for armed in wills {
-            let rights = self.rights_of_a_will(&armed);
-            let will = armed.will;
-            let mut message = will.message;
-            message.expires_at = will.expiry.map(|seconds| self.gate.now().plus(Seconds(u64::from(seconds))));
-            let published =
-                match rights.and_then(|rights| rights.authorize_publish(will.topic).map_err(|denied| denied.to_string())) {
-                    Ok(permit) => {
-                        let principal = Some(&armed.authority.principal);
-                        self.publish(&permit, &message, principal).await.map_err(|error| error.to_string())
-                    }
-                    Err(denied) => Err(denied),
-                };
-            if let Err(reason) = published {
-                tracing::warn!(%reason, "a will was not published");
-            }
-        }
-    }
-
-    /// A will that fires with its session has the rights that this had; a delayed one those of the moment at which it fires.
-    /// That the token has run out meanwhile is what a delayed will is for.
-    fn rights_of_a_will(&self, armed: &Armed) -> Result<Arc<Rights>, String> {
-        if armed.due.is_none() {
-            return Ok(armed.rights.clone());
-        }
-        match self.gate.judge(&armed.authority) {
-            Ok(standing) => Ok(standing.rights),
-            Err(EndReason::Expired { .. }) => Ok(armed.rights.clone()),
-            Err(reason) => Err(reason.reason_string()),
-        }
-    }
-
-    /// Publishes a will of a principal, or a message of the hub's own.
-    async fn publish(
+    /// Publishes a will of a principal, whose rows go with it, or a message of the hub's own.
+    pub(super) async fn publish(
         &self,
         permit: &PublishPermit,
         message: &Message,
         principal: Option<&Principal>,
+        forget: Vec<Write>,
     ) -> Result<(), PublishError> {
         let publisher = Publisher { principal, session: None };
-        let kept = self.keep(permit, message, publisher, None).map_err(|_| PublishError::RetainedFull)?;
+        let full = |full: RetainedFull| PublishError::RetainedFull(full.words());
+        let kept = self.keep(permit, message, publisher, None, forget).map_err(full)?;
         self.publish_on_hub_link(permit, message, kept.queued_for).await?;
         let durable = match kept.ticket {
             Some(ticket) => ticket.durable().await,
@@ -681,7 +672,7 @@ impl Use {
     }
 }
 
-/// Ends sessions whose time is over and publishes delayed wills, to the second. Ends with the front.
+/// Ends sessions whose time is over and publishes the wills that are due, to the second. Ends with the front.
 async fn sweep<G: Gate, F: Fabric>(front: Weak<Inner<G, F>>) {
     let mut every_second = tokio::time::interval(Duration::from_secs(1));
     every_second.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -701,6 +692,7 @@ impl<G: Gate, F: Fabric> Inner<G, F> {
     async fn sweep_sessions(&self) {
         let mut wills = Vec::new();
         let now = Instant::now();
+        self.publish_wills_left_behind(now).await;
         {
             let mut sessions = lock(&self.sessions_by_key);
             let mut over = Vec::new();
@@ -708,7 +700,7 @@ impl<G: Gate, F: Fabric> Inner<G, F> {
                 let mut state = lock(&slot.state);
                 let is_over = state.is_over(now);
                 if is_over || state.armed.as_ref().is_some_and(|armed| armed.due.is_some_and(|due| due <= now)) {
-                    wills.extend(state.armed.take().map(|armed| *armed));
+                    wills.extend(state.armed.take().map(|armed| armed.fires(&slot.key, None)));
                 }
                 if is_over {
                     over.push(slot.clone());

@@ -5,12 +5,12 @@ use super::message::Message;
 use futures_util::future::BoxFuture;
 use hearthkey_core::{
     DeviceId, UnixTime,
-    rights::Denied,
+    rights::{Denied, Rights},
     session::{Authority, EndReason, Principal, Standing},
     topic::TopicName,
     write::Write,
 };
-use std::{future::Future, net::SocketAddr};
+use std::{future::Future, net::SocketAddr, sync::Arc};
 
 /// Becomes true when what a device said is kept, as far as it is to be kept; false if it could not be kept. It goes on whether
 /// or not anybody waits.
@@ -71,6 +71,13 @@ pub trait Gate: Send + Sync + 'static {
     /// # Errors
     /// The reason for which a session on this authority ends.
     fn judge(&self, authority: &Authority) -> Result<Standing, EndReason>;
+
+    /// The rights for the will of a connection that is gone: as [`Gate::judge`], but that the credential has run out meanwhile does
+    /// not count.
+    ///
+    /// # Errors
+    /// The reason for which there are none.
+    fn judge_will(&self, authority: &Authority) -> Result<Arc<Rights>, EndReason>;
 
     /// Whether a principal is there no more, so that whoever gets its name later is another one: its sessions are not kept for that
     /// one.

@@ -43,6 +43,8 @@ pub struct Limits {
     pub max_kept_sessions_per_principal: usize,
     /// Longest Session Expiry Interval; a longer one is shortened, and told so in CONNACK. Also what MQTT 3.1.1 gets.
     pub max_session_expiry: Seconds,
+    /// How long the hub, when it starts again, waits for those who were connected before it publishes their wills.
+    pub will_grace: Duration,
     /// Most retained messages; a further topic is refused with 0x97.
     pub max_retained_messages: usize,
     /// Most bytes of retained messages; same consequence.
@@ -89,6 +91,8 @@ impl Default for Limits {
             // A device has one or two, an owner's programs some.
             max_kept_sessions_per_principal: 64,
             max_session_expiry: Seconds::days(7),
+            // A device that was refused for long tries again within 60 s; then come TLS and CONNECT.
+            will_grace: Duration::from_secs(75),
             max_retained_messages: 10_000,
             max_retained_bytes: 16 * 1024 * 1024,
             // A bridge's discovery of a hundred devices; a stolen credential takes a tenth of what all share.

@@ -44,6 +44,7 @@ pub mod stats;
 mod subscribing;
 mod trie;
 pub mod watch;
+mod wills;
 mod wire;
 
 pub use fabric_chosen::FabricKind;

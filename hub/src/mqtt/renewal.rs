@@ -7,7 +7,7 @@ use super::{
     gate::{Admission, Ending, Gate, Happening, Possession, Refusal},
     handshake::{self, words_of},
     packet::{Auth, Secret, reason},
-    slot::lock,
+    slot::{SlotState, lock},
 };
 use hearthkey_core::UnixTime;
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -78,9 +78,13 @@ impl<'a, G: Gate, F: Fabric, S: AsyncRead + AsyncWrite + Send> Connection<'a, G,
         }
         {
             let mut state = lock(&self.slot.state);
-            let attached = state.attached.as_mut().filter(|attached| attached.connection == self.number);
+            let SlotState { attached, armed, .. } = &mut *state;
+            let attached = attached.as_mut().filter(|attached| attached.connection == self.number);
             // Taken over meanwhile: the end has been announced.
             let Some(attached) = attached else { return Ok(()) };
+            if let Some(armed) = armed {
+                self.front.persister.store_some_time(armed.stand_on(&self.slot.key, &admission.authority));
+            }
             attached.authority = admission.authority;
             attached.rights = admission.standing.rights.clone();
         }

@@ -9,10 +9,11 @@
 //! | `i` session, packet identifier | nothing: a QoS 2 publish of the client that was taken, until PUBREL |
 //! | `p` session, packet identifier, part | session and position of each copy of a QoS 2 publish that is being stored in several batches |
 //! | `r` number, part | a kept message, cut into parts |
+//! | `w` number, part | a will, cut into parts |
 //!
 //! Numbers are big endian, so rows come back in order. Part 0 begins with the number of parts. A message may have a label: a
 //! kept one says who published it, a queued one whose it is if a group shares it. Those of before say nothing: they are on
-//! nobody's account, and stay with their session.
+//! nobody's account, and stay with their session. The label of a will is a [`WillRow`].
 
 use super::{
     limits::ROW_CHUNK_BYTES,
@@ -23,7 +24,7 @@ use super::{
 use bytes::{Buf, BufMut, Bytes};
 use hearthkey_core::{
     UnixTime,
-    session::Principal,
+    session::{Principal, Proof},
     topic::{SubscriptionFilter, TopicFilter, TopicName},
     write::{Table, Write},
 };
@@ -55,6 +56,35 @@ struct SubscriptionRow {
     identifier: Option<u32>,
 }
 
+/// What is stored of a will besides its message.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct WillRow {
+    /// Whose it is.
+    pub(super) principal: Principal,
+    /// The client identifier.
+    pub(super) client_identifier: Box<str>,
+    /// By what its connection stood: it is judged anew when it fires.
+    pub(super) proof: Proof,
+    /// Will Delay Interval in seconds.
+    pub(super) delay: u32,
+    /// Its Message Expiry Interval in seconds, which counts from publication.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) expiry: Option<u32>,
+}
+
+/// A will as it was stored.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct StoredWill {
+    /// Its number.
+    pub(super) number: u64,
+    /// How many rows it has.
+    pub(super) parts: u16,
+    /// Whose, and when.
+    pub(super) row: WillRow,
+    /// Topic and message.
+    pub(super) routed: Routed,
+}
+
 /// A session as it was stored.
 #[derive(Debug)]
 pub(super) struct StoredSession {
@@ -79,6 +109,8 @@ pub(super) struct Stored {
     pub(super) sessions: Vec<StoredSession>,
     /// Kept messages with their numbers and publishers.
     pub(super) retained: Vec<(u64, Routed, Option<Principal>)>,
+    /// Wills in the order of their numbers.
+    pub(super) wills: Vec<StoredWill>,
     /// Rows that mean nothing any more: to be deleted.
     pub(super) orphans: Vec<Write>,
 }
@@ -196,6 +228,22 @@ pub(super) fn retained_parts(routed: &Routed, publisher: Option<&Principal>) -> 
     parts(encoded_length(routed, false, &publisher_to_text(publisher), &[]))
 }
 
+/// Stores a will in place of its rows of before, of which there were `earlier_parts`; tells how many there are.
+#[must_use]
+pub(super) fn put_will(number: u64, row: &WillRow, routed: &Routed, earlier_parts: u16) -> (Vec<Write>, u16) {
+    let flags = routed.message.qos as u8 | u8::from(routed.message.retain) << 2;
+    let bytes = encode(routed, flags, None, &String::from_utf8_lossy(&to_json(row)), &[]);
+    let parts = parts(bytes.len());
+    let mut writes = in_parts(&bytes, |part| will_key(number, part));
+    writes.extend((parts..earlier_parts).map(|part| delete(will_key(number, part))));
+    (writes, parts)
+}
+
+/// Forgets a will.
+pub(super) fn delete_will(number: u64, parts: u16) -> impl Iterator<Item = Write> {
+    (0..parts).map(move |part| delete(will_key(number, part)))
+}
+
 /// Nothing if no group shares it.
 fn group_to_text(pending: &Pending) -> String {
     pending.share.as_ref().map_or_else(String::new, ToString::to_string)
@@ -263,6 +311,16 @@ pub(super) fn restore(rows: impl IntoIterator<Item = (Vec<u8>, Vec<u8>)>) -> Sto
             (Some(number), Some(message)) => {
                 let publisher = serde_json::from_str(&message.label).ok();
                 stored.retained.push((number, message.routed, publisher));
+            }
+            _ => stored.orphans.extend(parts.iter().map(|(key, _)| delete((*key).clone()))),
+        }
+    }
+    for (prefix, parts) in messages(&rows, b'w', 9) {
+        let message = joined(&parts);
+        let row = message.as_ref().and_then(|message| serde_json::from_str(&message.label).ok());
+        match (number_in(prefix, 1), message, row, u16::try_from(parts.len())) {
+            (Some(number), Some(StoredMessage { routed, .. }), Some(row), Ok(parts)) => {
+                stored.wills.push(StoredWill { number, parts, row, routed });
             }
             _ => stored.orphans.extend(parts.iter().map(|(key, _)| delete((*key).clone()))),
         }
@@ -362,7 +420,7 @@ fn encode(routed: &Routed, flags: u8, packet_identifier: Option<u16>, label: &st
     bytes.put_u8(flags | u8::from(!label.is_empty()) << 4);
     packet_identifier.into_iter().for_each(|identifier| bytes.put_u16(identifier));
     if !label.is_empty() {
-        // A name, or a filter of at most 512 bytes.
+        // A name, a filter of at most 512 bytes, or what is stored of a will: a few hundred.
         bytes.put_u16(u16::try_from(label.len()).unwrap_or(u16::MAX));
         bytes.put_slice(label.as_bytes());
     }
@@ -448,6 +506,10 @@ fn retained_key(number: u64, part: u16) -> Vec<u8> {
     key(b'r', &[&number.to_be_bytes(), &part.to_be_bytes()])
 }
 
+fn will_key(number: u64, part: u16) -> Vec<u8> {
+    key(b'w', &[&number.to_be_bytes(), &part.to_be_bytes()])
+}
+
 fn key(kind: u8, numbers: &[&[u8]]) -> Vec<u8> {
     let mut key = vec![kind];
     numbers.iter().for_each(|number| key.extend_from_slice(number));
@@ -473,7 +535,7 @@ fn to_json(row: &impl Serialize) -> Vec<u8> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use hearthkey_core::DeviceId;
+    use hearthkey_core::{DeviceId, scope::Scope};
 
     fn apply(rows: &mut BTreeMap<Vec<u8>, Vec<u8>>, writes: impl IntoIterator<Item = Write>) {
         for write in writes {
@@ -581,6 +643,37 @@ mod tests {
         assert_eq!((routed.topic.as_str(), &routed.message.payload[..]), ("a", &b"21"[..]));
     }
 
+    fn will(jti: &str) -> WillRow {
+        let proof = Proof::AccessToken {
+            jti: jti.into(),
+            issued_at: UnixTime(5),
+            expires_at: UnixTime(305),
+            scope: Scope::parse("telemetry").expect("legal"),
+            epoch: 3,
+        };
+        let SessionRow { principal, client_identifier, .. } = session();
+        WillRow { principal, client_identifier, proof, delay: 7, expiry: Some(9) }
+    }
+
+    #[test]
+    fn a_will_comes_back_as_it_was_set_last_and_can_be_forgotten() {
+        let mut rows = BTreeMap::new();
+        let mut message = routed(9_000);
+        message.message.expires_at = None;
+        let (writes, parts) = put_will(4, &will("x"), &message, 0);
+        apply(&mut rows, writes);
+        assert_eq!(restore(rows.clone()).wills, [StoredWill { number: 4, parts, row: will("x"), routed: message.clone() }]);
+        // A renewal changes what it stands on, and with that perhaps how many rows it has.
+        message.message.payload.truncate(7_700);
+        let (writes, parts) = put_will(4, &will(&"y".repeat(60)), &message, parts);
+        apply(&mut rows, writes);
+        let stored = restore(rows.clone());
+        assert_eq!(stored.wills, [StoredWill { number: 4, parts, row: will(&"y".repeat(60)), routed: message }]);
+        assert!(stored.orphans.is_empty());
+        apply(&mut rows, delete_will(4, parts));
+        assert!(rows.is_empty());
+    }
+
     #[test]
     fn rows_that_belong_to_nothing_are_deleted_and_nothing_else() {
         let mut rows = BTreeMap::new();
@@ -593,9 +686,15 @@ mod tests {
         rows.insert(vec![b's', 1], b"{}".to_vec());
         rows.insert(vec![b'u'], Vec::new());
         rows.insert(vec![b'i', 3], Vec::new());
+        rows.insert(vec![b'w', 3], Vec::new());
+        apply(&mut rows, put_will(5, &will("x"), &routed(9_000), 0).0);
+        rows.remove(&will_key(5, 2)).expect("the last part");
+        apply(&mut rows, put_retained(6, &routed(1), None, 0));
+        let illegible = rows.remove(&retained_key(6, 0)).expect("a kept message");
+        rows.insert(will_key(6, 0), illegible);
         apply(&mut rows, [put_unreleased(4, 1), put_released(4, 1, 1)]);
         let stored = restore(rows.clone());
-        assert_eq!((stored.sessions.len(), stored.retained.len()), (1, 0));
+        assert_eq!((stored.sessions.len(), stored.retained.len(), stored.wills.len()), (1, 0, 0));
         apply(&mut rows, stored.orphans);
         assert_eq!(rows.into_keys().collect::<Vec<_>>(), [key(b's', &[&3_u64.to_be_bytes()])]);
     }

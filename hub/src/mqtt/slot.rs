@@ -2,9 +2,9 @@
 //! connection.
 
 use super::{
-    packet::Will,
     rows::{self, SessionRow},
     session::{Pending, QueueBounds, Session},
+    wills::Armed,
 };
 use hearthkey_core::{
     Seconds,
@@ -64,18 +64,6 @@ pub(super) struct Attached {
     /// The last question whose answer was obeyed.
     pub(super) judged: u64,
     pub(super) control: Arc<Control>,
-}
-
-/// A will that is to be published if the connection is lost.
-#[derive(Debug)]
-pub(super) struct Armed {
-    pub(super) will: Will,
-    /// On what the session stood: a will that fires later is judged anew.
-    pub(super) authority: Authority,
-    /// The rights of the session as they were last.
-    pub(super) rights: Arc<Rights>,
-    /// When a delayed will is due.
-    pub(super) due: Option<Instant>,
 }
 
 /// What others tell a connection. Only the last word counts, so nothing piles up.

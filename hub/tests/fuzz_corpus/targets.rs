@@ -152,6 +152,10 @@ impl Gate for OpenGate {
         Ok(standing())
     }
 
+    fn judge_will(&self, _: &Authority) -> Result<Arc<Rights>, EndReason> {
+        Ok(standing().rights)
+    }
+
     fn commands_waiting(&self, _: &DeviceId, _: &DeviceId) -> Vec<(TopicName, Message)> {
         Vec::new()
     }

@@ -17,3 +17,4 @@ mod shared;
 pub(crate) mod support;
 mod tls;
 mod vectors;
+mod wills;

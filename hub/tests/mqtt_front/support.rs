@@ -23,7 +23,7 @@ use std::{
     time::Duration,
 };
 use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
     net::{TcpListener, TcpStream},
     sync::watch,
 };
@@ -159,13 +159,16 @@ impl FakeGate {
     }
 
     fn judged(&self, authority: &Authority) -> Result<Standing, EndReason> {
-        let state = self.state.lock().unwrap();
-        if let Some(reason) = state.ends.get(&authority.principal) {
+        if let Some(reason) = self.state.lock().unwrap().ends.get(&authority.principal) {
             return Err(reason.clone());
         }
+        let grant = self.granted(authority)?;
+        Ok(Standing { rights: grant.rights, expires_at: grant.expires_at })
+    }
+
+    fn granted(&self, authority: &Authority) -> Result<Grant, EndReason> {
         let Proof::Credential(credential) = &authority.proof else { return Err(EndReason::Revoked) };
-        let grant = state.grants.get(&**credential).ok_or(EndReason::Revoked)?;
-        Ok(Standing { rights: grant.rights.clone(), expires_at: grant.expires_at })
+        self.state.lock().unwrap().grants.get(&**credential).cloned().ok_or(EndReason::Revoked)
     }
 
     fn decide(&self, credential: &str) -> Result<Admission, Refusal> {
@@ -212,6 +215,14 @@ impl Gate for FakeGate {
             happen();
         }
         judgement
+    }
+
+    fn judge_will(&self, authority: &Authority) -> Result<Arc<Rights>, EndReason> {
+        match self.judged(authority) {
+            Ok(standing) => Ok(standing.rights),
+            Err(EndReason::Expired { .. }) => Ok(self.granted(authority)?.rights),
+            Err(reason) => Err(reason),
+        }
     }
 
     fn is_gone(&self, principal: &Principal) -> bool {
@@ -350,13 +361,7 @@ impl Home {
     }
 
     pub async fn connected(&self, connect: Connect) -> Client {
-        let mut client = self.stranger().await;
-        client.version = connect.version;
-        client.send(&connect.packet()).await;
-        let connack = client.receive().await;
-        assert_eq!((connack.first, connack.body[1]), (0x20, 0), "{connack:?}");
-        client.connack = connack;
-        client
+        self.stranger().await.admitted(connect).await
     }
 
     /// The reason code of a CONNECT that is refused, and all the words with it.
@@ -535,17 +540,36 @@ impl Packet {
 }
 
 pub struct Client {
-    pub stream: TcpStream,
+    pub stream: Box<dyn Stream>,
     pub version: u8,
     pub connack: Packet,
     next: u16,
 }
 
+/// TCP, or the inside of this process.
+pub trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
+
+impl<S: AsyncRead + AsyncWrite + Send + Unpin> Stream for S {}
+
 impl Client {
     pub async fn connect(address: SocketAddr) -> Self {
         let stream = TcpStream::connect(address).await.unwrap();
         stream.set_nodelay(true).unwrap();
-        Self { stream, version: 5, connack: Packet { first: 0, body: Vec::new() }, next: 0 }
+        Self::over(stream)
+    }
+
+    pub fn over(stream: impl Stream + 'static) -> Self {
+        Self { stream: Box::new(stream), version: 5, connack: Packet { first: 0, body: Vec::new() }, next: 0 }
+    }
+
+    /// CONNECT and CONNACK 0x00.
+    pub async fn admitted(mut self, connect: Connect) -> Self {
+        self.version = connect.version;
+        self.send(&connect.packet()).await;
+        let connack = self.receive().await;
+        assert_eq!((connack.first, connack.body[1]), (0x20, 0), "{connack:?}");
+        self.connack = connack;
+        self
     }
 
     pub async fn send(&mut self, bytes: &[u8]) {

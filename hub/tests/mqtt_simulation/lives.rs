@@ -88,3 +88,9 @@ fn the_checks_see_a_will_of_somebody_who_took_leave() {
 fn the_checks_see_a_restart_that_forgets_a_row() {
     seen::<NativeFabric>(Sabotage::ForgetfulRestart);
 }
+
+#[test]
+fn the_checks_see_a_restart_that_forgets_the_wills() {
+    let why = seen::<NativeFabric>(Sabotage::WilllessRestart);
+    assert!(why.contains("what is owed") || why.contains("retained"), "{why}");
+}

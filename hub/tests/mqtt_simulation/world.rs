@@ -15,6 +15,8 @@ use wills::Will;
 
 /// Seconds for which a session is kept.
 const KEPT_S: u64 = 600;
+/// Seconds for which the hub, when it starts again, waits for those whose wills it has.
+const GRACE_S: u64 = 75;
 /// Seconds for which a credential is good.
 const GOOD_S: u64 = 1_000;
 
@@ -26,6 +28,8 @@ pub(crate) enum Sabotage {
     DeafToRights,
     /// A restart forgets a queued message.
     ForgetfulRestart,
+    /// A restart forgets the wills.
+    WilllessRestart,
     /// Who takes leave does not say so to the hub.
     WordlessLeave,
 }
@@ -190,10 +194,10 @@ impl<F: Ground> World<F> {
         connect.will = will.as_ref().map(|will| self.encoded(will));
         let may_will = will.as_ref().is_none_or(|will| self.clients[client].may_publish[self.messages[will.number].topic]);
         if may_will && !keep {
-            // The session ends here, and what waits for its end comes.
-            self.clients[client].session = None;
+            // The session ends here, and what waits for its end comes. What ended with the hub is forgiven.
+            let ended = self.clients[client].session.take();
             let due = self.due(|of| of.connection.as_ref().is_some_and(|connection| connection.number == number));
-            self.fire(due);
+            self.fire(ended.is_some_and(|session| session.is_kept).then_some(due).into_iter().flatten());
         }
         self.send(client, &connect.packet()).await;
         let connack = self.answer(client, 0x20).await?;
@@ -499,16 +503,16 @@ impl<F: Ground> World<F> {
             let longest = rows.iter().max_by_key(|(key, _)| key.len()).map(|(key, _)| key.clone());
             longest.and_then(|key| rows.remove(&key));
         }
+        rows.retain(|key, _| self.sabotage != Sabotage::WilllessRestart || key.first() != Some(&b'w'));
         for client in 0..CLIENTS {
             // What reached the client before is its own.
             self.drain().await?;
+            self.is_left_behind(client);
             if let Some(connection) = self.clients[client].connection.take() {
                 connection.abort();
                 self.lost(client);
             }
             self.clients[client].left_at = self.now_s;
-            // They are not stored.
-            self.clients[client].will = None;
         }
         let before = std::mem::take(&mut *self.gate.state.lock().unwrap());
         let gate = FakeGate::default();

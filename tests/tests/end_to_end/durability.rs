@@ -1,6 +1,6 @@
 //! What was acknowledged outlives `kill -9`, and devices come back by themselves.
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 
 use hearthkey_sim::SimEventKind;
 use hearthkey_tests::agent::Agent;
@@ -8,6 +8,7 @@ use hearthkey_tests::hub::Hub;
 use hearthkey_tests::keyed::{Keyed, oauth_error};
 use hearthkey_tests::mosquitto::{Mosquitto, shown};
 use hearthkey_tests::patience::until;
+use hearthkey_tests::process::Running;
 use hearthkey_tests::wire::{Connect, Wire};
 
 #[tokio::test]
@@ -193,6 +194,64 @@ async fn a_hub_that_stops_says_so() {
     assert!(lamp.seen().iter().any(|event| matches!(event.kind, SimEventKind::Disconnected { .. })));
     lamp.leave().await;
     hub.finish().await;
+}
+
+#[tokio::test]
+async fn after_a_kill_of_the_hub_who_stays_away_is_announced_dead_and_who_comes_back_is_not() {
+    // On a machine so slow that nobody is back in time, once more with more time.
+    for grace_s in [5, 20, 50] {
+        if told_apart(grace_s).await {
+            return;
+        }
+    }
+    panic!("the oven was never back in time");
+}
+
+/// Whether the oven was back before the hub lost its patience with the lamp, and so with the oven.
+async fn told_apart(grace_s: u32) -> bool {
+    let mut hub = Hub::start_with(&format!("[limits]\nwill_grace_s = {grace_s}\n")).await;
+    let [lamp, oven] = ["lamp", "oven"].map(async |id| {
+        let token = Keyed::enrolled(&hub, id, "thermostat").await.token(&hub).await;
+        let program = Mosquitto::new(&hub, id, &token);
+        program.publishes(&format!("dev/{id}/status"), "online", &["-r", "-q", "1"]).await;
+        program
+    });
+    let (lamp, oven) = (lamp.await, oven.await);
+    let will = ["--will-payload", "offline", "--will-retain", "--will-qos", "1", "-q", "1"];
+    let of_the_lamp = [&will[..], &["--will-topic", "dev/lamp/status", "-t", "dev/lamp/twin/desired"]].concat();
+    let of_the_oven = [&will[..], &["--will-topic", "dev/oven/status", "-t", "dev/oven/twin/desired"]].concat();
+    let programs = [lamp.subscribed(&of_the_lamp).await, oven.subscribed(&of_the_oven).await];
+    hub.kill().await;
+    for mut program in programs {
+        program.signal(rustix::process::Signal::KILL);
+        program.ended().await;
+    }
+    hub.start_again().await;
+    let arguments = ["-q", "1", "-t", "dev/+/status", "-t", "dev/marker"];
+    let mut observer = Mosquitto::owner(&hub, "observer").subscribed(&arguments).await;
+    // What is published before this is seen before this.
+    let until_marker = async |observer: &mut Running, seen: &mut BTreeSet<String>| {
+        Mosquitto::owner(&hub, "owner").publishes("dev/marker", "now", &["-q", "1"]).await;
+        loop {
+            let message = observer.line("the marker", shown).await;
+            if message.topic == "dev/marker" {
+                return;
+            }
+            seen.insert(format!("{} {}", message.topic, message.payload));
+        }
+    };
+    let _back = oven.subscribed(&of_the_oven).await;
+    let mut seen = BTreeSet::new();
+    until_marker(&mut observer, &mut seen).await;
+    let is_in_time = seen.iter().all(|status| status.ends_with("online"));
+    if is_in_time {
+        let dead = observer.line("the will of the lamp", |line| shown(line).filter(|message| message.payload == "offline")).await;
+        assert_eq!(dead.topic, "dev/lamp/status");
+        until_marker(&mut observer, &mut seen).await;
+        assert_eq!(seen.iter().collect::<Vec<_>>(), ["dev/lamp/status online", "dev/oven/status online"]);
+    }
+    hub.finish().await;
+    is_in_time
 }
 
 #[tokio::test]

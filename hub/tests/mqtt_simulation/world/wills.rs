@@ -54,6 +54,15 @@ impl<F: Ground> World<F> {
         None
     }
 
+    /// The hub is about to start again. Its will is stored: it counts as gone from then on, and has some time to come back.
+    pub(super) fn is_left_behind(&mut self, client: usize) {
+        let of = &mut self.clients[client];
+        let kept_s = of.session.as_ref().map_or(0, |session| if session.is_kept { KEPT_S } else { 0 });
+        if let Some(will) = &mut of.will {
+            will.due = Some(self.now_s + will.delay_s.min(kept_s).max(GRACE_S));
+        }
+    }
+
     /// The moments at which absent clients' wills are due, if their sessions last.
     pub(super) fn dues(&self) -> impl Iterator<Item = u64> {
         self.clients.iter().filter_map(|of| of.will.as_ref()?.due)
