@@ -54,7 +54,7 @@ pub struct Limits {
     /// Most bytes of retained messages of one principal; same consequence.
     pub max_retained_bytes_per_principal: usize,
     /// Publishes per second of one principal, over all its connections; beyond the burst it is read no faster than this. A
-    /// filter in SUBSCRIBE counts as one, and as one more for each [`RETAINED_PER_PUBLISH`] retained messages.
+    /// filter in SUBSCRIBE or UNSUBSCRIBE counts as one, in SUBSCRIBE as one more for each [`RETAINED_PER_PUBLISH`] retained messages.
     pub publish_rate: u32,
     /// Publishes that may come at once.
     pub publish_burst: u32,

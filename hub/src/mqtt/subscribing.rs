@@ -57,7 +57,8 @@ impl<G: Gate, F: Fabric, S: AsyncRead + AsyncWrite + Send> Connection<'_, G, F, 
     pub(super) async fn subscribe(&mut self, subscribe: Subscribe) -> Result<(), Ending> {
         let mut suback = SubAck { packet_identifier: subscribe.packet_identifier, ..SubAck::default() };
         let mut ticket = None;
-        self.charge(&subscribe.requests);
+        let retained = lock(&self.front.retained).size().0;
+        self.charge(subscribe.requests.iter().map(|request| price_of(request, retained)).fold(0, u32::saturating_add));
         for request in subscribe.requests {
             // What is durable is durable in order: the last is all.
             ticket = self.subscribe_one(request, subscribe.identifier, &mut suback).await?.or(ticket);
@@ -65,11 +66,9 @@ impl<G: Gate, F: Fabric, S: AsyncRead + AsyncWrite + Send> Connection<'_, G, F, 
         self.answer_when(ticket, Answer::Subscribe(suback))
     }
 
-    /// Counts a SUBSCRIBE against what a principal may publish: the hub works for it without the client sending more. A burst at
-    /// most, so that nobody is left waiting for long.
-    fn charge(&mut self, requests: &[SubscribeRequest]) {
-        let retained = lock(&self.front.retained).size().0;
-        let price = requests.iter().map(|request| price_of(request, retained)).fold(0, u32::saturating_add);
+    /// Counts a SUBSCRIBE or UNSUBSCRIBE against what a principal may publish: the hub works for it without the client sending more.
+    /// A burst at most, so that nobody is left waiting for long.
+    fn charge(&mut self, price: u32) {
         let price = price.min(self.front.limits.publish_burst);
         self.throttled_until = lock(&self.usage).publishes.take_many(price, Instant::now()).err();
     }
@@ -205,6 +204,7 @@ impl<G: Gate, F: Fabric, S: AsyncRead + AsyncWrite + Send> Connection<'_, G, F, 
     ) -> Result<(), Ending> {
         let mut reason_codes = Vec::with_capacity(filters.len());
         let mut ticket = None;
+        self.charge(u32::try_from(filters.len()).unwrap_or(u32::MAX));
         for filter in filters {
             let removed = match &filter {
                 Ok(asked) => self.held()?.session.unsubscribe(asked),

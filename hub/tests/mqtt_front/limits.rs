@@ -205,6 +205,21 @@ async fn who_subscribes_again_and_again_is_read_no_faster_than_who_publishes() {
 }
 
 #[tokio::test]
+async fn who_unsubscribes_again_and_again_is_read_no_faster_than_who_publishes() {
+    let limits = Limits { publish_rate: 500, publish_burst: 10, ..Limits::default() };
+    let home = Home::with(FakeGate::of_a_home(), limits).await;
+    let mut owner = home.v5("owner").await;
+    let started = std::time::Instant::now();
+    for number in 1..=20_u16 {
+        let filters = string("dev/#").repeat(10);
+        owner.send(&packet(0xA2, &[&number.to_be_bytes()[..], &[0], &filters].concat())).await;
+        assert_eq!(owner.receive().await.body[3..], [0x11; 10], "no subscription existed, which costs no less");
+    }
+    // A lower bound on time cannot fail on a slow machine: of 200 filters 10 are free, and the last answer waits for nothing.
+    assert!(started.elapsed() >= std::time::Duration::from_millis(300), "{:?}", started.elapsed());
+}
+
+#[tokio::test]
 async fn a_client_that_keeps_the_disk_busy_holds_up_itself_alone_and_is_not_taken_for_silent() {
     let home = Home::new().await;
     let mut owner = home.connected(Connect::kept("owner")).await;
