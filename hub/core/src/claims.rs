@@ -133,9 +133,7 @@ pub enum InvalidAccessToken {
     #[error("access token issued in the future; check the clocks")]
     NotYetValid,
     /// Shown without its key.
-    #[error(
-        "the access token is of the ACE profile mqtt_tls and good only with its key, by the MQTT authentication method `ace`"
-    )]
+    #[error("this access token must be proven: connect by MQTT 5 with the authentication method `ace` and sign with its key")]
     NeedsPossession,
 }
 

@@ -5,7 +5,7 @@ use crate::{clock, entropy, passwords::PasswordError};
 use hearthkey_core::{
     DeviceId, Seconds, UnixTime,
     audit::{AuditDraft, Outcome},
-    claims::{ACCESS_TOKEN_TYPE, AccessTokenClaims, AceProfile, Confirmation},
+    claims::{ACCESS_TOKEN_TYPE, AccessTokenClaims, AceProfile, Confirmation, InvalidAccessToken},
     network::Network,
     oauth::{BasicCredentials, ErrorCode, OAuthError, TokenRequest},
     registry::{AuthenticatedClient, Context, CredentialRecord, IntrospectTokens, IssuedToken, LoginRefused, UserPermit},
@@ -228,8 +228,12 @@ impl Hub {
             let presented = PresentedCredential::parse(bearer).map_err(|why| refused(why.to_string()))?;
             self.admit_credential(&presented, source).map_err(refused)?
         } else {
-            let verified = self.signing.load().verifier.verify(bearer, now);
-            (verified.map_err(|why| refused(why.to_string()))?.authority(), None)
+            let refused = |why: InvalidAccessToken| match why {
+                // Whoever holds it may know what it is for; anybody could make up one that is not good.
+                InvalidAccessToken::NeedsPossession => OAuthError::new(ErrorCode::InvalidToken, why.to_string()),
+                why => refused(why.to_string()),
+            };
+            (self.signing.load().verifier.verify(bearer, now).map_err(refused)?.authority(), None)
         };
         let standing = self.judge_at(&authority, now).map_err(|end| refused(end.reason_string()))?;
         Ok(((authority, standing), replacing))

@@ -2,7 +2,7 @@
 
 use crate::{
     device::{Device, code_of},
-    home::{Home, ask},
+    home::{Answer, Home, ask},
 };
 use base64ct::{Base64UrlUnpadded, Encoding};
 use hearthkey_core::oauth::JWT_BEARER;
@@ -145,6 +145,7 @@ async fn a_device_with_an_ed25519_key_gets_its_token_and_proves_it_by_that_key_a
 
 #[tokio::test]
 async fn a_client_with_a_secret_shares_a_key_for_each_token_that_is_good_only_with_it() {
+    let says_what_to_do = |answer: &Answer| answer.body.to_string().contains("must be proven: connect by MQTT 5 with");
     let home = Home::open().await;
     let lamp = home.enrolled("lamp", "thermostat").await;
     let [meter, plug] = [home.with_secret("meter", "thermostat").await, home.with_secret("plug", "thermostat").await];
@@ -176,7 +177,11 @@ async fn a_client_with_a_secret_shares_a_key_for_each_token_that_is_good_only_wi
     assert_eq!(home.possess("lamp", &first, |nonce| mac(&key, nonce)).await.err(), Some(0x85), "another's name");
     for (token, key) in [(&first, &key), (&second, &newer)] {
         assert_eq!(home.connect("meter", token).await.err(), Some(0x87), "shown, not proved");
-        assert_eq!(home.get("/devices", token).await.refusal(), (401, "invalid_token"), "by HTTPS neither");
+        let by_https = home.get("/devices", token).await;
+        assert_eq!(by_https.refusal(), (401, "invalid_token"), "by HTTPS neither");
+        assert!(says_what_to_do(&by_https), "{by_https:?}");
+        let forged = format!("{}AAAA", &token[..token.len() - 4]);
+        assert!(!says_what_to_do(&home.get("/devices", &forged).await), "who made it up learns nothing");
         let mut session = home.possess("meter", token, |nonce| mac(key, nonce)).await.expect("the holder");
         assert!(session.is_alive().await);
     }
