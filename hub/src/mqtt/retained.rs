@@ -285,4 +285,15 @@ mod tests {
         }
         assert_eq!((retained.size(), retained.held_by_principal.len()), ((0, 0), 0));
     }
+
+    #[test]
+    fn many_topics_come_and_go_and_leave_no_room_behind() {
+        let mut retained = at_most(10, 10_000);
+        for number in 0..200_000 {
+            set(&mut retained, &format!("a/{number}"), "1").expect("room");
+            set(&mut retained, &format!("a/{number}"), "").expect("removal always works");
+        }
+        assert_eq!((retained.size(), retained.held_by_principal.len()), ((0, 0), 0));
+        assert!(retained.by_topic.capacity() < 16, "{}", retained.by_topic.capacity());
+    }
 }
