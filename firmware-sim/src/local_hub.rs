@@ -4,9 +4,11 @@
 //! process group of its own, so that Ctrl-C at a terminal is its starter's to answer, and ends when its starter does, however
 //! that ends: its standard input closes.
 
+use std::collections::HashSet;
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
+use std::sync::{LazyLock, Mutex, PoisonError};
 use std::time::Duration;
 
 use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process, waitid};
@@ -227,15 +229,20 @@ fn find_binary() -> Option<PathBuf> {
     beside.chain(on_path).map(|dir| dir.join("hearthkey")).find(|path| path.is_file())
 }
 
-/// Ports that nobody uses, below those that the system hands out: a hub that starts again finds them free.
+/// Ports that nobody uses, below those that the system hands out: a hub that starts again finds them free. No two calls give
+/// the same.
 fn free_ports() -> [u16; 3] {
-    loop {
-        let [https, mqtts, mqtt] = std::array::from_fn(|_| fastrand::u16(10_000..32_000));
-        let is_free = |port: &u16| TcpListener::bind(("127.0.0.1", *port)).is_ok();
-        if https != mqtts && mqtts != mqtt && mqtt != https && [https, mqtts, mqtt].iter().all(is_free) {
-            return [https, mqtts, mqtt];
+    static GIVEN: LazyLock<Mutex<HashSet<u16>>> = LazyLock::new(Mutex::default);
+    let mut given = GIVEN.lock().unwrap_or_else(PoisonError::into_inner);
+    std::array::from_fn(|_| {
+        loop {
+            let port = fastrand::u16(10_000..32_000);
+            if !given.contains(&port) && TcpListener::bind(("127.0.0.1", port)).is_ok() {
+                given.insert(port);
+                return port;
+            }
         }
-    }
+    })
 }
 
 fn system(doing: &str) -> impl FnOnce(std::io::Error) -> LocalHubError + use<> {

@@ -120,7 +120,12 @@ mod tests {
     async fn a_flood_of_logins_is_turned_away_at_a_bound() {
         let passwords = Passwords::default();
         let tries = (0..MAX_WAITING_HASHES * 3).map(|_| passwords.verify(text("anything at all"), None));
-        let answers = futures_util::future::join_all(tries).await;
+        let mut answers = std::pin::pin!(futures_util::future::join_all(tries));
+        // Nobody's turn ends before all have asked.
+        let turns = passwords.turns.acquire_many(MAX_CONCURRENT_HASHES as u32).await.expect("open");
+        assert!(futures_util::poll!(&mut answers).is_pending());
+        drop(turns);
+        let answers = answers.await;
         let busy = answers.iter().filter(|answer| **answer == Err(PasswordError::Busy)).count();
         assert_eq!(busy, MAX_WAITING_HASHES * 2);
     }

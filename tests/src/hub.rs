@@ -2,9 +2,10 @@
 //!
 //! Remembers every secret that passes through, and looks for them in all that the hub writes.
 
+use std::collections::HashSet;
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 
 use base64ct::{Base64UrlUnpadded, Encoding as _};
 use hearthkey_sim::Storage;
@@ -371,16 +372,20 @@ impl Drop for Hub {
 
 impl Ports {
     /// Ports that nobody uses, below those that the system hands out: a hub that starts again finds them free.
+    /// No two calls of one process give the same.
     pub fn free() -> Self {
+        static GIVEN: LazyLock<Mutex<HashSet<u16>>> = LazyLock::new(Mutex::default);
+        let mut given = GIVEN.lock().unwrap_or_else(PoisonError::into_inner);
         let [https, mqtts, mqtt] = std::array::from_fn(|_| {
             loop {
                 let port = fastrand::u16(10_000..32_000);
-                if TcpListener::bind(("127.0.0.1", port)).is_ok() {
+                if !given.contains(&port) && TcpListener::bind(("127.0.0.1", port)).is_ok() {
+                    given.insert(port);
                     return port;
                 }
             }
         });
-        if https == mqtts || mqtts == mqtt || mqtt == https { Self::free() } else { Self { https, mqtts, mqtt } }
+        Self { https, mqtts, mqtt }
     }
 }
 

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::process::{ExitStatus, Stdio};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 use std::{env, fs};
 
 use rustix::process::{Pid, Signal, kill_process};
@@ -13,7 +13,7 @@ use tokio::process::{Child, ChildStdin, Command};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
-use crate::patience::within;
+use crate::patience::{PATIENCE, within};
 
 /// Where to find the binaries, if not beside the test: tests of what a package installed.
 const BINARY_DIR: &str = "HEARTHKEY_BIN_DIR";
@@ -84,7 +84,15 @@ impl Ran {
 ///
 /// # Panics
 /// When it cannot be started or does not end.
-pub async fn run(mut command: Command, input: &str) -> Ran {
+pub async fn run(command: Command, input: &str) -> Ran {
+    run_within(PATIENCE, command, input).await
+}
+
+/// As [`run`], for a program that takes its time.
+///
+/// # Panics
+/// When it cannot be started or does not end in time.
+pub async fn run_within(patience: Duration, mut command: Command, input: &str) -> Ran {
     command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
     let name = format!("{:?}", command.as_std().get_program());
     let mut child = command.spawn().unwrap_or_else(|error| panic!("{name} does not start: {error}"));
@@ -92,7 +100,8 @@ pub async fn run(mut command: Command, input: &str) -> Ran {
         // A program that reads nothing may have closed it.
         let _ = stdin.write_all(input.as_bytes()).await;
     }
-    let output = within(&format!("the end of {name}"), child.wait_with_output()).await.expect("a child can be awaited");
+    let ended = tokio::time::timeout(patience, child.wait_with_output()).await;
+    let output = ended.unwrap_or_else(|_| panic!("{name} does not end")).expect("a child can be awaited");
     let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
     Ran { exit: exit_code(output.status), out: text(output.stdout), err: text(output.stderr) }
 }
@@ -178,7 +187,7 @@ impl Running {
     /// When no such line comes.
     pub async fn line<T>(&mut self, what: &str, mut look: impl FnMut(&str) -> Option<T>) -> T {
         let said = Arc::clone(&self.said);
-        let waiting = tokio::time::timeout(crate::patience::PATIENCE, async {
+        let waiting = tokio::time::timeout(PATIENCE, async {
             while let Some(line) = self.lines.recv().await {
                 if let Some(seen) = look(&line) {
                     return Some(seen);

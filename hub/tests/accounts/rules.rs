@@ -32,7 +32,7 @@ async fn each_list_comes_in_pages_that_hold_each_item_once() {
         home.with_secret(&format!("plug-{number}"), "switch").await;
         home.owns(Method::POST, "/users", json!({"name": format!("ann-{number}"), "role": "viewer"})).await;
         home.token(&home.owner, json!({"name": "x"})).await;
-        home.owns(Method::POST, "/devices/lamp/commands/identify", json!({})).await;
+        home.owns(Method::POST, "/devices/lamp/commands/identify", json!({"ttl_s": 600})).await;
         home.oauth("device_authorization", &[("client_id", "hearthkey-cli")]).await;
     }
     for (path, at_least) in

@@ -54,6 +54,7 @@ pub(crate) struct Device {
 
 impl Home {
     pub(crate) async fn open() -> Self {
+        open_many_files();
         let data = tempfile::tempdir().expect("a temporary directory");
         let root = data.path().join("data");
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
@@ -232,4 +233,12 @@ pub(crate) async fn refusal(response: Response) -> (u16, String) {
 
 pub(crate) fn header<'a>(response: &'a Response, name: &str) -> &'a str {
     response.headers().get(name).map_or("", |value| value.to_str().expect("ASCII"))
+}
+
+/// Lets this process open as many files as the system allows: most give a program 1,024 to begin with, and both ends of a
+/// thousand connections are here.
+fn open_many_files() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let limit = getrlimit(Resource::Nofile);
+    setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit }).expect("up to the hard limit");
 }

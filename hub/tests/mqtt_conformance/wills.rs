@@ -130,10 +130,11 @@ async fn mqtt_3_1_3_9_who_returns_in_time_leaves_no_will() {
     let home = Home::new().await;
     let mut watcher = home.connected(owner(5, "watcher")).await;
     watcher.subscribe("last", 1).await;
-    let will = |delay: u8| Some(("last".to_owned(), vec![b'0' + delay], 1, false, vec![0x18, 0, 0, 0, delay]));
-    drop(home.connected(Connect { will: will(2), ..kept(5, "a") }).await);
+    let will = |which: u8, delay: u8| Some(("last".to_owned(), vec![b'0' + which], 1, false, vec![0x18, 0, 0, 0, delay]));
+    // Long enough for any machine to return in time; that a will which was not taken back comes later, the simulation sees.
+    drop(home.connected(Connect { will: will(2, 200), ..kept(5, "a") }).await);
     connections_left(&home, 1).await;
-    drop(home.connected(Connect { will: will(1), ..kept(5, "a") }).await);
+    drop(home.connected(Connect { will: will(1, 1), ..kept(5, "a") }).await);
     assert_eq!(watcher.message().await.payload, "1", "the will of the second connection, after its own delay");
     home.connected(kept(5, "a")).await.goodbye().await;
     watcher.nothing_came().await;

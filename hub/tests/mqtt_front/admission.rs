@@ -206,7 +206,7 @@ async fn other_protocols_and_versions_are_told_so_or_closed() {
 
 #[tokio::test]
 async fn who_says_nothing_is_closed_after_the_time_for_connect() {
-    let limits = Limits { connect_timeout: Duration::from_millis(100), ..Limits::default() };
+    let limits = Limits { connect_timeout: Duration::from_secs(1), ..Limits::default() };
     let home = Home::with(FakeGate::of_a_home(), limits).await;
     home.stranger().await.closed().await;
     let mut half = home.stranger().await;

@@ -175,9 +175,11 @@ async fn a_will_with_delay_waits_and_is_cancelled_by_a_return() {
     let mut owner = home.v5("owner").await;
     owner.subscribe(STATUS, 1).await;
     let mut connect = Connect::kept("lamp").will(STATUS, "offline", false);
-    connect.will.as_mut().unwrap().4 = vec![0x18, 0, 0, 0, 1];
+    // An hour: however slow the machine, the return is in time.
+    connect.will.as_mut().unwrap().4 = vec![0x18, 0, 0, 0x0E, 0x10];
     drop(home.connected(connect.clone()).await);
     home.gate.event(|event| event.what == Happening::Ended(Ending::ConnectionLost)).await;
+    connect.will.as_mut().unwrap().4 = vec![0x18, 0, 0, 0, 1];
     let mut back = home.connected(connect.clone()).await;
     assert_eq!(back.publish1(STATUS, "online").await, 0);
     assert_eq!(owner.message().await.payload, "online");
@@ -190,7 +192,8 @@ async fn who_is_silent_for_longer_than_the_keep_alive_is_cut_and_who_pings_is_no
     let home = Home::new().await;
     let mut silent = home.connected(Connect { keep_alive: 1, ..Connect::v5("lamp") }).await;
     let mut never = home.connected(Connect { keep_alive: 0, ..Connect::v5("oven") }).await;
-    let mut pinging = home.connected(Connect { keep_alive: 1, ..Connect::v5("owner") }).await;
+    // Half as long would leave it a second and a half, and a machine may stand still for that.
+    let mut pinging = home.connected(Connect { keep_alive: 3, ..Connect::v5("owner") }).await;
     let cut = tokio::spawn(async move { silent.disconnected().await });
     while !cut.is_finished() {
         pinging.nothing_came().await;

@@ -103,21 +103,14 @@ async fn rumqttc_speaks_with_us_in_mqtt_5() {
     within(polling).await.unwrap();
 }
 
-#[allow(clippy::print_stderr)]
-fn tell_untested(tool: &str) {
-    eprintln!("NOT TESTED: {tool} is not installed (Debian: mosquitto-clients)");
-}
-
-/// mosquitto's tools, where they are installed.
-async fn mosquitto(tool: &str, home: &Home, arguments: &[&str]) -> Option<Command> {
-    if Command::new(tool).arg("--help").stdout(Stdio::null()).stderr(Stdio::null()).status().await.is_err() {
-        tell_untested(tool);
-        return None;
-    }
+/// mosquitto's tools.
+async fn mosquitto(tool: &str, home: &Home, arguments: &[&str]) -> Command {
+    let found = Command::new(tool).arg("--help").stdout(Stdio::null()).stderr(Stdio::null()).status().await;
+    found.unwrap_or_else(|error| panic!("{tool}: {error}; run `.ci/setup test`"));
     let mut command = Command::new(tool);
     command.args(["-h", "127.0.0.1", "-p", &home.address.port().to_string()]).args(arguments);
     command.stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
-    Some(command)
+    command
 }
 
 #[tokio::test]
@@ -126,8 +119,7 @@ async fn mosquitto_speaks_with_us_in_both_dialects() {
     home.v5("lamp").await.publish("dev/lamp/tele/x", "20", true, &[]).await;
     for (version, qos) in [("mqttv311", "1"), ("mqttv5", "1"), ("mqttv311", "2"), ("mqttv5", "2")] {
         let subscription = ["-V", version, "-i", "owner", "-u", "owner", "-P", "owner", "-q", qos, "-t", "dev/+/tele/#", "-v"];
-        let Some(mut subscribe) = mosquitto("mosquitto_sub", &home, &subscription).await else { return };
-        let mut subscriber = subscribe.spawn().unwrap();
+        let mut subscriber = mosquitto("mosquitto_sub", &home, &subscription).await.spawn().unwrap();
         let mut lines = BufReader::new(subscriber.stdout.take().unwrap()).lines();
         // It says that it is subscribed only when its buffer is full; a retained message shows it.
         within(async { while lines.next_line().await.unwrap().unwrap() != "dev/lamp/tele/x 20" {} }).await;
@@ -135,7 +127,7 @@ async fn mosquitto_speaks_with_us_in_both_dialects() {
             let home = &home;
             async move {
                 let arguments = ["-V", version, "-i", "lamp", "-u", "lamp", "-P", password, "-q", qos, "-t", topic, "-m", "21"];
-                within(mosquitto("mosquitto_pub", home, &arguments).await.unwrap().output()).await.unwrap()
+                within(mosquitto("mosquitto_pub", home, &arguments).await.output()).await.unwrap()
             }
         };
         assert!(publish("dev/lamp/tele/x", "lamp").await.status.success());

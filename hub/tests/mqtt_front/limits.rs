@@ -242,7 +242,7 @@ async fn a_client_that_keeps_the_disk_busy_holds_up_itself_alone_and_is_not_take
         }
     })
     .await;
-    let mut oven = home.connected(Connect { keep_alive: 1, ..Connect::v5("oven") }).await;
+    let mut oven = home.connected(Connect { keep_alive: 3, ..Connect::v5("oven") }).await;
     oven.nothing_came().await;
     assert_eq!(oven.publish1("dev/oven/tele/x", "1").await, 0, "what needs no row is answered");
     // Who is silent is cut; who is not read meanwhile is not.

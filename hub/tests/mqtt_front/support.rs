@@ -29,7 +29,7 @@ use tokio::{
 };
 
 /// How long a test waits for what must happen before it fails.
-pub const PATIENCE: Duration = Duration::from_secs(20);
+pub const PATIENCE: Duration = Duration::from_secs(60);
 
 /// What carries the messages: the programs `mqtt_front_router` and `mqtt_conformance_router` tell the stories of `mqtt_front`
 /// and `mqtt_conformance` once more.
@@ -319,6 +319,7 @@ impl Home {
     }
 
     pub async fn on(fabric: FabricKind, gate: Arc<FakeGate>, limits: Limits) -> Self {
+        open_many_files();
         let front = Front::on(fabric, gate.clone(), limits, gate.rows());
         let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
         let address = listener.local_addr().unwrap();
@@ -740,4 +741,12 @@ impl Client {
         self.send(&[0xE0, 0]).await;
         self.closed().await;
     }
+}
+
+/// Lets this process open as many files as the system allows: most give a program 1,024 to begin with, and both ends of a
+/// thousand connections are here.
+fn open_many_files() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let limit = getrlimit(Resource::Nofile);
+    setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit }).expect("up to the hard limit");
 }

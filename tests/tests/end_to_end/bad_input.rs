@@ -6,6 +6,7 @@ use std::time::Duration;
 use hearthkey_tests::agent::Agent;
 use hearthkey_tests::hub::Hub;
 use hearthkey_tests::keyed::{Keyed, token_form};
+use hearthkey_tests::mosquitto::{Mosquitto, shown};
 use hearthkey_tests::patience::{until, within};
 use hearthkey_tests::wire::{Connect, Wire, integer, packet, publish, string, subscribe, tls};
 use rustix::process::{Resource, getrlimit, setrlimit};
@@ -34,7 +35,10 @@ async fn whatever_bytes_come_to_any_listener_the_hub_goes_on_and_loses_nothing()
     let mut lamp = hub.agent("lamp", "thermostat").await;
     lamp.connected().await;
     let token = Keyed::enrolled(&hub, "attacker", "thermostat").await.token(&hub).await;
-    lamp.publish("dev/lamp/about", "acknowledged").await.expect("allowed");
+    let keeper = Mosquitto::owner(&hub, "keeper");
+    let kept = ["-c", "-x", "3600", "-q", "1", "-t", "dev/lamp/tele/kept"];
+    assert_eq!(keeper.subscribe(&[&["-E"], &kept[..]].concat()).ended().await, 0);
+    lamp.publish("dev/lamp/tele/kept", "acknowledged").await.expect("allowed");
 
     let (https, mqtts, mqtt) = (hub.ports().https, hub.ports().mqtts, hub.ports().mqtt);
     for _ in 0..ROUNDS {
@@ -62,9 +66,9 @@ async fn whatever_bytes_come_to_any_listener_the_hub_goes_on_and_loses_nothing()
     hub.audited("refused input", |entry| entry["action"] == "mqtt.connect" && entry["outcome"] == "denied").await;
     hub.restart().await;
     assert_eq!(hub.device("lamp").await["status"], "active");
-    let owner = hearthkey_tests::mosquitto::Mosquitto::owner(&hub, "owner");
-    let mut about = owner.subscribed(&["-t", "dev/lamp/state"]).await;
-    about.line("the retained state", hearthkey_tests::mosquitto::shown).await;
+    let mut state = Mosquitto::owner(&hub, "owner").subscribed(&["-t", "dev/lamp/state"]).await;
+    state.line("the retained state", shown).await;
+    assert_eq!(keeper.subscribe(&kept).line("what was acknowledged", shown).await.payload, "acknowledged");
     hub.finish().await;
 }
 

@@ -142,9 +142,7 @@ async fn a_session_that_is_kept_gets_what_it_missed_even_if_the_hub_restarts_or_
             let keeper = if v311 { keeper.v311() } else { keeper };
             let expiry: &[&str] = if v311 { &[] } else { &["-x", "3600"] };
             let kept = [&["-c", "-q", "1", "-t", "dev/lamp/tele/#"], expiry].concat();
-            let mut connected = keeper.subscribed(&kept).await;
-            connected.signal(rustix::process::Signal::TERM);
-            connected.ended().await;
+            assert_eq!(keeper.subscribe(&[&["-E"], &kept[..]].concat()).ended().await, 0);
             let publisher = Mosquitto::new(&hub, "lamp", &token);
             publisher.publishes("dev/lamp/tele/n", "first", &["-q", "1"]).await;
             publisher.publishes("dev/lamp/tele/n", "second", &["-q", "1"]).await;

@@ -112,7 +112,7 @@ async fn commands_come_from_the_hub_alone_and_only_those_of_the_profile() {
     assert!(ran.text().contains("Not authorized"), "{ran:?}");
     let unknown = hub.ran(&["send", "lamp", "self-destruct"]).await;
     assert!(unknown.exit == 1 && unknown.err.contains("self-destruct"), "{unknown:?}");
-    assert_eq!(hub.told(&["send", "lamp", "identify"]).await["state"], "succeeded");
+    assert_eq!(hub.told(&["send", "lamp", "identify", "--wait", "30s"]).await["state"], "succeeded");
     let summary = lamp.leave().await;
     assert_eq!((summary.commands_succeeded, summary.commands_rejected), (1, 0), "{summary:?}");
     hub.finish().await;

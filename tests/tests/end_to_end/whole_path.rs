@@ -41,7 +41,7 @@ async fn from_enrolment_to_revocation(hub: Hub) {
         (message["topic"] == "dev/lamp/state" && payload.contains("23.5")).then_some(())
     });
     state.await;
-    let rejected = hub.ran(&["send", "lamp", "set-setpoint", r#"{"celsius":900}"#, "-o", "json"]).await;
+    let rejected = hub.ran(&["send", "lamp", "set-setpoint", r#"{"celsius":900}"#, "--wait", "30s", "-o", "json"]).await;
     assert_eq!((rejected.exit, &rejected.json()["state"]), (1, &"rejected".into()), "{rejected:?}");
 
     // What is its neighbour's, it leaves alone.
