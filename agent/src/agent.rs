@@ -4,7 +4,7 @@ use crate::application::{Application, Event, Farewell, Turn};
 use crate::buffer::Buffer;
 use crate::command::CommandGate;
 use crate::device::{Config, Device};
-use crate::identity::Identity;
+use crate::identity::{Identity, SEQUENCE_BYTES, sequence_in};
 use crate::keys::Drbg;
 use crate::lifecycle::{Awaited, Ending, Next};
 use crate::mqtt::codec;
@@ -109,26 +109,21 @@ impl Agent {
 
     /// False if storage cannot be read: no command is carried out then.
     fn load_sequence<P: Platform, A: Application>(&mut self, platform: &mut P, application: &mut A) -> bool {
-        let mut bytes = [0; 8];
-        let loaded = platform.load(Record::CommandSequence, &mut bytes);
+        let mut record = [0; SEQUENCE_BYTES];
+        let loaded = platform.load(Record::CommandSequence, &mut record);
         self.device.diagnostics.storage(loaded.is_ok());
-        self.device.gate = match loaded {
-            Ok(Some(8)) => CommandGate::new(u64::from_be_bytes(bytes)),
-            Ok(None) => CommandGate::new(0),
-            Ok(Some(_)) => {
-                application.event(Event::StorageFailed);
-                CommandGate::new(0)
-            }
-            Err(StorageFailed) => {
-                application.event(Event::StorageFailed);
-                CommandGate::unread()
-            }
+        self.device.gate = if loaded.is_ok() {
+            // Zero if there is none.
+            CommandGate::new(sequence_in(&record))
+        } else {
+            application.event(Event::StorageFailed);
+            CommandGate::unread()
         };
         loaded.is_ok()
     }
 
     fn store_sequence<P: Platform, A: Application>(&mut self, platform: &mut P, application: &mut A, sequence: u64) {
-        let stored = platform.store(Record::CommandSequence, &sequence.to_be_bytes());
+        let stored = platform.store(Record::CommandSequence, &self.device.identity.sequence_record(sequence));
         self.device.diagnostics.storage(stored.is_ok());
         match stored {
             Ok(()) => self.device.gate.stored(sequence),

@@ -305,9 +305,11 @@ pub(crate) fn pending_key<P: Platform>(platform: &mut P, random: &mut Drbg) -> R
 /// Stores who the device is from now on.
 #[inline(never)]
 pub(crate) fn keep<P: Platform>(platform: &mut P, identity: Identity) -> Result<Identity, IdentityError> {
-    if platform.load(Record::CommandSequence, &mut [0; 8]) != Ok(None) {
-        // What another hub counted means nothing to this one.
-        platform.store(Record::CommandSequence, &[0; 8]).map_err(IdentityError::Storage)?;
+    // A hub goes on counting the commands to a device that is enrolled anew, and offers it what it had not heard of.
+    let none = identity.sequence_record(0);
+    let mut stored = none;
+    if platform.load(Record::CommandSequence, &mut stored)?.is_some() && stored[8..] != none[8..] {
+        platform.store(Record::CommandSequence, &none)?;
     }
     let enrolled = Stored::Enrolled(identity);
     enrolled.store(platform)?;

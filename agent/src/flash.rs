@@ -13,6 +13,7 @@ use zeroize::{Zeroize as _, Zeroizing};
 
 /// The longest record.
 const MAX_RECORD: usize = crate::identity::Identity::MAX_BYTES;
+const MAX_SEQUENCE: usize = crate::identity::SEQUENCE_BYTES;
 /// Length, record, one spare byte, CRC.
 const ENTRY_HEADER: usize = 8;
 /// The coarsest granule of NOR flash (STM32H7: 32 bytes of one ECC word).
@@ -27,9 +28,9 @@ const RECORDS: [Record; 2] = [Record::Identity, Record::CommandSequence];
 
 /// Records in the flash that it is given for itself.
 ///
-/// Wear: the command sequence is written once per command. 4 KB in granules of at most 16 bytes take 87 of these, beside the
+/// Wear: the command sequence is written once per command. 4 KB in granules of at most 32 bytes take 42 of these, beside the
 /// longest identity and the key that was stored before it, before two erasures follow: flash that bears 10,000 bears
-/// 800,000 commands. A renewal writes nothing.
+/// 400,000 commands. A renewal writes nothing.
 #[derive(Debug)]
 pub struct FlashRecords<F> {
     flash: F,
@@ -261,7 +262,7 @@ impl<F: NorFlash> FlashRecords<F> {
 const fn longest(record: Record) -> usize {
     match record {
         Record::Identity => MAX_RECORD,
-        Record::CommandSequence => 8,
+        Record::CommandSequence => MAX_SEQUENCE,
     }
 }
 
@@ -286,7 +287,7 @@ fn write_entry(entry: &mut [u8; MAX_ENTRY], record: Record, payload: &[u8], gran
 }
 
 /// CRC-32 of IEEE 802.3, bit by bit: a few hundred bytes, a few times in a device's life.
-fn crc32(parts: &[&[u8]]) -> u32 {
+pub(crate) fn crc32(parts: &[&[u8]]) -> u32 {
     let bytes = parts.iter().flat_map(|part| part.iter());
     !bytes.fold(u32::MAX, |crc, byte| {
         (0..8).fold(crc ^ u32::from(*byte), |crc, _| if crc & 1 == 0 { crc >> 1 } else { crc >> 1 ^ 0xedb8_8320 })

@@ -2,6 +2,7 @@
 //! Turns that into one record for storage and back. Stores nothing itself.
 
 use crate::buffer::{Buffer, BufferFull};
+use crate::flash::crc32;
 use crate::keys::{PublicKey, SecretKey};
 use crate::platform::{Platform, Record, StorageFailed};
 use crate::time::UnixTime;
@@ -15,6 +16,9 @@ pub const MAX_CLIENT_ID: usize = 32;
 pub const MAX_HOST: usize = 64;
 /// The longest issuer URL: scheme, host, port.
 pub const MAX_ISSUER: usize = 96;
+
+/// [`Record::CommandSequence`]: the sequence, and a checksum of whose it is.
+pub(crate) const SEQUENCE_BYTES: usize = 12;
 
 /// A key pair of the device.
 #[derive(Debug)]
@@ -122,11 +126,26 @@ impl Identity {
         &self.issuer
     }
 
+    /// The record of the command sequence, with the name and hub whose it is: both go on counting when this device is enrolled anew
+    /// there, and mean nothing elsewhere.
+    pub(crate) fn sequence_record(&self, sequence: u64) -> [u8; SEQUENCE_BYTES] {
+        let whose = crc32(&[self.home_ca.public_key.coordinates(), self.client_id.as_bytes()]);
+        let mut record = [0; SEQUENCE_BYTES];
+        record[..8].copy_from_slice(&sequence.to_be_bytes());
+        record[8..].copy_from_slice(&whose.to_be_bytes());
+        record
+    }
+
     /// The public half of the device's key.
     #[must_use]
     pub fn public_key(&self) -> &PublicKey {
         &self.key.public
     }
+}
+
+/// The sequence in a [record](Identity::sequence_record).
+pub(crate) fn sequence_in(record: &[u8; SEQUENCE_BYTES]) -> u64 {
+    record.first_chunk().map_or(0, |sequence| u64::from_be_bytes(*sequence))
 }
 
 impl Stored {

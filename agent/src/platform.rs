@@ -45,7 +45,7 @@ pub trait Platform {
 pub enum Record {
     /// Key and enrolment, at most [`Identity::MAX_BYTES`](crate::Identity::MAX_BYTES) bytes, secret.
     Identity,
-    /// The command sequence below which commands are refused after a restart, 8 bytes.
+    /// The command sequence below which commands are refused after a restart, and whose it is: 12 bytes. Outlives the identity.
     CommandSequence,
 }
 

@@ -168,10 +168,13 @@ async fn sequences_survive_a_restart_and_are_written_once_for_each_command() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_command_in_the_midst_of_which_the_power_goes_is_not_carried_out_again() {
+async fn a_command_in_the_midst_of_which_the_power_goes_is_not_carried_out_again_even_by_a_device_enrolled_anew() {
     let mut home = Home::new(29).await;
     let carried_out = Rc::new(RefCell::new(0));
-    for life in 0..2 {
+    for life in 0..3 {
+        if life == 2 {
+            home.rotate().await;
+        }
         let (mut lamp, count) = (Lamp::default(), carried_out.clone());
         lamp.command = Box::new(move |_, _| {
             *count.borrow_mut() += 1;
@@ -185,6 +188,20 @@ async fn a_command_in_the_midst_of_which_the_power_goes_is_not_carried_out_again
         };
         home.run(lamp, check).await;
         assert_eq!(*carried_out.borrow(), 1, "life {life}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_one_hub_counted_of_one_device_means_nothing_to_another_hub_or_another_device() {
+    for to_another_home in [false, true] {
+        let mut home = Home::new(34).await;
+        let obey = async |hub: &mut Hub| {
+            let mut call = hub.let_in().await;
+            assert_eq!(call.command(&command("c-9", 9, 1), 3).await.1, answers(&[ACCEPTED, EXECUTING, SUCCEEDED], "c-9"));
+        };
+        home.run(lamp().0, obey).await;
+        home.become_another(to_another_home).await;
+        assert_eq!(home.platform.storage.borrow()["command-sequence"][..8], [0; 8]);
     }
 }
 

@@ -5,7 +5,7 @@ use crate::support::hub::{Home, Hub, REGISTRATION, enrolment_string, http_respon
 use crate::support::pki::HomeCa;
 use hearthkey_agent::tls::{Refusal, TlsError};
 use hearthkey_agent::{
-    ConnectFailed, EnrolError, Enrolled, Enrolment, EnrolmentStringError, Identity, Platform, Record, Software, Workspace, enrol,
+    ConnectFailed, EnrolError, Enrolled, Enrolment, EnrolmentStringError, Identity, Platform, Software, Workspace, enrol,
 };
 use tokio::io::AsyncWriteExt;
 
@@ -75,15 +75,13 @@ async fn a_device_registers_its_key_and_keeps_what_it_learnt() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_device_that_was_erased_enrols_anew_with_another_key_and_counts_commands_from_zero() {
+async fn a_device_that_was_erased_enrols_anew_with_another_key() {
     let mut device = NewDevice::new();
     let first = device.enrol(async |hub| _ = answer(hub, "201 Created", REGISTRATION).await).await.unwrap();
-    device.platform.store(Record::CommandSequence, &900_u64.to_be_bytes()).unwrap();
     Identity::erase(&mut device.platform).unwrap();
     assert!(Identity::load(&mut device.platform).unwrap().is_none());
     let second = device.enrol(async |hub| _ = answer(hub, "201 Created", REGISTRATION).await).await.unwrap();
     assert_ne!(first.identity.public_key(), second.identity.public_key());
-    assert_eq!(device.platform.storage.borrow()["command-sequence"], [0; 8]);
 }
 
 #[tokio::test(start_paused = true)]

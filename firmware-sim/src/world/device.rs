@@ -89,7 +89,7 @@ impl VirtualDevice {
         self.thermostat.sessions
     }
 
-    /// Makes a new key, as in an enrolment anew.
+    /// Makes a new key, as in an enrolment anew. What it stored of the commands is of the same hub and name, and stays.
     pub(super) fn replace_key(&mut self, random: &mut fastrand::Rng) {
         self.core = Some(SansIo::new(new_identity(&self.id, random), self.config, self.sequence));
     }

@@ -11,7 +11,7 @@ const CAPACITY: usize = 2 * PAGE;
 const MAX_DEEDS: usize = 200;
 
 /// The records at their longest.
-const LONGEST: [usize; 2] = [Identity::MAX_BYTES, 8];
+const LONGEST: [usize; 2] = [Identity::MAX_BYTES, 12];
 
 /// Deeds of three bytes each: store, tamper, start again. Whatever was done to the flash, what was stored last is what is
 /// loaded; until somebody tampers, nothing else is ever lost or comes back.

@@ -28,9 +28,7 @@ pub struct Hub {
 
 impl Hub {
     pub fn new(calls: mpsc::UnboundedReceiver<DuplexStream>, ca: &HomeCa) -> Self {
-        let leaf = ca.hub();
-        let config = server_config(vec![leaf.der.clone(), ca.der.clone()], leaf.private_key());
-        Self { calls, acceptor: TlsAcceptor::from(Arc::new(config)), started: tokio::time::Instant::now() }
+        Self { calls, acceptor: acceptor(ca), started: tokio::time::Instant::now() }
     }
 
     /// The hub's clock.
@@ -67,6 +65,12 @@ impl Hub {
         call.welcome(!connect.clean_start, self.date(), &[]).await;
         call
     }
+}
+
+fn acceptor(ca: &HomeCa) -> TlsAcceptor {
+    let leaf = ca.hub();
+    let config = server_config(vec![leaf.der.clone(), ca.der.clone()], leaf.private_key());
+    TlsAcceptor::from(Arc::new(config))
 }
 
 /// One connection.
@@ -232,6 +236,7 @@ impl Application for Lamp {
 pub struct Home {
     pub platform: TestPlatform,
     pub hub: Hub,
+    ca: HomeCa,
 }
 
 /// The enrolment string of docs/protocol.md.
@@ -288,18 +293,40 @@ impl Hub {
 impl Home {
     pub async fn new(seed: u64) -> Self {
         let ca = HomeCa::new("home");
-        let (mut platform, calls) = TestPlatform::new(seed);
-        let mut hub = Hub::new(calls, &ca);
-        let enrolment = Enrolment::parse(&enrolment_string(&ca, [7; 16], "hub")).unwrap();
+        let (platform, calls) = TestPlatform::new(seed);
+        let hub = Hub::new(calls, &ca);
+        let mut home = Self { platform, hub, ca };
+        home.enrol_as("lamp").await;
+        home
+    }
+
+    async fn enrol_as(&mut self, client_id: &str) {
+        let enrolment = Enrolment::parse(&enrolment_string(&self.ca, [7; 16], "hub")).unwrap();
         let mut workspace = Box::new(Workspace::new());
         let software = Software { id: "lamp", version: "1" };
         let registration = async {
-            let (_, _, mut stream) = hub.https().await.unwrap();
-            stream.write_all(http_response("201 Created", REGISTRATION).as_bytes()).await.unwrap();
+            let (_, _, mut stream) = self.hub.https().await.unwrap();
+            let body = REGISTRATION.replace("lamp", client_id);
+            stream.write_all(http_response("201 Created", &body).as_bytes()).await.unwrap();
         };
-        let (enrolled, ()) = tokio::join!(enrol(&mut platform, &enrolment, software, &mut workspace), registration);
-        enrolled.expect("the lamp is enrolled");
-        Self { platform, hub }
+        let (enrolled, ()) = tokio::join!(enrol(&mut self.platform, &enrolment, software, &mut workspace), registration);
+        enrolled.expect("the device is enrolled");
+    }
+
+    /// The device is erased and enrolled anew, at the same hub.
+    pub async fn rotate(&mut self) {
+        Identity::erase(&mut self.platform).unwrap();
+        self.enrol_as("lamp").await;
+    }
+
+    /// The device is erased and enrolled under another name, or at the hub of another home.
+    pub async fn become_another(&mut self, to_another_home: bool) {
+        Identity::erase(&mut self.platform).unwrap();
+        if to_another_home {
+            self.ca = HomeCa::new("another home");
+            self.hub.acceptor = acceptor(&self.ca);
+        }
+        self.enrol_as(if to_another_home { "lamp" } else { "lantern" }).await;
     }
 
     /// Runs the lamp until it ends by itself or the script ends. What it ended with, if it did.
