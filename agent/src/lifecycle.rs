@@ -198,16 +198,19 @@ fn course(ending: &Ending) -> Course {
     }
     match ending {
         Ending::Left(_) => Course::Stop(Next::StopLeft),
+        // At the door, or when a renewal is refused.
+        Ending::Refused { reason_code: ReasonCode::NOT_AUTHORIZED, reason }
+        | Ending::Disconnected { reason_code: ReasonCode::NOT_AUTHORIZED, reason } => {
+            // Otherwise the clock or the issuer may be wrong: the next attempt asks the hub for both.
+            if reason.ends_with("is disabled") { Course::Slow } else { Course::Backoff }
+        }
         Ending::Disconnected { reason_code, reason } => match *reason_code {
             ReasonCode::MAXIMUM_CONNECT_TIME => Course::AtOnce,
             ReasonCode::ADMINISTRATIVE_ACTION if reason.starts_with("policy changed") => Course::Spread,
-            ReasonCode::ADMINISTRATIVE_ACTION | ReasonCode::SESSION_TAKEN_OVER | ReasonCode::NOT_AUTHORIZED => Course::Slow,
+            ReasonCode::ADMINISTRATIVE_ACTION | ReasonCode::SESSION_TAKEN_OVER => Course::Slow,
             _ => Course::Backoff,
         },
-        Ending::Refused { reason_code, reason } => match *reason_code {
-            ReasonCode::NOT_AUTHORIZED if reason.ends_with("is disabled") => Course::Slow,
-            // The clock or the issuer may be wrong: the next attempt asks the hub for both.
-            ReasonCode::NOT_AUTHORIZED => Course::Backoff,
+        Ending::Refused { reason_code, .. } => match *reason_code {
             ReasonCode::BAD_AUTHENTICATION_METHOD
             | ReasonCode::BANNED
             | ReasonCode::CLIENT_IDENTIFIER_NOT_VALID
@@ -264,7 +267,9 @@ mod tests {
         assert!(slow.contains(&delay(said(ReasonCode::ADMINISTRATIVE_ACTION, "disabled"))));
         assert!(delay(said(ReasonCode::ADMINISTRATIVE_ACTION, "policy changed")) <= SPREAD);
         assert!(slow.contains(&delay(said(ReasonCode::SESSION_TAKEN_OVER, "taken over"))));
-        assert!(slow.contains(&delay(said(ReasonCode::NOT_AUTHORIZED, "invalid_client"))));
+        assert!(slow.contains(&delay(said(ReasonCode::NOT_AUTHORIZED, "invalid_client: client lamp is disabled"))));
+        let late = "invalid_client: the assertion expired 300 s ago by the hub's clock";
+        assert!(delay(said(ReasonCode::NOT_AUTHORIZED, late)) <= Backoff::DEFAULT.base);
         for code in [ReasonCode::SERVER_SHUTTING_DOWN, ReasonCode::CONNECTION_RATE_EXCEEDED, ReasonCode::QUOTA_EXCEEDED] {
             assert!(delay(said(code, "")) <= Backoff::DEFAULT.base);
         }

@@ -532,6 +532,22 @@ async fn a_renewal_refused_to_a_revoked_device_stops_it() {
     assert_eq!(home.run(lamp().0, check).await, Some(Ended::Revoked));
 }
 
+/// A hub without a battery starts with yesterday's date, tells it to everyone, and learns today's later.
+#[tokio::test(start_paused = true)]
+async fn a_hub_whose_clock_is_set_has_its_devices_back_in_a_moment() {
+    let mut home = Home::new(35).await;
+    let check = async |hub: &mut Hub| {
+        let mut call = hub.let_in().await;
+        let FromClient::Auth { reason: 0x19, .. } = not_a_ping(&mut call).await else { panic!("no renewal") };
+        call.send(&mqtt::disconnect(0x87, "invalid_client: the assertion expired 300 s ago by the hub's clock")).await;
+        let since = tokio::time::Instant::now();
+        let mut call = hub.answer().await;
+        assert!(since.elapsed() < Duration::from_secs(2), "{:?}", since.elapsed());
+        assert_eq!(call.connect().await.data.as_deref(), Some([].as_slice()), "asks for the date");
+    };
+    home.run(lamp().0, check).await;
+}
+
 /// A lamp that fills every buffer that it is given.
 fn chattering_lamp() -> (Lamp, Rc<RefCell<Vec<String>>>) {
     let (mut lamp, events) = lamp();
