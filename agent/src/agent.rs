@@ -70,10 +70,14 @@ impl Agent {
         application: &mut A,
         workspace: &mut Workspace,
     ) -> Ended {
-        let mut is_sequence_known = false;
+        // A former run that was dropped left these as they were.
+        workspace.wipe();
+        self.device.go_offline();
         let mut due = platform.now();
         loop {
-            is_sequence_known = is_sequence_known || self.load_sequence(platform, application);
+            if !self.device.gate.is_read() {
+                self.load_sequence(platform, application);
+            }
             self.reseed(platform);
             if let Some(farewell) = self.wait(platform, application, due).await {
                 return Ended::Left(farewell);
@@ -107,8 +111,8 @@ impl Agent {
         self.device.random = Drbg::from_seed(&seed, "hearthkey connection");
     }
 
-    /// False if storage cannot be read: no command is carried out then.
-    fn load_sequence<P: Platform, A: Application>(&mut self, platform: &mut P, application: &mut A) -> bool {
+    /// If storage cannot be read, no command is carried out.
+    fn load_sequence<P: Platform, A: Application>(&mut self, platform: &mut P, application: &mut A) {
         let mut record = [0; SEQUENCE_BYTES];
         let loaded = platform.load(Record::CommandSequence, &mut record);
         self.device.diagnostics.storage(loaded.is_ok());
@@ -119,7 +123,6 @@ impl Agent {
             application.event(Event::StorageFailed);
             CommandGate::unread()
         };
-        loaded.is_ok()
     }
 
     fn store_sequence<P: Platform, A: Application>(&mut self, platform: &mut P, application: &mut A, sequence: u64) {

@@ -138,6 +138,10 @@ impl CommandGate {
         Self { highest: 0, stored: None, seen: Deque::new() }
     }
 
+    pub(crate) fn is_read(&self) -> bool {
+        self.stored.is_some()
+    }
+
     /// Judges a message under `cmd/<name>`, received at `now`. `hindrance` is why no command whatever can be carried out now.
     ///
     /// # Errors

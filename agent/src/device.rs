@@ -128,7 +128,6 @@ pub(crate) struct Device {
     clean_start: bool,
     executing: Option<String<MAX_COMMAND_ID>>,
     finished: Option<Outcome>,
-    lasted: Option<Duration>,
 }
 
 // What is not to be inlined keeps its temporaries off the stack on which the shell makes a TLS handshake.
@@ -140,7 +139,7 @@ impl Device {
             config,
             clock,
             random: Drbg::from_seed(&[0; 32], "replaced before use"),
-            gate: CommandGate::new(0),
+            gate: CommandGate::unread(),
             audience,
             session: Session::new(),
             lifecycle: Lifecycle::new(),
@@ -149,24 +148,28 @@ impl Device {
             clean_start: true,
             executing: None,
             finished: None,
-            lasted: None,
         }
     }
 
     /// A connection to the hub is open and authenticated: CONNECT comes next.
     pub(crate) fn begin(&mut self, now: Instant) {
-        self.lasted = None;
         self.phase = Phase::Authenticating { step: Step::SendConnect, deadline: now.after(PATIENCE) };
+    }
+
+    /// There is no connection, whatever there was.
+    pub(crate) fn go_offline(&mut self) {
+        self.phase = Phase::Offline;
+        self.session.disconnected();
     }
 
     /// The connection is over: decides what follows.
     #[inline(never)]
     pub(crate) fn ended(&mut self, ending: &Ending, now: Instant) -> Course {
-        if let Phase::Online(online) = &self.phase {
-            self.lasted = Some(now.since(online.since));
-        }
-        self.phase = Phase::Offline;
-        self.session.disconnected();
+        let lasted = match &self.phase {
+            Phase::Online(online) => Some(now.since(online.since)),
+            Phase::Offline | Phase::Authenticating { .. } => None,
+        };
+        self.go_offline();
         self.diagnostics.ended(ending);
         if let Ending::Refused { reason_code: ReasonCode::NOT_AUTHORIZED, .. }
         | Ending::Disconnected { reason_code: ReasonCode::NOT_AUTHORIZED, .. }
@@ -176,7 +179,7 @@ impl Device {
             // the hub's own, who may have been wrong when it told it: its certificate must not lock us out for ever then.
             self.clock.forget();
         }
-        self.lifecycle.after(ending, self.lasted.take(), &self.config.backoff, &mut self.random)
+        self.lifecycle.after(ending, lasted, &self.config.backoff, &mut self.random)
     }
 
     /// Asks the application what it wants, and carries out what it finished.

@@ -58,9 +58,7 @@ impl SansIo {
     #[must_use]
     pub fn new(identity: Identity, config: Config, sequence: Option<u64>) -> Self {
         let mut device = Device::new(identity, config, Clock::unset());
-        if let Some(sequence) = sequence {
-            device.gate = CommandGate::new(sequence);
-        }
+        device.gate = CommandGate::new(sequence.unwrap_or(0));
         Self(device)
     }
 

@@ -2,7 +2,7 @@
 
 use crate::support::hub::{Call, Home, Hub, Lamp, count, lamp};
 use crate::support::mqtt::{self, FromClient};
-use hearthkey_agent::{Outcome, Reply, Turn};
+use hearthkey_agent::{Agent, Config, Identity, Outcome, Reply, Turn, Workspace};
 use std::cell::RefCell;
 use std::rc::Rc;
 use std::time::Duration;
@@ -224,7 +224,7 @@ async fn dealt_with(call: &mut Call, id: &str) -> (u8, Vec<String>) {
     let (mut acknowledged, mut answers) = (None, vec![]);
     loop {
         match acknowledged {
-            Some(reason) if reason >= 0x80 || answers.len() == 3 => return (reason, answers),
+            Some(reason) if reason >= 0x80 || answers.len() >= 3 => return (reason, answers),
             _ => {}
         }
         match call.packet().await {
@@ -280,6 +280,45 @@ async fn a_kept_session_brings_its_command_at_once_and_it_is_carried_out_however
         home.run(lamp, check).await;
         assert_eq!(count(&events, "CommandFinished"), 1, "{events:?}");
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_run_that_was_dropped_within_a_command_leaves_the_next_one_nothing_to_stumble_over() {
+    let mut home = Home::new(36).await;
+    let identity = Identity::load(&mut home.platform).unwrap().unwrap();
+    let (mut agent, mut workspace) = (Agent::new(identity, Config::DEFAULT), Box::new(Workspace::new()));
+    let (mut lamp, events) = lamp();
+    let was_online = Rc::new(RefCell::new(vec![]));
+    let log = was_online.clone();
+    lamp.poll = Box::new(move |_, outbox| {
+        while outbox.event("door", b"open").is_ok() {}
+        log.borrow_mut().push(outbox.is_online());
+        Turn::Idle
+    });
+    for repeated in [false, true] {
+        was_online.borrow_mut().clear();
+        let hub = &mut home.hub;
+        let script = async {
+            let mut call = hub.admit().await;
+            let mut message = command("c-1", 1, 1);
+            if repeated {
+                message[0] |= 0x08; // DUP
+            }
+            call.send(&message).await;
+            if repeated {
+                assert_eq!(dealt_with(&mut call, "c-1").await, (0, all_three()));
+            } else {
+                // It has no room to acknowledge it yet.
+                tokio::time::sleep(Duration::from_secs(1)).await;
+            }
+        };
+        tokio::select! {
+            ended = agent.run(&mut home.platform, &mut lamp, &mut workspace) => panic!("{ended:?}"),
+            () = script => {}
+        }
+        assert!(!was_online.borrow()[0], "before there was a connection");
+    }
+    assert_eq!((count(&events, "CommandFinished"), count(&events, "Disconnected")), (1, 0), "{events:?}");
 }
 
 #[tokio::test(start_paused = true)]
