@@ -12,7 +12,7 @@ use crate::mqtt::{MAX_INCOMING_PACKET, MAX_OUTGOING_PACKET};
 use crate::platform::{Platform, Record, StorageFailed, Transport as _};
 use crate::time::{Clock, Instant};
 use crate::tls::{Channel, Connection, TrustAnchor};
-use crate::workspace::Workspace;
+use crate::workspace::{InUse, Workspace};
 use core::pin::pin;
 use core::time::Duration;
 use embassy_futures::select::{Either, Either3, select, select3};
@@ -70,8 +70,7 @@ impl Agent {
         application: &mut A,
         workspace: &mut Workspace,
     ) -> Ended {
-        // A former run that was dropped left these as they were.
-        workspace.wipe();
+        // A former run that was dropped left it as it was.
         self.device.go_offline();
         let mut due = platform.now();
         loop {
@@ -83,8 +82,10 @@ impl Agent {
                 return Ended::Left(farewell);
             }
             // Pinned where it is made: moving a future leaves a copy on the stack.
-            let ending = pin!(self.connection(platform, application, workspace)).await;
-            workspace.wipe();
+            let ending = {
+                let in_use = &mut InUse(workspace);
+                pin!(self.connection(platform, application, in_use.0)).await
+            };
             let now = platform.now();
             let next = self.device.ended(&ending, now);
             let retry_in = match next {

@@ -7,10 +7,16 @@ use base64ct::{Base64UrlUnpadded, Encoding as _};
 pub struct BufferFull;
 
 /// A cursor over a caller's bytes. Also a [`core::fmt::Write`], so that `write!` formats into it.
-#[derive(Debug)]
 pub struct Buffer<'a> {
     bytes: &'a mut [u8],
     length: usize,
+}
+
+// What is written may be a secret, and what lies behind it may have been one.
+impl core::fmt::Debug for Buffer<'_> {
+    fn fmt(&self, formatter: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        write!(formatter, "Buffer({} bytes)", self.length)
+    }
 }
 
 impl<'a> Buffer<'a> {

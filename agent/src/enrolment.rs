@@ -9,7 +9,7 @@ use crate::keys::{Drbg, SecretKey};
 use crate::platform::{ConnectFailed, Platform, Record, Transport};
 use crate::time::Clock;
 use crate::tls::{Channel, Connection, HomeCa, TlsError, TrustAnchor};
-use crate::workspace::Workspace;
+use crate::workspace::{InUse, Workspace};
 use base64ct::{Base64UrlUnpadded, Encoding as _};
 use core::pin::pin;
 use core::time::Duration;
@@ -17,7 +17,7 @@ use embassy_futures::select::{Either, select};
 use embedded_io_async::{Read, Write};
 use heapless::String;
 use serde::Serialize;
-use zeroize::{Zeroize as _, Zeroizing};
+use zeroize::Zeroizing;
 
 /// The longest enrolment string: `hk1.` and 116 bytes in base64url.
 pub const MAX_ENROLMENT_STRING: usize = 4 + 155;
@@ -238,6 +238,8 @@ pub async fn enrol<P: Platform>(
     software: Software<'_>,
     workspace: &mut Workspace,
 ) -> Result<Enrolled, EnrolError> {
+    let in_use = &mut InUse(workspace);
+    let workspace = &mut *in_use.0;
     let mut seed = Zeroizing::new([0; 32]);
     platform.entropy(&mut *seed);
     let mut random = Drbg::from_seed(&seed, "hearthkey enrolment");
@@ -254,9 +256,7 @@ pub async fn enrol<P: Platform>(
             Either::Second(()) => return Err(EnrolError::TimedOut),
         }
     };
-    let enrolled = conclude(platform, enrolment, key, home_ca, &workspace.incoming, length)?;
-    workspace.incoming.zeroize();
-    Ok(enrolled)
+    conclude(platform, enrolment, key, home_ca, &workspace.incoming, length)
 }
 
 // The functions that are not to be inlined have their stack to themselves: a handshake needs most of what there is.
@@ -338,7 +338,6 @@ async fn exchange<T: Transport>(
     let mut request = Buffer::new(outgoing);
     write_request(&mut request, enrolment, key, software).map_err(|BufferFull| EnrolError::Software)?;
     connection.write(request.written()).await?;
-    outgoing.zeroize();
     let length = answer::<_, _, EnrolError>(&mut connection, incoming).await?;
     Ok((connection.home_ca().clone(), length))
 }

@@ -17,7 +17,7 @@ use crate::keys::{Drbg, PublicKey};
 use crate::platform::{ConnectFailed, Platform, Transport as _};
 use crate::time::{Clock, Instant};
 use crate::tls::{Channel, HomeCa, TlsError, TrustAnchor};
-use crate::workspace::Workspace;
+use crate::workspace::{InUse, Workspace};
 use core::fmt::Write as _;
 use core::time::Duration;
 use embassy_futures::select::{Either, select};
@@ -255,6 +255,8 @@ pub async fn join<P: Platform>(
     mut progress: impl FnMut(Joining),
     confirm: impl AsyncFnOnce(JoinCode) -> bool,
 ) -> Result<Enrolled, JoinError> {
+    let in_use = &mut InUse(workspace);
+    let workspace = &mut *in_use.0;
     let mut seed = Zeroizing::new([0; 32]);
     platform.entropy(&mut *seed);
     let mut random = Drbg::from_seed(&seed, "hearthkey join");

@@ -15,6 +15,7 @@ use crate::lifecycle::{Ending, Next};
 use crate::mqtt::codec;
 use crate::time::{Clock, Instant, UnixTime};
 use crate::tls::HomeCa;
+use crate::workspace::Workspace;
 use core::time::Duration;
 use heapless::{String, Vec};
 
@@ -50,6 +51,14 @@ impl Identity {
                 not_after: UnixTime::from_secs(0),
             },
         })
+    }
+}
+
+impl Workspace {
+    /// Whether no packet or request is left in it.
+    #[must_use]
+    pub fn is_blank(&self) -> bool {
+        self.incoming.iter().chain(&self.outgoing).all(|byte| *byte == 0)
     }
 }
 

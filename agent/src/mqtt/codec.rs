@@ -67,7 +67,7 @@ pub enum Packet<'a> {
 }
 
 /// CONNACK (3.2).
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Clone, Copy, PartialEq, Eq)]
 pub struct ConnAck<'a> {
     /// Whether the server still holds our session.
     pub session_present: bool,
@@ -142,7 +142,7 @@ pub struct Disconnect<'a> {
 }
 
 /// AUTH (3.15).
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Clone, Copy, PartialEq, Eq)]
 pub struct Auth<'a> {
     /// 0x00 success or 0x18 continue.
     pub reason_code: ReasonCode,
@@ -152,6 +152,26 @@ pub struct Auth<'a> {
     pub data: &'a [u8],
     /// The user property `date`: the hub's time.
     pub date: Option<UnixTime>,
+}
+
+// Authentication data and passwords are not shown.
+impl core::fmt::Debug for ConnAck<'_> {
+    fn fmt(&self, formatter: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        let Self { session_present, reason_code, reason_string, .. } = self;
+        write!(formatter, "ConnAck {{ {session_present}, {reason_code}, {reason_string:?}, .. }}")
+    }
+}
+
+impl core::fmt::Debug for Auth<'_> {
+    fn fmt(&self, formatter: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        write!(formatter, "Auth {{ {}, {:?}, .. }}", self.reason_code, self.method)
+    }
+}
+
+impl core::fmt::Debug for Connect<'_> {
+    fn fmt(&self, formatter: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        write!(formatter, "Connect {{ {:?}, .. }}", self.client_identifier)
+    }
 }
 
 /// The length of the packet at the front of `bytes`, header included; `None` while its header is incomplete.
@@ -342,7 +362,7 @@ fn auth(mut body: Reader<'_>) -> Result<Auth<'_>, DecodeError> {
 }
 
 /// What a CONNECT says (3.1). The protocol is MQTT 5.
-#[derive(Debug, Clone, Copy)]
+#[derive(Clone, Copy)]
 pub struct Connect<'a> {
     /// Client identifier.
     pub client_identifier: &'a str,

@@ -28,7 +28,10 @@ impl NewDevice {
         let enrolment = Enrolment::parse(&enrolment_string(&self.ca, [7; 16], "hub.local")).unwrap();
         let mut workspace = Box::new(Workspace::new());
         let enrolling = enrol(&mut self.platform, &enrolment, SOFTWARE, &mut workspace);
-        tokio::join!(enrolling, script(&mut self.hub)).0
+        let enrolled = tokio::join!(enrolling, script(&mut self.hub)).0;
+        #[cfg(feature = "sans-io")]
+        assert!(workspace.is_blank(), "of code and answer nothing stays, whatever became of it");
+        enrolled
     }
 }
 

@@ -31,7 +31,9 @@ pub(crate) fn conversation_with(mangle: fn(&mut Vec<u8>), data: &[u8]) -> Readin
         let mut world = World::prepared(head, mangle);
         let ending = pieces.into_iter().try_for_each(|piece| world.hear(piece)).err();
         let shown = format!("{:?} {:?}", world.core, world.device.events);
-        assert!(!shown.contains(TOKEN), "a secret: {shown}");
+        let numbers = format!("{:?}", TOKEN.as_bytes());
+        let is_shown = shown.contains(TOKEN) || shown.contains(numbers.trim_matches(['[', ']']));
+        assert!(!is_shown, "a secret: {shown}");
         let outcome = (ending, world.sent.clone(), world.device.events.clone());
         (outcome, world)
     };
