@@ -4,7 +4,7 @@ use crate::support::hub::{Home, Hub, Lamp, enrolment_string};
 use crate::support::mqtt;
 use crate::support::pki::HomeCa;
 use hearthkey_agent::{
-    EnrolError, Enrolment, Identity, IdentityError, Outcome, Record, Reply, Software, StorageFailed, Workspace, enrol,
+    Command, EnrolError, Enrolment, Identity, IdentityError, Outcome, Record, Reply, Software, StorageFailed, Workspace, enrol,
 };
 use std::cell::Cell;
 use std::rc::Rc;
@@ -38,12 +38,11 @@ async fn a_device_that_cannot_read_what_it_obeyed_last_obeys_nothing_until_it_ca
     let obeyed = Rc::new(Cell::new(0));
     let lamp = || {
         let obeyed = obeyed.clone();
-        let mut lamp = Lamp::default();
-        lamp.command = Box::new(move |_, _| {
+        let command = Box::new(move |_: &Command<'_>, _| {
             obeyed.set(obeyed.get() + 1);
             Reply::Done(Outcome::Succeeded)
         });
-        lamp
+        Lamp { command, ..Lamp::default() }
     };
     let first = async |hub: &mut Hub| hub.let_in().await.command(&command(5), 3).await;
     home.run(lamp(), async |hub| assert_eq!(first(hub).await.1[2].1, r#"{"state":"succeeded"}"#)).await;
