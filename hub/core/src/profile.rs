@@ -31,12 +31,26 @@ pub struct Profile {
     /// Whether the rights also hold for the children that the owner named for a device (a gateway).
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub acts_for_children: bool,
+    /// Whether the hub takes an access token from whoever shows it.
+    #[serde(default, skip_serializing_if = "ProofOfPossession::is_optional")]
+    pub proof: ProofOfPossession,
     /// Other servers for which tokens may be asked (RFC 8707 `resource`); at most [`MAX_RESOURCES_PER_PROFILE`]. The hub itself
     /// does not take such tokens, and tells those servers what they amount to.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub resources: Vec<ResourceUri>,
     /// The permissions by name; a token's scope lists names.
     pub permissions: BTreeMap<PermissionName, Grant>,
+}
+
+/// Whether an access token is good for whoever shows it, or only with a proof of its key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ProofOfPossession {
+    /// For whoever shows it, unless it was asked for otherwise (`ace_profile`).
+    #[default]
+    Optional,
+    /// Only by MQTT and with a proof: method `ace`, or `client_credentials`, where what asks for the token is the proof.
+    Required,
 }
 
 /// What one permission allows. Everything else stays forbidden.
@@ -221,6 +235,14 @@ const SHIPPED: [&str; 7] = [
     include_str!("../profiles/home-assistant.toml"),
     include_str!("../profiles/service.toml"),
 ];
+
+impl ProofOfPossession {
+    /// Whether nothing is demanded.
+    #[must_use]
+    pub fn is_optional(&self) -> bool {
+        *self == Self::Optional
+    }
+}
 
 impl ResourceUri {
     /// Parses a resource.

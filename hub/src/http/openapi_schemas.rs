@@ -223,6 +223,7 @@ fn devices() -> Vec<(&'static str, Value)> {
                 ("description?", text()),
                 ("token_lifetime_s", number()),
                 ("acts_for_children?", truth()),
+                ("proof?", json!({ "const": "required" })),
                 ("resources?", several(text())),
                 (
                     "permissions",

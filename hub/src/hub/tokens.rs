@@ -11,7 +11,7 @@ use hearthkey_core::{
     registry::{AuthenticatedClient, Context, CredentialRecord, IntrospectTokens, IssuedToken, LoginRefused, UserPermit},
     scope::Scope,
     secret::{CredentialKind, PresentedCredential, Secret},
-    session::{Authority, CredentialId, Principal, Standing},
+    session::{Authority, CredentialId, Principal, Proof, Standing},
 };
 use serde::Serialize;
 use std::{
@@ -229,13 +229,16 @@ impl Hub {
             self.admit_credential(&presented, source).map_err(refused)?
         } else {
             let refused = |why: InvalidAccessToken| match why {
-                // Whoever holds it may know what it is for; anybody could make up one that is not good.
-                InvalidAccessToken::NeedsPossession => OAuthError::new(ErrorCode::InvalidToken, why.to_string()),
+                InvalidAccessToken::NeedsPossession => must_be_proven(),
                 why => refused(why.to_string()),
             };
             (self.signing.load().verifier.verify(bearer, now).map_err(refused)?.authority(), None)
         };
         let standing = self.judge_at(&authority, now).map_err(|end| refused(end.reason_string()))?;
+        let is_access_token = matches!(authority.proof, Proof::AccessToken { .. });
+        if is_access_token && self.view(|registry| registry.needs_proof(&authority.principal)) {
+            return Err(must_be_proven());
+        }
         Ok(((authority, standing), replacing))
     }
 
@@ -471,6 +474,11 @@ impl Hub {
         self.record(vec![(entry, context.source.clone())]).await;
         Ok(())
     }
+}
+
+/// For who holds a token that the hub has signed: anybody could make up one that is not good.
+fn must_be_proven() -> OAuthError {
+    OAuthError::new(ErrorCode::InvalidToken, InvalidAccessToken::NeedsPossession.to_string())
 }
 
 /// RFC 6749 section 7.1, RFC 9200 section 5.8.4.2.

@@ -6,6 +6,7 @@ use crate::{
 };
 use base64ct::{Base64UrlUnpadded, Encoding};
 use hearthkey_core::oauth::JWT_BEARER;
+use reqwest::Method;
 use ring::{
     hmac,
     rand::SystemRandom,
@@ -46,7 +47,7 @@ async fn a_token_opens_a_session_for_the_holder_of_its_key_and_nobody_else() {
     let mut session = home.possess("lamp", &token, |nonce| sign(&lamp, nonce)).await.expect("the holder");
     assert!(session.is_alive().await);
     // The end of the device is the end of the session.
-    home.owns(reqwest::Method::POST, "/devices/lamp/revoke", json!({})).await;
+    home.owns(Method::POST, "/devices/lamp/revoke", json!({})).await;
     assert_eq!(session.ended().await, 0x98);
     assert_eq!(home.possess("lamp", &token, |nonce| sign(&lamp, nonce)).await.err(), Some(0x87));
 }
@@ -60,10 +61,10 @@ impl Edwards {
     async fn enrolled(home: &Home, id: &str) -> Self {
         let document = Ed25519KeyPair::generate_pkcs8(&SystemRandom::new()).expect("a key");
         let device = Self { key: Ed25519KeyPair::from_pkcs8(document.as_ref()).expect("a key") };
-        let added = home.owns(reqwest::Method::POST, "/devices", json!({"id": id, "profile": "thermostat"})).await;
+        let added = home.owns(Method::POST, "/devices", json!({"id": id, "profile": "thermostat"})).await;
         let code = code_of(added.body["enrolment"]["string"].as_str().expect("an enrolment string"));
         let metadata = json!({"jwks": {"keys": [device.jwk()]}});
-        let request = home.request(reqwest::Method::POST, "/oauth2/register").bearer_auth(code).json(&metadata);
+        let request = home.request(Method::POST, "/oauth2/register").bearer_auth(code).json(&metadata);
         let answer = ask(request).await;
         assert_eq!((answer.status, &answer.body["jwks"]["keys"][0]), (201, &device.jwk()), "{answer:?}");
         device
@@ -191,4 +192,23 @@ async fn a_client_with_a_secret_shares_a_key_for_each_token_that_is_good_only_wi
     // The hub needs to remember nothing for it.
     let home = home.restarted().await;
     home.possess("meter", &second, |nonce| mac(&newer, nonce)).await.expect("the holder");
+}
+
+#[tokio::test]
+async fn a_profile_may_demand_that_a_token_is_proven_wherever_it_is_used() {
+    let home = Home::open().await;
+    let (lamp, oven) = (home.enrolled("lamp", "thermostat").await, home.enrolled("oven", "thermostat").await);
+    let given_before = token_of(&home, &lamp).await;
+    home.connect("lamp", &given_before).await.expect("a bearer token");
+    let shown = home.api(Method::GET, "/profiles/thermostat", &home.owner).header("accept", "application/toml");
+    let profile = shown.send().await.expect("an answer").text().await.expect("TOML");
+    let guarded = format!("proof = \"required\"\n{profile}");
+    let put = home.api(Method::PUT, "/profiles/thermostat", &home.owner).header("content-type", "application/toml").body(guarded);
+    assert_eq!(ask(put).await.status, 200);
+    for (device, token) in [(&lamp, given_before), (&oven, token_of(&home, &oven).await)] {
+        assert_eq!(home.connect(&device.id, &token).await.err(), Some(0x87), "shown, not proved");
+        let by_https = home.get("/devices", &token).await;
+        assert!(by_https.status == 401 && by_https.body.to_string().contains("must be proven"), "{by_https:?}");
+        home.possess(&device.id, &token, |nonce| sign(device, nonce)).await.expect("the holder");
+    }
 }

@@ -137,8 +137,15 @@ impl Registry {
             let why = "a token of an ACE profile is good at this hub only; ask for one without ace_profile";
             return Err(OAuthError::new(ErrorCode::InvalidTarget, why));
         }
+        if !profile.proof.is_optional() && audience != issuer {
+            let why = format!("tokens of the profile {} must be proven, and only this hub asks for that", profile.name);
+            return Err(OAuthError::new(ErrorCode::InvalidTarget, why));
+        }
         let mut draft = self.draft(context);
         let registered = self.use_up(client, &mut device, &mut draft)?;
+        // Who has no key could not prove any other.
+        let needs_key = registered.is_none() && !profile.proof.is_optional();
+        let ace_profile = ace_profile.or(needs_key.then_some(AceProfile::MqttTls));
         let cnf = match (registered, ace_profile) {
             (Some(jkt), _) => Some(Confirmation::Registered { jkt }),
             // RFC 9201 section 3.2: who has no key gets one.

@@ -190,6 +190,14 @@ impl Registry {
         }
     }
 
+    /// Whether access tokens of a principal are good only with a proof of their key, as its profile demands.
+    #[must_use]
+    pub fn needs_proof(&self, principal: &Principal) -> bool {
+        let Principal::Device(id) = principal else { return false };
+        let profile = self.devices.get(id).and_then(|device| self.profiles.get(&device.profile));
+        profile.is_some_and(|profile| !profile.proof.is_optional())
+    }
+
     /// Proof that the holder of an authority may do what a permission names: the credential's scope and the holder's rights
     /// now must both hold it.
     ///

@@ -70,6 +70,30 @@ fn another_ace_profile_and_one_for_another_server_are_refused() {
 }
 
 #[test]
+fn a_profile_may_demand_that_its_tokens_are_proven_and_then_each_has_a_key() {
+    let mut world = World::new();
+    let profile = |proof: &str| format!("name = \"vault\"\n{proof}resources = [\"https://other.example\"]\n[permissions.a]\n");
+    world.apply_profile(&profile("proof = \"required\"\n"));
+    world.enrol("lock", "vault");
+    let secret = world.add_with_secret("siren", "vault").expect("a free name");
+    let signed_for = world.token("lock").expect("the key is proved");
+    assert!(signed_for.claims.cnf.is_some() && signed_for.claims.ace_profile.is_none(), "as our agent understands it");
+    let shared = world.token_by_secret("siren", &secret).expect("the secret is right");
+    assert_eq!((shared.claims.cnf.is_some(), shared.claims.ace_profile), (true, Some(AceProfile::MqttTls)));
+    assert!(["lock", "siren"].iter().all(|id| world.registry.needs_proof(&Principal::Device(name(id)))));
+    let for_another = |world: &mut World| {
+        let with_secret = ClientAuthentication::Secret { client_id: "siren", client_secret: &secret };
+        let form = format!("{GRANT}&resource=https%3A%2F%2Fother.example");
+        world.post_as(with_secret, &form).map(|token| token.claims.cnf).map_err(|error| error.code)
+    };
+    assert_eq!(for_another(&mut world), Err(ErrorCode::InvalidTarget), "where nobody asks for a proof");
+    world.apply_profile(&profile(""));
+    assert_eq!(for_another(&mut world), Ok(None));
+    assert!(!world.registry.needs_proof(&Principal::Device(name("lock"))));
+    assert!(Profile::from_toml("name = \"p\"\nproof = \"sometimes\"\n[permissions]\n").is_err());
+}
+
+#[test]
 fn an_unknown_client_and_a_wrong_proof_look_alike() {
     let mut world = World::with_devices(&["lamp"]);
     let secret = world.add_with_secret("plug", "switch").expect("a free name");
