@@ -61,6 +61,8 @@ pub(super) struct Hub {
     connections: BTreeMap<ConnectionId, Connection>,
     random: fastrand::Rng,
     sabotage: Option<Sabotage>,
+    /// What only a sabotaged hub keeps.
+    dead: Vec<Connection>,
 }
 
 struct Connection {
@@ -69,6 +71,8 @@ struct Connection {
     session: Option<Session>,
     /// The client identifier of a CONNECT that was challenged.
     challenged: Option<String>,
+    /// Who goes on publishing after it was cut, at a sabotaged hub.
+    cut: Option<DeviceId>,
 }
 
 struct Session {
@@ -99,6 +103,7 @@ impl Hub {
             connections: BTreeMap::new(),
             random,
             sabotage,
+            dead: Vec::new(),
         };
         let founded = hub.registry.found(name, (id, hash), &context(now));
         hub.keep(founded);
@@ -135,7 +140,7 @@ impl Hub {
 
     /// All that is on the disk, and all connections: what must not grow.
     pub(super) fn size(&self) -> (usize, usize) {
-        (self.rows.len(), self.connections.len())
+        (self.rows.len(), self.connections.len() + self.dead.len())
     }
 
     /// Starts again from its rows; who was connected is not any more.
@@ -221,6 +226,9 @@ impl Hub {
         if let Some(connection) = listening.map(|(connection, _)| *connection) {
             self.deliver_next(connection, now, out);
         }
+        if self.sabotage == Some(Sabotage::EndCommandsEarly) {
+            out.push(Output::CommandEnded { device: id.clone(), id: command.record.id.to_string() });
+        }
         let is_told = self.sabotage != Some(Sabotage::InventCommands);
         is_told.then(|| command.record.id.to_string())
     }
@@ -279,9 +287,14 @@ impl Hub {
     /// Cuts a session that may not go on.
     pub(super) fn judge(&mut self, id: ConnectionId, now: UnixTime, out: &mut Vec<Output>) {
         let Some(session) = self.connections.get_mut(&id).and_then(|connection| connection.session.as_mut()) else { return };
-        match self.registry.judge(&session.authority, now) {
-            Ok(standing) => session.rights = standing.rights,
-            Err(reason) => self.end(id, &reason, out),
+        match (self.registry.judge(&session.authority, now), self.sabotage) {
+            (Ok(standing), _) => session.rights = standing.rights,
+            (Err(EndReason::Expired { .. }), Some(Sabotage::OutliveTokens)) => {}
+            (Err(EndReason::Disabled | EndReason::Revoked), Some(Sabotage::HearTheCut)) => {
+                let cut = session.device.clone();
+                self.connections.entry(id).and_modify(|connection| (connection.session, connection.cut) = (None, Some(cut)));
+            }
+            (Err(reason), _) => self.end(id, &reason, out),
         }
     }
 
@@ -297,11 +310,15 @@ impl Hub {
     }
 
     pub(super) fn opened(&mut self, id: ConnectionId, now_ms: u64) {
-        self.connections.insert(id, Connection { keep_alive: 0, heard_at_ms: now_ms, session: None, challenged: None });
+        let connection = Connection { keep_alive: 0, heard_at_ms: now_ms, session: None, challenged: None, cut: None };
+        self.connections.insert(id, connection);
     }
 
     pub(super) fn lost(&mut self, id: ConnectionId) {
-        self.connections.remove(&id);
+        let lost = self.connections.remove(&id);
+        if self.sabotage == Some(Sabotage::KeepDeadConnections) {
+            self.dead.extend(lost);
+        }
     }
 
     /// When the connection must end, by its token or for want of a sign of life; none if it is gone.
@@ -311,7 +328,8 @@ impl Hub {
             0 => 60_000,
             seconds => u64::from(seconds) * 1_500,
         };
-        let expiry = connection.session.as_ref().map_or(u64::MAX, |session| super::millis(session.expires_at));
+        let expires = connection.session.as_ref().filter(|_| self.sabotage != Some(Sabotage::OutliveTokens));
+        let expiry = expires.map_or(u64::MAX, |session| super::millis(session.expires_at));
         Some((connection.heard_at_ms + silence).min(expiry))
     }
 
@@ -407,6 +425,9 @@ impl Hub {
             Ok(admitted) => admitted,
             Err(error) => {
                 self.connections.remove(&id);
+                if let (Some(Sabotage::IssueToAnyone), Ok(to)) = (self.sabotage, DeviceId::parse(client_identifier)) {
+                    out.push(Output::Issued { to, request: form });
+                }
                 return refuse(&error, out);
             }
         };
@@ -436,8 +457,10 @@ impl Hub {
         let session = self.connections.get_mut(&id).and_then(|connection| connection.session.as_mut());
         match (renewed, session) {
             (Ok((authority, standing, response)), Some(session)) if authority.principal == session.authority.principal => {
-                session.expires_at = standing.expires_at.unwrap_or(UnixTime(u64::MAX));
-                (session.authority, session.rights) = (authority, standing.rights);
+                if self.sabotage != Some(Sabotage::OutliveTokens) {
+                    session.expires_at = standing.expires_at.unwrap_or(UnixTime(u64::MAX));
+                    (session.authority, session.rights) = (authority, standing.rights);
+                }
                 out.push(Output::Send(id, wire::auth(0x00, &response, Some(now.0))));
             }
             (Ok(_), _) => self.close_not_authorized(id, "another subject", out),
@@ -459,7 +482,11 @@ impl Hub {
         now: UnixTime,
         out: &mut Vec<Output>,
     ) {
-        let Some(session) = self.connections.get(&id).and_then(|connection| connection.session.as_ref()) else {
+        let connection = self.connections.get(&id);
+        if let Some(by) = connection.and_then(|connection| connection.cut.clone()) {
+            return out.push(Output::Accepted { by, topic: topic.to_owned() });
+        }
+        let Some(session) = connection.and_then(|connection| connection.session.as_ref()) else {
             return self.close_not_authorized(id, "publish before CONNACK", out);
         };
         let device = session.device.clone();

@@ -55,6 +55,13 @@ pub enum Sabotage {
     ForgetSequences,
     InventCommands,
     EndCommandsTwice,
+    EndCommandsEarly,
+    HearTheCut,
+    IssueToAnyone,
+    KeepDeadConnections,
+    LeaveLinksOpen,
+    LeaveWakesDue,
+    OutliveTokens,
 }
 
 /// What happened in a world.
@@ -132,6 +139,7 @@ pub struct World {
     truth: Truth,
     chronicle: Chronicle,
     digest: std::hash::DefaultHasher,
+    sabotage: Option<Sabotage>,
 }
 
 /// A connection between a device and the hub.
@@ -207,6 +215,7 @@ impl World {
             truth: Truth::new(scenario.devices, patience + Duration::from_millis(LOOK_EVERY_MS)),
             chronicle: Chronicle { seed: scenario.seed, ..Chronicle::default() },
             digest: std::hash::DefaultHasher::new(),
+            sabotage,
         };
         let ramp_ms = scenario.ramp.as_millis() as u64 + 60_000;
         for index in 0..scenario.devices {
@@ -509,6 +518,9 @@ impl World {
         if !link.half_open {
             self.at(self.now_ms + link.latency_ms, Event::ClosedForHub(id));
         }
+        if self.sabotage == Some(Sabotage::LeaveLinksOpen) {
+            return;
+        }
         if let Some(at) = self.links.remove(&id).and_then(|link| link.look_at) {
             // The hub goes on looking at it by itself.
             self.at(at.0, Event::HubLook(id));
@@ -525,7 +537,8 @@ impl World {
     /// Lets a device do what it has to do now, and notes when it wants to be woken.
     fn drive(&mut self, index: usize) -> Result<(), String> {
         loop {
-            if let Some(at) = self.devices[index].wake.take() {
+            let wake = self.devices[index].wake.take().filter(|_| self.sabotage != Some(Sabotage::LeaveWakesDue));
+            if let Some(at) = wake {
                 self.due.remove(&at);
             }
             let deeds = self.devices[index].drive(self.now_ms);

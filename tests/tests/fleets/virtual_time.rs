@@ -81,12 +81,21 @@ fn a_home_that_is_broken_on_purpose_is_found_out() {
         (Sabotage::ForgetSequences, "twice"),
         (Sabotage::InventCommands, "which nobody sent"),
         (Sabotage::EndCommandsTwice, "ended twice"),
+        (Sabotage::EndCommandsEarly, "after its end"),
+        (Sabotage::HearTheCut, "was accepted, which is Some(Disabled)"),
+        (Sabotage::IssueToAnyone, "a token was issued to"),
+        (Sabotage::KeepDeadConnections, "connections at the hub, more than"),
+        (Sabotage::LeaveLinksOpen, "connections, more than"),
+        (Sabotage::LeaveWakesDue, "events that wait, more than"),
+        (Sabotage::OutliveTokens, "after its token expired"),
     ] {
         let mut scenario = troubled(4, 200, 5);
-        if sabotage == Sabotage::KeepEveryRow {
-            // A hub that starts again trips over what it kept, which is another way to find out.
-            scenario.chances = Some(Chances { commands: 500.0, ..Chances::default() });
-        }
+        scenario.chances = match sabotage {
+            // A hub that starts again trips over what it kept, or has forgotten it: other ways to find out, or not to.
+            Sabotage::KeepEveryRow => Some(Chances { commands: 500.0, ..Chances::default() }),
+            Sabotage::KeepDeadConnections => Some(Chances { breaks: 1_000.0, ..Chances::default() }),
+            _ => scenario.chances,
+        };
         let found = World::with_sabotage(&scenario, Some(sabotage)).run();
         let violation = found.expect_err("it was broken");
         assert!(violation.what.contains(says), "{sabotage:?}: {violation}");
