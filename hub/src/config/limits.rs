@@ -123,10 +123,10 @@ limits! {
     connect_timeout_s = 1..=300 => connect_timeout;
     packet_bytes = 1_024..=1_048_576 => max_packet_bytes;
     receive_maximum = 1..=65_535 => receive_maximum;
-    in_flight = 1..=65_535 => max_in_flight;
+    in_flight = 1..=16_384 => max_in_flight;
     subscriptions = 1..=10_000 => max_subscriptions;
     topic_levels = 4..=32 => max_topic_levels;
-    queued_messages = 1..=1_000_000 => max_queued_messages;
+    queued_messages = 1..=30_000 => max_queued_messages;
     queued_bytes = 4_096..=268_435_456 => max_queued_bytes;
     kept_sessions = 0..=100_000 => max_kept_sessions;
     kept_sessions_per_principal = 0..=100_000 => max_kept_sessions_per_principal;

@@ -133,8 +133,14 @@ impl<G: Gate, F: Fabric, S: AsyncRead + AsyncWrite + Send> Connection<'_, G, F, 
             let routed = &pending.routed;
             let now = time_if_needed(&routed.message, &*self.front.gate);
             let permit = match self.rights.authorize_delivery(&routed.topic) {
-                // MQTT-4.3.3-7: expiry no longer counts for a QoS 2 message that was sent.
-                Ok(permit) if !routed.message.is_expired(now) || again.is_some() && pending.qos == QoS::ExactlyOnce => permit,
+                // MQTT-4.3.3-7: expiry no longer counts for a QoS 2 message that was sent. MQTT-3.1.2-25: what the client does not
+                // take counts as sent.
+                Ok(permit)
+                    if dialect.takes(routed, pending.qos, &pending.subscription_identifiers)
+                        && (!routed.message.is_expired(now) || again.is_some() && pending.qos == QoS::ExactlyOnce) =>
+                {
+                    permit
+                }
                 refused => {
                     let is_denied = refused.is_err();
                     denials.extend(refused.err());
@@ -165,14 +171,9 @@ impl<G: Gate, F: Fabric, S: AsyncRead + AsyncWrite + Send> Connection<'_, G, F, 
                 retain: pending.retain,
                 subscription_identifiers: &pending.subscription_identifiers,
             };
-            let sent = self.wire.outbound.push(|out| dialect.publish(permit, routed, &delivery, now, out));
+            // Not too large: the client was asked above.
+            let _ = self.wire.outbound.push(|out| dialect.publish(permit, routed, &delivery, now, out));
             self.front.counters.delivered.fetch_add(1, Ordering::Relaxed);
-            if sent.is_err()
-                && let Some(packet_identifier) = delivery.packet_identifier
-            {
-                let forgotten = outbound.acknowledge(packet_identifier, pending.qos).flatten();
-                writes.extend(forgotten.iter().flat_map(|pending| slot.forget_row(pending)));
-            }
         }
         self.takes_forwards = !outbound.is_full();
         self.awaited = outbound.awaited();

@@ -8,7 +8,11 @@ use super::{
     gate::{Ending, Gate, Noting},
     limits::MAX_TOPIC_ALIASES,
     message::QoS,
-    packet::{Publish, Version, encode::Ack, reason},
+    packet::{
+        Publish, Version,
+        encode::{Ack, TooLarge},
+        reason,
+    },
     persister::Ticket,
     rows,
     session::Stored,
@@ -228,15 +232,25 @@ impl<G: Gate, F: Fabric, S: AsyncRead + AsyncWrite + Send> Connection<'_, G, F, 
             return Err(fault(reason::IMPLEMENTATION_SPECIFIC, "the hub could not store it; try again later"));
         }
         let dialect = self.dialect;
-        self.wire.outbound.push(|out| match &answer {
-            Answer::Publish(identifier, qos) => dialect.ack(ack_of(*qos), *identifier, reason::SUCCESS, None, out),
-            Answer::Release(identifier, code) => dialect.ack(Ack::PubRel, *identifier, *code, None, out),
-            Answer::Complete(identifier, code) => dialect.ack(Ack::PubComp, *identifier, *code, None, out),
-            Answer::Subscribe(suback) => {
-                dialect.suback(suback.packet_identifier, &suback.reason_codes, suback.words.as_deref(), out);
+        let mut ack = |ack, identifier, code| {
+            self.wire.outbound.push(|out| dialect.ack(ack, identifier, code, None, out));
+            Ok(())
+        };
+        let answered = match &answer {
+            Answer::Publish(identifier, qos) => ack(ack_of(*qos), *identifier, reason::SUCCESS),
+            Answer::Release(identifier, code) => ack(Ack::PubRel, *identifier, *code),
+            Answer::Complete(identifier, code) => ack(Ack::PubComp, *identifier, *code),
+            Answer::Subscribe(SubAck { packet_identifier, reason_codes, words, .. }) => {
+                self.wire.outbound.push(|out| dialect.suback(*packet_identifier, reason_codes, words.as_deref(), out))
             }
-            Answer::Unsubscribe(packet_identifier, codes) => dialect.unsuback(*packet_identifier, codes, out),
-        });
+            Answer::Unsubscribe(packet_identifier, codes) => {
+                self.wire.outbound.push(|out| dialect.unsuback(*packet_identifier, codes, out))
+            }
+        };
+        if answered == Err(TooLarge) {
+            let words = "the answer is too large for the client; name fewer filters";
+            return Err(fault(reason::PACKET_TOO_LARGE, words));
+        }
         if let Answer::Subscribe(suback) = answer {
             suback.want_retained.iter().for_each(|subscription| self.offer_retained(subscription));
             suback.begun.iter().for_each(|subscription| self.offer_commands(subscription));

@@ -408,9 +408,9 @@ pub enum Keep {
     No,
 }
 
-/// Most packet identifiers that are set apart, of 65,535: the window needs some too.
+/// Most packet identifiers that are set apart, of 65,535: the window needs some too. `queued_messages` may use most of them.
 const MAX_RESERVED: usize = 40_000;
-/// Largest window, whatever the limits say.
+/// Largest window: the largest `in_flight`.
 const MAX_WINDOW: usize = 16_384;
 
 impl Outbound {

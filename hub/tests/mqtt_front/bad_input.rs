@@ -162,6 +162,23 @@ async fn a_client_gets_no_packet_larger_than_it_takes() {
     assert_eq!((refusal.first, refusal.body), (0x20, vec![0, 0x95, 0]), "a CONNACK that says so fits");
 }
 
+#[tokio::test]
+async fn an_answer_that_the_client_does_not_take_ends_the_connection_rather_than_leave_it_waiting() {
+    let home = Home::new().await;
+    let filters = |between: &[u8]| {
+        let each = (0..100).map(|number| [string(&format!("a/{number}")), between.to_vec()].concat());
+        [vec![0, 1, 0], each.flatten().collect()].concat()
+    };
+    for request in [packet(0x82, &filters(&[0])), packet(0xA2, &filters(&[]))] {
+        let mut small = Connect::v5("owner");
+        small.properties = vec![0x27, 0, 0, 0, 100];
+        let mut owner = home.connected(small).await;
+        owner.send(&request).await;
+        let (code, words) = owner.disconnected().await;
+        assert!(code == 0x95 && words.contains("fewer filters"), "{code:#x} {words}");
+    }
+}
+
 /// A small generator with a seed: a failure repeats.
 struct Random(u64);
 

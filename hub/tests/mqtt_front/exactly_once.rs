@@ -512,3 +512,22 @@ async fn what_the_store_refused_after_its_publisher_had_gone_is_kept_when_it_is_
     assert_eq!(owner.message().await.payload, "21");
     owner.nothing_came().await;
 }
+
+#[tokio::test]
+async fn a_repetition_that_the_client_takes_no_more_is_released() {
+    let home = Home::new().await;
+    let mut owner = follower(&home, Connect::kept("owner")).await;
+    let mut lamp = home.v5("lamp").await;
+    lamp.publish2(TEMPERATURE, &"x".repeat(200)).await;
+    let held = owner.message_unacknowledged().await;
+    drop(owner);
+    // Maximum Packet Size 100.
+    let mut connect = Connect::kept("owner");
+    connect.properties.extend([0x27, 0, 0, 0, 100]);
+    let mut owner = home.connected(connect).await;
+    assert_eq!(owner.expect_ack(PUBREL, held.packet_identifier).await, 0, "the client may hold it");
+    owner.ack(PUBCOMP, held.packet_identifier).await;
+    lamp.publish2(TEMPERATURE, "short").await;
+    assert_eq!(owner.message().await.payload, "short");
+    owner.nothing_came().await;
+}

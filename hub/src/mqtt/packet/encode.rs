@@ -164,13 +164,7 @@ impl Dialect {
         let message = &routed.message;
         let expiry = message.expires_at.map(|expires_at| u32::try_from(expires_at.since(now).0).unwrap_or(u32::MAX));
         let properties = message.properties.as_bytes();
-        let properties_length = properties.len()
-            + expiry.map_or(0, |_| 5)
-            + delivery.subscription_identifiers.iter().map(|&identifier| 1 + integer_length(identifier as usize)).sum::<usize>();
-        let mut length = 2 + topic.len() + delivery.packet_identifier.map_or(0, |_| 2) + message.payload.len();
-        if self.version == Version::V5 {
-            length += integer_length(properties_length) + properties_length;
-        }
+        let (length, properties_length) = self.lengths_of_publish(routed, delivery.qos, delivery.subscription_identifiers);
         self.check(length)?;
         debug_assert_eq!(delivery.packet_identifier.is_none(), delivery.qos == QoS::AtMostOnce, "only QoS 0 has none");
         out.reserve(length + 5);
@@ -200,6 +194,26 @@ impl Dialect {
         Ok(())
     }
 
+    /// Whether the client takes a packet of this size.
+    #[must_use]
+    pub fn takes(&self, routed: &Routed, qos: QoS, subscription_identifiers: &[u32]) -> bool {
+        self.check(self.lengths_of_publish(routed, qos, subscription_identifiers).0).is_ok()
+    }
+
+    /// What follows the fixed header, and the properties in it.
+    fn lengths_of_publish(&self, routed: &Routed, qos: QoS, subscription_identifiers: &[u32]) -> (usize, usize) {
+        let message = &routed.message;
+        let properties_length = message.properties.as_bytes().len()
+            + message.expires_at.map_or(0, |_| 5)
+            + subscription_identifiers.iter().map(|&identifier| 1 + integer_length(identifier as usize)).sum::<usize>();
+        let packet_identifier = if qos == QoS::AtMostOnce { 0 } else { 2 };
+        let length = 2 + routed.topic.as_str().len() + packet_identifier + message.payload.len();
+        match self.version {
+            Version::V5 => (length + integer_length(properties_length) + properties_length, properties_length),
+            Version::V311 => (length, 0),
+        }
+    }
+
     /// PUBACK, PUBREC, PUBREL or PUBCOMP; MQTT 3.1.1 has no reason code and is acknowledged in any case.
     pub fn ack(&self, ack: Ack, packet_identifier: u16, reason_code: u8, reason_string: Option<&str>, out: &mut BytesMut) {
         let first = ack as u8;
@@ -216,16 +230,35 @@ impl Dialect {
     }
 
     /// SUBACK, with MQTT 5 reason codes; MQTT 3.1.1 gets 0x80 for every refusal.
-    pub fn suback(&self, packet_identifier: u16, reason_codes: &[u8], reason_string: Option<&str>, out: &mut BytesMut) {
-        self.acks(packet_type::SUBACK, packet_identifier, reason_codes, reason_string, out);
+    ///
+    /// # Errors
+    /// [`TooLarge`]: there are more reason codes than the client takes.
+    pub fn suback(
+        &self,
+        packet_identifier: u16,
+        reason_codes: &[u8],
+        reason_string: Option<&str>,
+        out: &mut BytesMut,
+    ) -> Result<(), TooLarge> {
+        self.acks(packet_type::SUBACK, packet_identifier, reason_codes, reason_string, out)
     }
 
     /// UNSUBACK; MQTT 3.1.1 has no reason codes.
-    pub fn unsuback(&self, packet_identifier: u16, reason_codes: &[u8], out: &mut BytesMut) {
-        self.acks(packet_type::UNSUBACK, packet_identifier, reason_codes, None, out);
+    ///
+    /// # Errors
+    /// [`TooLarge`]: there are more reason codes than the client takes.
+    pub fn unsuback(&self, packet_identifier: u16, reason_codes: &[u8], out: &mut BytesMut) -> Result<(), TooLarge> {
+        self.acks(packet_type::UNSUBACK, packet_identifier, reason_codes, None, out)
     }
 
-    fn acks(&self, kind: u8, packet_identifier: u16, reason_codes: &[u8], reason_string: Option<&str>, out: &mut BytesMut) {
+    fn acks(
+        &self,
+        kind: u8,
+        packet_identifier: u16,
+        reason_codes: &[u8],
+        reason_string: Option<&str>,
+        out: &mut BytesMut,
+    ) -> Result<(), TooLarge> {
         let mut body = BytesMut::with_capacity(8 + reason_codes.len());
         body.put_u16(packet_identifier);
         match self.version {
@@ -247,7 +280,7 @@ impl Dialect {
             }
             Version::V311 => {}
         }
-        let _ = self.put(kind << 4, &body, out);
+        self.put(kind << 4, &body, out)
     }
 
     /// PINGRESP.
