@@ -212,6 +212,8 @@ pub(super) struct Connection<'a, G: Gate, F: Fabric, S> {
     pub(super) takes_forwards: bool,
     /// What the head of the session's queue waits for.
     pub(super) awaited: Option<Stored>,
+    /// Messages of QoS 0 that it did not take in time.
+    pub(super) missed: u64,
     /// Whether CONNACK 0x00 was sent.
     is_greeted: bool,
 }
@@ -282,6 +284,7 @@ impl<'a, G: Gate, F: Fabric, S: AsyncRead + AsyncWrite + Send> Connection<'a, G,
             unstored_bytes: 0,
             takes_forwards: true,
             awaited: None,
+            missed: 0,
             is_greeted: false,
         }
     }
@@ -301,6 +304,7 @@ impl<'a, G: Gate, F: Fabric, S: AsyncRead + AsyncWrite + Send> Connection<'a, G,
         }
         let asked = guest.connect.session_expiry;
         let granted = u32::try_from(self.session.expiry.0).unwrap_or(u32::MAX);
+        let lost = lock(&self.slot.state).dropped;
         let connack = ConnAck {
             session_present: self.session.present,
             session_expiry: (granted != asked).then_some(granted),
@@ -310,6 +314,7 @@ impl<'a, G: Gate, F: Fabric, S: AsyncRead + AsyncWrite + Send> Connection<'a, G,
             server_keep_alive: Some(keep_alive(guest, &self.front.limits)).filter(|&granted| granted != guest.connect.keep_alive),
             assigned_client_identifier: assigned,
             date: Some(self.front.gate.now()),
+            messages_lost: Some(lost).filter(|&lost| lost > 0),
             authentication_method: guest.connect.authentication_method.clone(),
             authentication_data: guest.admission.token_response.clone(),
             ..ConnAck::default()
@@ -322,6 +327,11 @@ impl<'a, G: Gate, F: Fabric, S: AsyncRead + AsyncWrite + Send> Connection<'a, G,
         self.wire.outbound.spare();
         self.is_greeted = true;
         self.record(Happening::Connected { session_present: self.session.present });
+        if lost > 0 {
+            lock(&self.slot.state).dropped -= lost;
+            // MQTT 3.1.1 has no word for it.
+            self.record_limit(format!("its queue was full: {lost} messages were dropped since it was last told"));
+        }
         if !self.session.is_kept_as_asked {
             // MQTT 3.1.1 has no word for it: the log is all there is.
             self.limited("too many kept sessions: this one ends with its connection");
@@ -587,6 +597,9 @@ impl<'a, G: Gate, F: Fabric, S: AsyncRead + AsyncWrite + Send> Connection<'a, G,
             Ending::ByClient { .. } | Ending::ConnectionLost => {}
         }
         self.front.counters.end(&ending);
+        if self.missed > 0 {
+            self.record_limit(format!("too slow: {} messages of QoS 0 were dropped in all", self.missed));
+        }
         self.record(Happening::Ended(ending));
         // The link's end also carries what was published before.
         self.link = None;
@@ -606,8 +619,12 @@ impl<'a, G: Gate, F: Fabric, S: AsyncRead + AsyncWrite + Send> Connection<'a, G,
     pub(super) fn limited(&mut self, limit: &str) {
         self.front.counters.denied.fetch_add(1, Ordering::Relaxed);
         if self.denials.take(Instant::now()).is_ok() {
-            self.record(Happening::Limited { limit: limit.to_owned() });
+            self.record_limit(limit.to_owned());
         }
+    }
+
+    pub(super) fn record_limit(&self, limit: String) {
+        self.record(Happening::Limited { limit });
     }
 
     pub(super) fn record(&self, what: Happening) {

@@ -44,6 +44,12 @@ impl<G: Gate, F: Fabric, S: AsyncRead + AsyncWrite + Send> Connection<'_, G, F, 
                 let reason = format!("too slow: {lost} messages for {} were dropped; subscribe again", subscription.filter);
                 return Err(Ending::Fault { reason_code: reason::QUOTA_EXCEEDED, reason });
             }
+            if options.qos == QoS::AtMostOnce {
+                if self.missed == 0 {
+                    self.record_limit(format!("too slow: messages for {} are dropped", subscription.filter));
+                }
+                self.missed += lost;
+            }
         }
         let is_queued = !routed.queued_for.is_empty() && routed.queued_for.binary_search(&self.slot.number).is_ok();
         let is_own = options.no_local && routed.publisher == Some(self.slot.number);

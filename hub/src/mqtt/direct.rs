@@ -332,6 +332,7 @@ impl Match {
             ..Pending::of(routed.clone(), self.qos)
         };
         let Some(pending) = slot.prepare(state, pending, writes, stored) else {
+            state.dropped += 1;
             return Queued::WithLoss(1, !std::mem::replace(&mut state.overflowed, true));
         };
         let mut lost = 0;
@@ -351,6 +352,7 @@ impl Match {
                 }
             };
             lost += 1;
+            state.dropped += 1;
             state.lost += u64::from(!slot.is_durable && pending.qos != QoS::AtMostOnce);
         }
         if lost == 0 {

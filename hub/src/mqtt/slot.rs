@@ -51,6 +51,8 @@ pub(super) struct SlotState {
     pub(super) is_discarded: bool,
     /// Whether a loss was recorded since the client was last here.
     pub(super) overflowed: bool,
+    /// Messages that the queue of a session that outlives its connections lost since its client was last told.
+    pub(super) dropped: u64,
     /// Messages that the client was promised and will not get unless it subscribes again: the connection is to end.
     pub(super) lost: u64,
 }
@@ -131,6 +133,7 @@ impl Slot {
                 next_position: 1,
                 is_discarded: false,
                 overflowed: false,
+                dropped: 0,
                 lost: 0,
             }),
             questions: AtomicU64::new(0),

@@ -357,6 +357,13 @@ async fn a_slow_reader_costs_only_itself() {
     }
     assert!(lost > 0);
     assert_eq!(home.front.stats().lost as usize, lost, "the hub knows what was lost");
+    // The audit log says so at once, and in the end how much it was.
+    let recorded = async |text: &str| {
+        home.gate.event(|event| matches!(&event.what, Happening::Limited { limit } if limit == text)).await;
+    };
+    recorded("too slow: messages for dev/lamp/tele/+ are dropped").await;
+    slow.goodbye().await;
+    recorded(&format!("too slow: {lost} messages of QoS 0 were dropped in all")).await;
 }
 
 #[tokio::test]

@@ -27,7 +27,8 @@ async fn after_a_power_cut(home: &Home, limits: &Limits) -> Home {
 }
 
 fn overflows(home: &Home) -> usize {
-    let is_overflow = |what: &Happening| matches!(what, Happening::Limited { limit } if limit.starts_with("queue"));
+    let is_overflow =
+        |what: &Happening| matches!(what, Happening::Limited { limit } if limit.contains("the oldest messages are dropped"));
     home.gate.state.lock().unwrap().events.iter().filter(|event| is_overflow(&event.what)).count()
 }
 
@@ -136,5 +137,31 @@ async fn what_the_store_refused_pushes_out_nothing_that_it_took() {
             assert_eq!(owner.message().await.payload, text);
         }
         owner.nothing_came().await;
+    }
+}
+
+#[tokio::test]
+async fn a_client_that_is_back_is_told_once_how_many_messages_its_queue_lost() {
+    let told = [&[0x26][..], &string("messages_lost"), &string("3")].concat();
+    let is_told = |client: &Client| client.connack.body.windows(told.len()).any(|window| window == told);
+    for version in [5, 4] {
+        let home = Home::with(FakeGate::of_a_home(), Limits { max_queued_messages: 2, ..Limits::default() }).await;
+        let kept = if version == 5 { kept_owner(&[]) } else { Connect { clean_start: false, ..Connect::v311("owner") } };
+        let mut owner = home.connected(kept.clone()).await;
+        owner.subscribe("dev/lamp/tele/+", 1).await;
+        assert!(!is_told(&owner));
+        owner.goodbye().await;
+        let mut lamp = home.v5("lamp").await;
+        for number in 0..5 {
+            lamp.publish1(TEMPERATURE, &number.to_string()).await;
+        }
+        let mut owner = home.connected(kept.clone()).await;
+        assert_eq!(is_told(&owner), version == 5);
+        // For all the owner of the home finds it in the audit log.
+        let lost = |what: &Happening| matches!(what, Happening::Limited { limit } if limit.contains("3 messages were dropped"));
+        home.gate.event(|event| lost(&event.what) && &*event.client_identifier == "owner").await;
+        assert_eq!((owner.message().await.payload, owner.message().await.payload), ("3".to_owned(), "4".to_owned()));
+        owner.goodbye().await;
+        assert!(!is_told(&home.connected(kept).await), "it was told");
     }
 }

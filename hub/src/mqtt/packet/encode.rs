@@ -47,6 +47,8 @@ pub struct ConnAck {
     pub reason_string: Option<String>,
     /// The hub's time.
     pub date: Option<UnixTime>,
+    /// Messages that the session's queue lost since its client was last told.
+    pub messages_lost: Option<u64>,
     /// Authentication method.
     pub authentication_method: Option<Box<str>>,
     /// Authentication data.
@@ -141,7 +143,7 @@ impl Dialect {
             packet_type::CONNACK << 4,
             body,
             properties,
-            Words::of(&connack.reason_string, connack.date),
+            Words { reason_string: connack.reason_string.clone(), date: connack.date, messages_lost: connack.messages_lost },
             true,
             out,
         )
@@ -225,7 +227,7 @@ impl Dialect {
             return;
         }
         body.put_u8(reason_code);
-        let words = Words { reason_string: reason_string.map(str::to_owned), date: None };
+        let words = Words { reason_string: reason_string.map(str::to_owned), ..Words::default() };
         let _ = self.put_with_words(first, body, BytesMut::new(), words, self.problem_information, out);
     }
 
@@ -295,7 +297,7 @@ impl Dialect {
         }
         let mut body = BytesMut::with_capacity(2);
         body.put_u8(reason_code);
-        let words = Words { reason_string: Some(reason_string.to_owned()), date };
+        let words = Words { reason_string: Some(reason_string.to_owned()), date, ..Words::default() };
         let _ = self.put_with_words(packet_type::DISCONNECT << 4, body, BytesMut::new(), words, true, out);
     }
 
@@ -318,7 +320,7 @@ impl Dialect {
         if let Some(data) = data {
             put_binary(&mut properties, p::AUTHENTICATION_DATA, data);
         }
-        let words = Words { reason_string: None, date };
+        let words = Words { date, ..Words::default() };
         self.put_with_words(packet_type::AUTH << 4, body, properties, words, self.problem_information, out)
     }
 
@@ -336,11 +338,12 @@ impl Dialect {
         if let Some(words) = words.reason_string.filter(|_| wanted) {
             put_binary(&mut properties, p::REASON_STRING, words.as_bytes());
         }
-        if let Some(date) = words.date.filter(|_| wanted) {
-            let digits = date.0.to_string();
+        let date = words.date.map(|date| ("date", date.0));
+        let messages_lost = words.messages_lost.map(|lost| ("messages_lost", lost));
+        for (name, number) in [date, messages_lost].into_iter().flatten().filter(|_| wanted) {
             properties.put_u8(p::USER_PROPERTY);
-            put_string(&mut properties, "date");
-            put_string(&mut properties, &digits);
+            put_string(&mut properties, name);
+            put_string(&mut properties, &number.to_string());
         }
         if self.check(body.len() + integer_length(properties.len()) + properties.len()).is_err() {
             properties.truncate(bare);
@@ -364,15 +367,11 @@ impl Dialect {
     }
 }
 
+#[derive(Default)]
 struct Words {
     reason_string: Option<String>,
     date: Option<UnixTime>,
-}
-
-impl Words {
-    fn of(reason_string: &Option<String>, date: Option<UnixTime>) -> Self {
-        Self { reason_string: reason_string.clone(), date }
-    }
+    messages_lost: Option<u64>,
 }
 
 /// Longest text that is sent: words for people, not documents.
