@@ -11,10 +11,10 @@ use super::{
     gate::{Gate, Happening, SessionEvent},
     message::{Message, QoS, Routed},
     persister::{Ticket, fit_in_one_batch, weight_of},
-    retained::RetainedFull,
+    retained::{Author, RetainedFull},
     rows,
     session::{Discarded, Pending, Stored, Subscription},
-    slot::{Slot, SlotState, lock},
+    slot::{SessionKey, Slot, SlotState, lock},
     trie::Trie,
 };
 use bytes::Bytes;
@@ -162,7 +162,7 @@ impl DirectSubscriptions {
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Publisher<'a> {
     /// On whose account a retained message is; none for the hub.
-    pub(super) principal: Option<&'a Principal>,
+    pub(super) client: Option<&'a SessionKey>,
     /// Not a will's, nor the hub's.
     pub(super) session: Option<u64>,
 }
@@ -198,7 +198,7 @@ impl<G: Gate, F: Fabric> Inner<G, F> {
         taken: Option<(u16, Stored)>,
         forget: Vec<Write>,
     ) -> Result<Kept, RetainedFull> {
-        let Publisher { principal, session: publisher } = publisher;
+        let Publisher { client, session: publisher } = publisher;
         let mut matches = self.direct.matches(permit.topic(), message.qos, publisher);
         let mut queued_for: Box<[u64]> = matches.iter().map(|matched| matched.slot.number).collect();
         queued_for.sort_unstable();
@@ -215,7 +215,8 @@ impl<G: Gate, F: Fabric> Inner<G, F> {
         let mut writes = Vec::new();
         let mut retained = routed.message.retain.then(|| lock(&self.retained));
         if let Some(retained) = &mut retained {
-            let rows = retained.set(&routed, principal)?;
+            let author = client.map(Author::from);
+            let rows = retained.set(&routed, author.as_ref())?;
             // What the hub says of itself is said anew after a restart.
             if !permit.topic().as_str().starts_with('$') {
                 writes.extend(rows);
@@ -395,7 +396,6 @@ mod tests {
     use crate::mqtt::{
         packet::{RetainHandling, SubscriptionOptions},
         session::{QueueBounds, Session},
-        slot::SessionKey,
     };
     use hearthkey_core::{DeviceId, Seconds};
 

@@ -11,7 +11,7 @@ use super::{
     packet::Will,
     persister::{Persister, Ticket},
     rate::Bucket,
-    retained::{Retained, RetainedBounds, RetainedFull},
+    retained::{Author, Retained, RetainedBounds, RetainedFull},
     rows,
     session::{QueueBounds, Session, Stored, Subscription},
     shared::{GroupFull, SharedSubscriptions},
@@ -214,7 +214,7 @@ impl<G: Gate, F: Fabric> Front<G, F> {
         let permit = rights.authorize_subscribe(subscription)?;
         let mut link = self.0.fabric.link().await?;
         link.subscribe(&permit, 1).await?;
-        let retained = self.0.retained_matching(&permit.subscription().filter);
+        let retained = self.0.retained_matching(&permit.subscription().filter, None);
         Ok(Watch::new(link, rights, retained))
     }
 
@@ -222,13 +222,13 @@ impl<G: Gate, F: Fabric> Front<G, F> {
     #[must_use]
     pub fn retained(&self, topic: &TopicName) -> Option<Vec<u8>> {
         let filter = TopicFilter::parse(topic.as_str()).ok()?;
-        self.0.retained_matching(&filter).first().map(|routed| routed.message.payload.to_vec())
+        self.0.retained_matching(&filter, None).first().map(|routed| routed.message.payload.to_vec())
     }
 
     /// The topics on which something is retained that a filter matches.
     #[must_use]
     pub fn retained_topics(&self, filter: &TopicFilter) -> Vec<TopicName> {
-        self.0.retained_matching(filter).iter().map(|routed| routed.topic.clone()).collect()
+        self.0.retained_matching(filter, None).iter().map(|routed| routed.topic.clone()).collect()
     }
 
     /// Whether a principal has an open session.
@@ -564,15 +564,15 @@ impl<G: Gate, F: Fabric> Inner<G, F> {
         self.persister.store_some_time(writes);
     }
 
-    /// Publishes a will of a principal, whose rows go with it, or a message of the hub's own.
+    /// Publishes a will of a client, whose rows go with it, or a message of the hub's own.
     pub(super) async fn publish(
         &self,
         permit: &PublishPermit,
         message: &Message,
-        principal: Option<&Principal>,
+        client: Option<&SessionKey>,
         forget: Vec<Write>,
     ) -> Result<(), PublishError> {
-        let publisher = Publisher { principal, session: None };
+        let publisher = Publisher { client, session: None };
         let full = |full: RetainedFull| PublishError::RetainedFull(full.words());
         let kept = self.keep(permit, message, publisher, None, forget).map_err(full)?;
         self.publish_on_hub_link(permit, message, kept.queued_for).await?;
@@ -619,9 +619,9 @@ impl<G: Gate, F: Fabric> Inner<G, F> {
         }
     }
 
-    /// The retained messages that match.
-    pub(super) fn retained_matching(&self, filter: &TopicFilter) -> Vec<Arc<Routed>> {
-        lock(&self.retained).matching(filter, self.gate.now())
+    /// The retained messages that match, but for those of this author.
+    pub(super) fn retained_matching(&self, filter: &TopicFilter, besides: Option<&Author>) -> Vec<Arc<Routed>> {
+        lock(&self.retained).matching(filter, besides, self.gate.now())
     }
 
     /// What a principal uses.

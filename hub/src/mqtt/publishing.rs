@@ -107,7 +107,7 @@ impl<G: Gate, F: Fabric, S: AsyncRead + AsyncWrite + Send> Connection<'_, G, F, 
             Some(_) | None => None,
         };
         message.expires_at = expiry.map(|seconds| self.front.gate.now().plus(Seconds(u64::from(seconds))));
-        let publisher = Publisher { principal: Some(&self.slot.key.principal), session: Some(self.slot.number) };
+        let publisher = Publisher { client: Some(&self.slot.key), session: Some(self.slot.number) };
         let Kept { ticket, bytes, queued_for } = match self.front.keep(&permit, &message, publisher, taken, Vec::new()) {
             Ok(kept) => kept,
             Err(full) => {

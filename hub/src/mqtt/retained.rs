@@ -1,12 +1,13 @@
 //! The messages that are kept for later subscribers, one per topic. Pure; knows nothing of who may see them.
 
-use super::{limits::Limits, message::Routed, rows};
+use super::{limits::Limits, message::Routed, rows, slot::SessionKey};
 use hearthkey_core::{
     UnixTime,
     session::Principal,
     topic::{TopicFilter, TopicName},
     write::Write,
 };
+use serde::{Deserialize, Serialize};
 use std::{collections::HashMap, sync::Arc};
 
 /// Kept messages.
@@ -23,8 +24,18 @@ pub(super) struct Retained {
 struct Kept {
     number: u64,
     routed: Arc<Routed>,
-    /// Who published it, and on whose account it is; the hub's own are on nobody's.
-    publisher: Option<Principal>,
+    /// The hub's own have none.
+    author: Option<Author>,
+}
+
+/// Who had a message kept.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Author {
+    /// On whose account it is.
+    pub(super) principal: Principal,
+    /// By which client, for the no-local option: it is told by its client identifier (MQTT-3.8.3-3). Nothing in what earlier hubs stored.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) client_identifier: Option<Box<str>>,
 }
 
 /// What is kept, of all or of one principal.
@@ -48,6 +59,18 @@ pub(super) enum RetainedFull {
     All,
     /// Of this publisher.
     One,
+}
+
+impl From<&SessionKey> for Author {
+    fn from(client: &SessionKey) -> Self {
+        Self { principal: client.principal.clone(), client_identifier: Some(client.client_identifier.clone()) }
+    }
+}
+
+impl Kept {
+    fn principal(&self) -> Option<&Principal> {
+        self.author.as_ref().map(|author| &author.principal)
+    }
 }
 
 impl RetainedFull {
@@ -89,31 +112,31 @@ impl Held {
 }
 
 impl Retained {
-    /// Takes over what was stored: numbers, messages and publishers.
+    /// Takes over what was stored: numbers, messages and authors.
     #[must_use]
-    pub(super) fn new(bounds: RetainedBounds, stored: Vec<(u64, Routed, Option<Principal>)>) -> Self {
+    pub(super) fn new(bounds: RetainedBounds, stored: Vec<(u64, Routed, Option<Author>)>) -> Self {
         let mut retained =
             Self { by_topic: HashMap::new(), held: Held::default(), held_by_principal: HashMap::new(), next_number: 1, bounds };
-        for (number, routed, publisher) in stored {
+        for (number, routed, author) in stored {
             retained.next_number = retained.next_number.max(number + 1);
-            retained.insert(Kept { number, routed: Arc::new(routed), publisher });
+            retained.insert(Kept { number, routed: Arc::new(routed), author });
         }
         retained
     }
 
     /// Keeps a message in place of the one on its topic, or removes that one if the payload is empty. The hub's own, without
-    /// `publisher`, are few and pass the bounds: what a client keeps does not stop them. Returns the rows to write.
+    /// `author`, are few and pass the bounds: what a client keeps does not stop them. Returns the rows to write.
     ///
     /// # Errors
     /// [`RetainedFull`]: nothing has changed.
-    pub(super) fn set(&mut self, routed: &Routed, publisher: Option<&Principal>) -> Result<Vec<Write>, RetainedFull> {
+    pub(super) fn set(&mut self, routed: &Routed, author: Option<&Author>) -> Result<Vec<Write>, RetainedFull> {
         if routed.message.payload.is_empty() {
             return Ok(self.remove(&routed.topic));
         }
         let earlier = self.by_topic.get(&routed.topic);
-        if let Some(publisher) = publisher {
-            let of_one = self.held_by_principal.get(publisher).copied().unwrap_or_default();
-            let earlier_of_one = earlier.filter(|earlier| earlier.publisher.as_ref() == Some(publisher));
+        if let Some(Author { principal, .. }) = author {
+            let of_one = self.held_by_principal.get(principal).copied().unwrap_or_default();
+            let earlier_of_one = earlier.filter(|earlier| earlier.principal() == Some(principal));
             if !of_one.has_room(self.bounds.one, routed, earlier_of_one.map(|earlier| &*earlier.routed)) {
                 return Err(RetainedFull::One);
             }
@@ -122,19 +145,20 @@ impl Retained {
             }
         }
         let (number, earlier_parts) = match earlier {
-            Some(earlier) => (earlier.number, rows::retained_parts(&earlier.routed, earlier.publisher.as_ref())),
+            Some(earlier) => (earlier.number, rows::retained_parts(&earlier.routed, earlier.author.as_ref())),
             None => (self.next_number, 0),
         };
         self.next_number = self.next_number.max(number + 1);
-        let writes = rows::put_retained(number, routed, publisher, earlier_parts);
-        self.insert(Kept { number, routed: Arc::new(routed.clone()), publisher: publisher.cloned() });
+        let writes = rows::put_retained(number, routed, author, earlier_parts);
+        self.insert(Kept { number, routed: Arc::new(routed.clone()), author: author.cloned() });
         Ok(writes)
     }
 
-    /// The messages that match a filter and have not expired.
+    /// The messages that match a filter and have not expired, but for those of this author.
     #[must_use]
-    pub(super) fn matching(&self, filter: &TopicFilter, now: UnixTime) -> Vec<Arc<Routed>> {
-        let fresh = |kept: &&Kept| !kept.routed.message.is_expired(now);
+    pub(super) fn matching(&self, filter: &TopicFilter, besides: Option<&Author>, now: UnixTime) -> Vec<Arc<Routed>> {
+        let is_own = |kept: &Kept| besides.is_some() && kept.author.as_ref() == besides;
+        let fresh = |kept: &&Kept| !is_own(kept) && !kept.routed.message.is_expired(now);
         if !filter.as_str().contains(['+', '#']) {
             let exact = TopicName::parse(filter.as_str()).ok().and_then(|topic| self.by_topic.get(&topic));
             return exact.filter(fresh).map(|kept| kept.routed.clone()).into_iter().collect();
@@ -162,8 +186,8 @@ impl Retained {
 
     fn insert(&mut self, kept: Kept) {
         self.held.add(&kept.routed);
-        if let Some(publisher) = &kept.publisher {
-            self.held_by_principal.entry(publisher.clone()).or_default().add(&kept.routed);
+        if let Some(principal) = kept.principal() {
+            self.held_by_principal.entry(principal.clone()).or_default().add(&kept.routed);
         }
         if let Some(earlier) = self.by_topic.insert(kept.routed.topic.clone(), kept) {
             self.count_out(&earlier);
@@ -173,16 +197,16 @@ impl Retained {
     fn remove(&mut self, topic: &TopicName) -> Vec<Write> {
         let Some(kept) = self.by_topic.remove(topic) else { return Vec::new() };
         self.count_out(&kept);
-        rows::delete_retained(kept.number, rows::retained_parts(&kept.routed, kept.publisher.as_ref()))
+        rows::delete_retained(kept.number, rows::retained_parts(&kept.routed, kept.author.as_ref()))
     }
 
     fn count_out(&mut self, kept: &Kept) {
         self.held.take(&kept.routed);
-        let Some(publisher) = &kept.publisher else { return };
-        if let Some(held) = self.held_by_principal.get_mut(publisher) {
+        let Some(principal) = kept.principal() else { return };
+        if let Some(held) = self.held_by_principal.get_mut(principal) {
             held.take(&kept.routed);
             if held.messages == 0 {
-                self.held_by_principal.remove(publisher);
+                self.held_by_principal.remove(principal);
             }
         }
     }
@@ -200,8 +224,9 @@ mod tests {
         Retained::new(RetainedBounds { all, one: all }, Vec::new())
     }
 
-    fn device(id: &str) -> Principal {
-        Principal::Device(DeviceId::parse(id).expect("legal"))
+    fn device(id: &str) -> Author {
+        let principal = Principal::Device(DeviceId::parse(id).expect("legal"));
+        Author { principal, client_identifier: Some(id.into()) }
     }
 
     fn set(retained: &mut Retained, topic: &str, payload: &'static str) -> Result<usize, RetainedFull> {
@@ -215,7 +240,7 @@ mod tests {
 
     fn texts(retained: &Retained, filter: &str) -> Vec<String> {
         let filter = TopicFilter::parse(filter).expect("legal");
-        let found = retained.matching(&filter, UnixTime(10));
+        let found = retained.matching(&filter, None, UnixTime(10));
         let mut texts: Vec<_> = found.iter().map(|routed| format!("{}={:?}", routed.topic, routed.message.payload)).collect();
         texts.sort();
         texts

@@ -19,6 +19,7 @@ use super::{
     limits::ROW_CHUNK_BYTES,
     message::{ForwardedProperties, Message, QoS, Routed},
     packet::{RetainHandling, SubscriptionOptions},
+    retained::Author,
     session::{Pending, Reserved, Subscription},
 };
 use bytes::{Buf, BufMut, Bytes};
@@ -107,8 +108,8 @@ pub(super) struct StoredSession {
 pub(super) struct Stored {
     /// Sessions.
     pub(super) sessions: Vec<StoredSession>,
-    /// Kept messages with their numbers and publishers.
-    pub(super) retained: Vec<(u64, Routed, Option<Principal>)>,
+    /// Kept messages with their numbers and authors.
+    pub(super) retained: Vec<(u64, Routed, Option<Author>)>,
     /// Wills in the order of their numbers.
     pub(super) wills: Vec<StoredWill>,
     /// Rows that mean nothing any more: to be deleted.
@@ -209,8 +210,8 @@ pub(super) fn all_or_none(publisher: u64, packet_identifier: u16, writes: Vec<Wr
 
 /// Stores a kept message in place of the one that had `earlier_parts`.
 #[must_use]
-pub(super) fn put_retained(number: u64, routed: &Routed, publisher: Option<&Principal>, earlier_parts: u16) -> Vec<Write> {
-    let bytes = encode(routed, routed.message.qos as u8 | 1 << 2, None, &publisher_to_text(publisher), &[]);
+pub(super) fn put_retained(number: u64, routed: &Routed, author: Option<&Author>, earlier_parts: u16) -> Vec<Write> {
+    let bytes = encode(routed, routed.message.qos as u8 | 1 << 2, None, &author_to_text(author), &[]);
     let mut writes = in_parts(&bytes, |part| retained_key(number, part));
     writes.extend((parts(bytes.len())..earlier_parts).map(|part| delete(retained_key(number, part))));
     writes
@@ -224,8 +225,8 @@ pub(super) fn delete_retained(number: u64, parts: u16) -> Vec<Write> {
 
 /// How many rows a kept message has.
 #[must_use]
-pub(super) fn retained_parts(routed: &Routed, publisher: Option<&Principal>) -> u16 {
-    parts(encoded_length(routed, false, &publisher_to_text(publisher), &[]))
+pub(super) fn retained_parts(routed: &Routed, author: Option<&Author>) -> u16 {
+    parts(encoded_length(routed, false, &author_to_text(author), &[]))
 }
 
 /// Stores a will in place of its rows of before, of which there were `earlier_parts`; tells how many there are.
@@ -250,8 +251,14 @@ fn group_to_text(pending: &Pending) -> String {
 }
 
 /// Nothing for the hub.
-fn publisher_to_text(publisher: Option<&Principal>) -> String {
-    publisher.map_or_else(String::new, |publisher| String::from_utf8_lossy(&to_json(publisher)).into_owned())
+fn author_to_text(author: Option<&Author>) -> String {
+    author.map_or_else(String::new, |author| String::from_utf8_lossy(&to_json(author)).into_owned())
+}
+
+/// Earlier hubs wrote only the principal.
+fn author_in(label: &str) -> Option<Author> {
+    let principal = || serde_json::from_str(label).ok().map(|principal| Author { principal, client_identifier: None });
+    serde_json::from_str(label).ok().or_else(principal)
 }
 
 /// Reads back what was stored. Rows that cannot be read, and those that belong to nothing, become orphans.
@@ -309,8 +316,7 @@ pub(super) fn restore(rows: impl IntoIterator<Item = (Vec<u8>, Vec<u8>)>) -> Sto
     for (prefix, parts) in messages(&rows, b'r', 9) {
         match (number_in(prefix, 1), joined(&parts)) {
             (Some(number), Some(message)) => {
-                let publisher = serde_json::from_str(&message.label).ok();
-                stored.retained.push((number, message.routed, publisher));
+                stored.retained.push((number, message.routed, author_in(&message.label)));
             }
             _ => stored.orphans.extend(parts.iter().map(|(key, _)| delete((*key).clone()))),
         }
@@ -604,7 +610,7 @@ mod tests {
         let shared = Pending { share: Some(Arc::new(group)), ..pending(3_900, 6) };
         apply(&mut rows, put_queued(3, 6, &shared));
         apply(&mut rows, [put_released(3, 5, 42), put_unreleased(3, 7), put_unreleased(3, 65_535)]);
-        let lamp = session().principal;
+        let lamp = Author { principal: session().principal, client_identifier: Some("lamp/2".into()) };
         apply(&mut rows, put_retained(8, &routed(10_000), Some(&lamp), 0));
         apply(&mut rows, put_retained(9, &routed(10), None, 0));
         let stored = restore(rows.clone());
@@ -633,7 +639,7 @@ mod tests {
 
     /// As the hub wrote it before a kept message said who published it.
     #[test]
-    fn a_kept_message_of_an_earlier_hub_is_read_and_is_on_nobodys_account() {
+    fn a_kept_message_of_an_earlier_hub_is_read_whether_or_not_it_says_on_whose_account_it_is() {
         let mut value = vec![0, 1, 0b101];
         value.extend([0; 8]);
         value.extend([0, 1, b'a', 0, 0, 0, 0, 0]);
@@ -641,6 +647,9 @@ mod tests {
         let stored = restore([(retained_key(8, 0), value)]);
         let [(8, routed, None)] = &stored.retained[..] else { panic!("{stored:?}") };
         assert_eq!((routed.topic.as_str(), &routed.message.payload[..]), ("a", &b"21"[..]));
+        let SessionRow { principal, .. } = session();
+        let label = String::from_utf8(to_json(&principal)).expect("text");
+        assert_eq!(author_in(&label), Some(Author { principal, client_identifier: None }), "or by which client");
     }
 
     fn will(jti: &str) -> WillRow {

@@ -9,6 +9,7 @@ use super::{
     packet::{RetainHandling, Subscribe, SubscribeRequest, reason},
     persister::{Ticket, weight_of},
     publishing::Answer,
+    retained::Author,
     session::{Pending, QueueBounds, Stored, Subscription},
     slot::{SlotState, lock},
 };
@@ -141,7 +142,9 @@ impl<G: Gate, F: Fabric, S: AsyncRead + AsyncWrite + Send> Connection<'_, G, F, 
     }
 
     pub(super) fn offer_retained(&mut self, subscription: &Subscription) {
-        let found = self.front.retained_matching(&subscription.filter);
+        let own = Author::from(&self.slot.key);
+        let besides = subscription.options.no_local.then_some(&own);
+        let found = self.front.retained_matching(&subscription.filter, besides);
         self.offer(subscription, found, true);
     }
 

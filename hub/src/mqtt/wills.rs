@@ -135,7 +135,7 @@ impl<G: Gate, F: Fabric> Inner<G, F> {
         let Will { topic, mut message, expiry, .. } = armed.will.clone();
         message.expires_at = expiry.map(|seconds| self.gate.now().plus(Seconds(u64::from(seconds))));
         let refused = match rights.authorize_publish(topic) {
-            Ok(permit) => match self.publish(&permit, &message, Some(&key.principal), armed.forget().collect()).await {
+            Ok(permit) => match self.publish(&permit, &message, Some(&key), armed.forget().collect()).await {
                 Ok(()) => return,
                 Err(PublishError::RetainedFull(words)) => Happening::Limited { limit: format!("will: {words}") },
                 Err(error @ (PublishError::NotStored | PublishError::Fabric(_))) => {

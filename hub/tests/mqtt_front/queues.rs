@@ -165,3 +165,29 @@ async fn a_client_that_is_back_is_told_once_how_many_messages_its_queue_lost() {
         assert!(!is_told(&home.connected(kept).await), "it was told");
     }
 }
+
+#[tokio::test]
+async fn a_client_does_not_get_what_it_retained_itself_if_it_says_so() {
+    let home = Home::new().await;
+    for connect in [Connect::v5("owner"), Connect::kept("owner")] {
+        let mut owner = home.connected(connect.clone()).await;
+        assert_eq!(owner.publish("dev/lamp/tele/x", "its own", true, &[]).await, 0);
+        let no_local = 0x04 | 1;
+        assert_eq!(owner.subscribe("dev/lamp/tele/+", no_local).await, 1);
+        owner.nothing_came().await;
+        assert_eq!(owner.subscribe("dev/lamp/tele/+", 1).await, 1);
+        assert_eq!(owner.message().await.payload, "its own");
+        // Its client identifier says who it is, not its session (MQTT-3.8.3-3).
+        let mut owner = home.connected(Connect { clean_start: true, ..connect }).await;
+        assert_eq!(owner.subscribe("dev/lamp/tele/+", no_local).await, 1);
+        owner.nothing_came().await;
+        let home = after_a_power_cut(&home, &Limits::default()).await;
+        let mut owner = home.v5("owner").await;
+        assert_eq!(owner.subscribe("dev/lamp/tele/+", no_local).await, 1);
+        owner.nothing_came().await;
+        let another = Connect { client_identifier: "another".to_owned(), ..Connect::v5("owner") };
+        let mut another = home.connected(another).await;
+        assert_eq!(another.subscribe("dev/lamp/tele/+", no_local).await, 1);
+        assert_eq!(another.message().await.payload, "its own");
+    }
+}
