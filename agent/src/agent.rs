@@ -2,7 +2,6 @@
 
 use crate::application::{Application, Event, Farewell, Turn};
 use crate::buffer::Buffer;
-use crate::command::CommandGate;
 use crate::device::{Config, Device};
 use crate::identity::{Identity, SEQUENCE_BYTES, sequence_in};
 use crate::keys::Drbg;
@@ -117,13 +116,11 @@ impl Agent {
         let mut record = [0; SEQUENCE_BYTES];
         let loaded = platform.load(Record::CommandSequence, &mut record);
         self.device.diagnostics.storage(loaded.is_ok());
-        self.device.gate = if loaded.is_ok() {
-            // Zero if there is none.
-            CommandGate::new(sequence_in(&record))
-        } else {
+        if loaded.is_err() {
             application.event(Event::StorageFailed);
-            CommandGate::unread()
-        };
+        }
+        // Zero if there is none.
+        self.device.gate.loaded(loaded.is_ok().then_some(sequence_in(&record)));
     }
 
     fn store_sequence<P: Platform, A: Application>(&mut self, platform: &mut P, application: &mut A, sequence: u64) {

@@ -132,10 +132,16 @@ impl CommandGate {
         Self { highest: stored, stored: Some(stored), seen: Deque::new() }
     }
 
-    /// A gate for a device whose storage cannot be read: it lets no command pass, and stores nothing over what it does not know.
+    /// A gate that does not know yet what storage holds: it lets no command pass, and stores nothing over what it does not know.
     #[must_use]
     pub const fn unread() -> Self {
         Self { highest: 0, stored: None, seen: Deque::new() }
+    }
+
+    /// Notes what storage holds. `None` if it cannot be read.
+    pub fn loaded(&mut self, stored: Option<u64>) {
+        self.highest = self.highest.max(stored.unwrap_or_default());
+        self.stored = stored;
     }
 
     pub(crate) fn is_read(&self) -> bool {

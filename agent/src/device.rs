@@ -236,8 +236,7 @@ impl Device {
                     Some(Leaving::Clean { deadline, .. }) => Some(deadline),
                     _ => None,
                 };
-                let about = self.about_is_due(online);
-                [self.session.deadline(), farewell, about].into_iter().flatten().fold(renewal, Instant::min).into()
+                [self.session.deadline(), farewell].into_iter().flatten().fold(renewal, Instant::min).into()
             }
         }
     }
@@ -344,19 +343,9 @@ impl Device {
         }
     }
 
-    /// When `about` is to be told once more: if there is news, nothing else waits, and the last time is long enough ago.
-    fn about_is_due(&self, online: &Online) -> Option<Instant> {
-        let is_wanted = self.diagnostics.has_news() && self.session.free_places() == QUEUE;
-        online.about_told.filter(|_| is_wanted).map(|told| told.after(ABOUT_INTERVAL))
-    }
-
-    /// Queues what each connection begins with, as soon as there is room, and `about` again when it is due.
+    /// Queues what each connection begins with, as soon as there is room, and news of `about` when the device is awake anyway.
     #[inline(never)]
     fn announce<A: Application>(&mut self, now: Instant, application: &mut A) {
-        let Phase::Online(online) = &self.phase else {
-            return;
-        };
-        let is_due = self.about_is_due(online).is_some_and(|at| now >= at);
         let Phase::Online(online) = &mut self.phase else {
             return;
         };
@@ -368,12 +357,16 @@ impl Device {
                 None => self.session.enqueue(&status, b"online", Qos::AtLeastOnce, true, Class::Agent).is_err(),
             };
         }
-        // The first time is certain to arrive, after what a former connection left of it. Later it goes out at once, and takes no
-        // place from what the application queues.
+        let free = self.session.free_places();
         let place = topic(&self.identity, "about");
+        // The first time is certain to arrive, after what a former connection left of it. News goes out at once, and takes no
+        // place from what the application queues.
         let (is_due, qos) = match online.about_told {
-            None => (self.session.free_places() > RESERVED && self.session.waiting(&place).is_none(), Qos::AtLeastOnce),
-            Some(_) => (is_due, Qos::AtMostOnce),
+            None => (free > RESERVED && self.session.waiting(&place).is_none(), Qos::AtLeastOnce),
+            Some(told) => {
+                let may_tell = free == QUEUE && now.since(told) >= ABOUT_INTERVAL;
+                (self.diagnostics.has_news() && may_tell, Qos::AtMostOnce)
+            }
         };
         if is_due {
             online.about_told = Some(now);

@@ -26,8 +26,8 @@ async fn an_identity_that_cannot_be_read_is_neither_forgotten_nor_replaced() {
     assert!(Identity::load(&mut home.platform).unwrap().is_some());
 }
 
-fn command(sequence: u16) -> Vec<u8> {
-    let body = format!(r#"{{"id":"c-{sequence}","seq":{sequence},"ttl_s":30,"by":"owner"}}"#);
+fn command(id: &str, sequence: u16) -> Vec<u8> {
+    let body = format!(r#"{{"id":"{id}","seq":{sequence},"ttl_s":30,"by":"owner"}}"#);
     mqtt::publish("dev/lamp/cmd/set", &body, sequence, false, Some(30))
 }
 
@@ -44,7 +44,7 @@ async fn a_device_that_cannot_read_what_it_obeyed_last_obeys_nothing_until_it_ca
         });
         Lamp { command, ..Lamp::default() }
     };
-    let first = async |hub: &mut Hub| hub.let_in().await.command(&command(5), 3).await;
+    let first = async |hub: &mut Hub| hub.let_in().await.command(&command("first", 5), 3).await;
     home.run(lamp(), async |hub| assert_eq!(first(hub).await.1[2].1, r#"{"state":"succeeded"}"#)).await;
 
     unreadable.set(Some(Record::CommandSequence));
@@ -54,8 +54,8 @@ async fn a_device_that_cannot_read_what_it_obeyed_last_obeys_nothing_until_it_ca
         let mut call = hub.let_in().await;
         let unknown = r#"{"state":"rejected","reason":"its sequence cannot be stored"}"#;
         // One from before it, which must not be carried out again, and one that would overwrite what it cannot read.
-        for sequence in [5, 6] {
-            assert_eq!(call.command(&command(sequence), 1).await.1[0].1, unknown);
+        for (id, sequence) in [("first", 5), ("second", 6)] {
+            assert_eq!(call.command(&command(id, sequence), 1).await.1[0].1, unknown);
         }
         assert_eq!(storage.borrow()[Record::CommandSequence.name()][..8], 5_u64.to_be_bytes());
         // Read at the next connection, without a restart.
@@ -63,8 +63,8 @@ async fn a_device_that_cannot_read_what_it_obeyed_last_obeys_nothing_until_it_ca
         call.send(&mqtt::disconnect(0x8b, "hub stopping")).await;
         let mut call = hub.let_in().await;
         let stale = r#"{"state":"rejected","reason":"sequence not above the highest seen"}"#;
-        assert_eq!(call.command(&command(5), 1).await.1[0].1, stale);
-        assert_eq!(call.command(&command(7), 3).await.1[2].1, r#"{"state":"succeeded"}"#);
+        assert_eq!(call.command(&command("again", 5), 1).await.1[0].1, stale);
+        assert_eq!(call.command(&command("third", 7), 3).await.1[2].1, r#"{"state":"succeeded"}"#);
     };
     home.run(lamp, second).await;
     assert_eq!(obeyed.get(), 2);

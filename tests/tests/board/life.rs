@@ -45,6 +45,13 @@ async fn a_board_enrols_reports_obeys_becomes_what_is_desired_renews_and_comes_b
     // What it publishes, its owner sees; what its owner says, it does.
     let mut watch = hub.follow(&["watch", "dev/board/#"]);
     sees_telemetry(&mut watch).await;
+    let mut watch_about = hub.follow(&["watch", "dev/board/about"]);
+    let about = watch_about.json("what it says of itself", |message| {
+        let about: serde_json::Value = serde_json::from_str(message["payload"].as_str()?).ok()?;
+        Some(about["agent"].clone())
+    });
+    assert_eq!(about.await, json!({"state": "online", "connections": 1, "failures": 0}));
+    drop(watch_about);
     let command = hub.told(&["send", "board", "set-setpoint", r#"{"celsius":23.5}"#, "--wait", "30s"]).await;
     assert_eq!(command["state"], "succeeded", "{command}");
     let state = watch.json("the new setpoint", |message| {
