@@ -43,6 +43,7 @@ pub(super) fn public(scalar: &[u8; 32]) -> Option<[u8; 64]> {
 }
 
 /// Signs a SHA-256 with the nonce of RFC 6979; `None` if scalar or nonce will not do.
+#[inline(never)] // What it leaves on the stack is wiped when it has returned.
 pub(super) fn sign(scalar: &[u8; 32], hash: &[u8; 32]) -> Option<[u8; 64]> {
     let order = NistP256::ORDER.encode_field_bytes();
     let mut nonce = rfc6979::generate_k::<Sha256, _>(FieldBytes::from_slice(scalar), &order, FieldBytes::from_slice(hash), &[]);

@@ -25,6 +25,7 @@ pub(super) fn public(bytes: &[u8; 32]) -> Option<[u8; 64]> {
 }
 
 /// Signs a SHA-256 with the nonce of RFC 6979. Works from the scalar alone: deriving the public key first would double the cost.
+#[inline(never)] // What it leaves on the stack is wiped when it has returned.
 pub(super) fn sign(bytes: &[u8; 32], hash: &[u8; 32]) -> Option<[u8; 64]> {
     let (signature, _) = scalar(bytes)?.try_sign_prehashed_rfc6979::<Sha256>(hash.into(), &[]).ok()?;
     Some(signature.to_bytes().into())

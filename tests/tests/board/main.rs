@@ -7,6 +7,7 @@ mod figures;
 mod hostile;
 mod life;
 mod p256;
+mod remains;
 
 // The servers that the agent's own tests break TLS with; not all of what they can do is needed here.
 #[allow(dead_code, unreachable_pub)]

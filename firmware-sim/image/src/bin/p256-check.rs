@@ -44,7 +44,7 @@ impl RngCore for Chosen {
     }
 
     fn fill_bytes(&mut self, out: &mut [u8]) {
-        out.copy_from_slice(&self.0);
+        out.copy_from_slice(&self.0[..out.len()]);
     }
 
     fn try_fill_bytes(&mut self, out: &mut [u8]) -> Result<(), rand_core::Error> {

@@ -52,16 +52,26 @@ pub mod ecdh {
     impl EphemeralSecret {
         /// Draws a secret.
         pub fn random(random: &mut impl CryptoRngCore) -> Self {
-            let mut bytes = Zeroizing::new([0; 32]);
             let mut key = Self { scalar: Zeroizing::new([0; 8]), public: PublicKey { x: [0; 8], y: [0; 8] } };
+            key.draw(random);
+            wipe_stack();
+            // Copied from what is wiped: a move would leave another copy.
+            Self { scalar: Zeroizing::new(*key.scalar), public: key.public_key() }
+        }
+
+        #[inline(never)]
+        fn draw(&mut self, random: &mut impl CryptoRngCore) {
+            let mut bytes = Zeroizing::new([0; 32]);
             loop {
                 random.fill_bytes(&mut *bytes);
-                for (word, bytes) in key.scalar.iter_mut().rev().zip(bytes.chunks_exact(4)) {
+                for (word, bytes) in self.scalar.iter_mut().rev().zip(bytes.chunks_exact(4)) {
                     *word = u32::from_be_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]);
                 }
                 // False once in 2^32: not below the order of the group.
-                if p256_cm4::keygen(&mut key.public.x, &mut key.public.y, &key.scalar) {
-                    return key;
+                if p256_cm4::keygen(&mut self.public.x, &mut self.public.y, &self.scalar) {
+                    // A generator may keep what it gave last.
+                    random.fill_bytes(&mut [0]);
+                    return;
                 }
             }
         }
@@ -75,14 +85,29 @@ pub mod ecdh {
         /// What the two agree on.
         #[must_use]
         pub fn diffie_hellman(&self, other: &PublicKey) -> SharedSecret {
-            let mut shared = SharedSecret(FieldBytes::default());
-            let mut bytes = Zeroizing::new([0; 32]);
-            // False only for a point that is not on the curve, which no `PublicKey` is; an all-zero secret would let nobody in.
-            let is_on_curve = p256_cm4::ecdh_calc_shared_secret(&mut bytes, &self.scalar, &other.x, &other.y);
-            assert!(is_on_curve, "a public key is on the curve");
-            shared.0.copy_from_slice(&*bytes);
-            shared
+            let mut shared = Zeroizing::new([0; 32]);
+            self.agree(other, &mut shared);
+            wipe_stack();
+            SharedSecret(*FieldBytes::from_slice(&*shared))
         }
+
+        #[inline(never)]
+        fn agree(&self, other: &PublicKey, shared: &mut [u8; 32]) {
+            // False only for a point that is not on the curve, which no `PublicKey` is; an all-zero secret would let nobody in.
+            let is_on_curve = p256_cm4::ecdh_calc_shared_secret(shared, &self.scalar, &other.x, &other.y);
+            assert!(is_on_curve, "a public key is on the curve");
+        }
+    }
+
+    /// More than p256-cm4 takes of the stack, in words of four bytes.
+    const SECRET_STACK: usize = 1024;
+
+    /// Overwrites what lies below its caller on the stack: p256-cm4 leaves there what it computed with.
+    #[inline(never)]
+    fn wipe_stack() {
+        let mut stack = [0_u32; SECRET_STACK];
+        stack.zeroize();
+        core::hint::black_box(&stack);
     }
 
     /// The x coordinate that two have agreed on. Wiped when dropped.
