@@ -260,6 +260,7 @@ impl VirtualReport<'_> {
         write_verdicts(html, self.verdicts)?;
         html.push_str("<table>\n");
         for (name, value) in serde_json::to_value(self.chronicle)?.as_object().into_iter().flatten() {
+            let value = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
             writeln!(html, "<tr><td>{}</td><td class=\"number\">{value}</td></tr>", name.replace('_', " "))?;
         }
         html.push_str("</table>\n");
@@ -338,13 +339,21 @@ mod tests {
     #[test]
     fn a_year_is_drawn_by_what_happened_each_day() {
         let stage = |day: u64| Chronicle { passed_s: day * 86_400, accepted: day * 2_000, sessions: day, ..Chronicle::default() };
-        let stages: Vec<_> = (0..=20).map(stage).collect();
+        let mut stages: Vec<_> = (0..=20).map(stage).collect();
+        stages[20].digest = u64::MAX;
         let broken = Verdict { expected: "every invariant holds".to_owned(), found: "seed 7, day 20".to_owned(), met: false };
         let (verdicts, chronicle) = (&[broken], &stages[20]);
         let report = VirtualReport { title: "year", story: "a year", verdicts, chronicle, stages: &stages };
         let html = report.to_html().expect("drawn");
         assert_eq!(html.matches("<svg").count(), 3);
-        for shown in ["seed 7, day 20", "not met", "<td>accepted</td><td class=\"number\">40000</td>", "\n2000\n", "20 d"] {
+        for shown in [
+            "seed 7, day 20",
+            "not met",
+            "<td>accepted</td><td class=\"number\">40000</td>",
+            ">ffffffffffffffff<",
+            "\n2000\n",
+            "20 d",
+        ] {
             assert!(html.contains(shown), "{shown}: {html}");
         }
     }

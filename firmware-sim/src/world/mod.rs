@@ -103,7 +103,8 @@ pub struct Chronicle {
     pub most_rows: usize,
     /// The longest that a device which should have had a session had none, seconds.
     pub longest_absence_s: u64,
-    /// A digest of every packet: two worlds of one seed have the same.
+    /// A digest of every packet: two worlds of one seed have the same. Hexadecimal in JSON, whose numbers are too short.
+    #[serde(serialize_with = "in_hexadecimal")]
     pub digest: u64,
 }
 
@@ -650,6 +651,10 @@ impl std::fmt::Debug for World {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("World").field("now_ms", &self.now_ms).field("chronicle", &self.chronicle).finish_non_exhaustive()
     }
+}
+
+fn in_hexadecimal<S: serde::Serializer>(digest: &u64, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_str(&format_args!("{digest:016x}"))
 }
 
 fn date(now_ms: u64) -> UnixTime {

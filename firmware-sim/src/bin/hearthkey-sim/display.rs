@@ -81,7 +81,8 @@ pub(crate) fn print_chronicle(chronicle: &Chronicle, took: Duration, is_whole: b
     }
     let mut table = plain_table();
     for (name, value) in fields.as_object().into_iter().flatten() {
-        table.add_row([name.replace('_', " "), value.to_string()]);
+        let value = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
+        table.add_row([name.replace('_', " "), value]);
     }
     if let Some(column) = table.column_mut(1) {
         column.set_cell_alignment(CellAlignment::Right);
