@@ -1,7 +1,7 @@
 //! What the MQTT front asks, answered by the hub.
 
 use crate::{
-    hub::Hub,
+    hub::{Hub, command_id},
     mqtt::{
         gate::{Admission, Ending, Gate, Happening, Noting, PersistError, Possession, Refusal, RefusalKind, SessionEvent},
         message::Message,
@@ -21,7 +21,7 @@ use hearthkey_core::{
     write::Write,
 };
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     net::SocketAddr,
     sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant},
@@ -35,6 +35,7 @@ pub struct HubGate {
     failures: Throttle,
     events: mpsc::Sender<SessionEvent>,
     deliveries: mpsc::Sender<Delivered>,
+    unwritten: Arc<Unwritten>,
     reports: Arc<Reports>,
     report_bell: mpsc::Sender<()>,
 }
@@ -50,11 +51,16 @@ struct Report {
 }
 
 /// A session has a command for a device.
+#[derive(Clone, PartialEq, Eq, Hash)]
 struct Delivered {
     listener: DeviceId,
     device: DeviceId,
-    payload: Vec<u8>,
+    id: String,
 }
+
+/// What devices have got since it was last written down: as much as waits for that.
+#[derive(Default)]
+struct Unwritten(Mutex<HashSet<Delivered>>);
 
 /// Most events, and most notes of deliveries, that wait to be written. Beyond that the newest are dropped, which is logged:
 /// the audit of a flood must not become one.
@@ -69,11 +75,12 @@ impl HubGate {
         let reports = Arc::<Reports>::default();
         let writing = write_down(Arc::clone(&hub), events_inbox);
         let reporting = keep_reports(Arc::clone(&hub), Arc::clone(&reports), bell);
-        let relaying = note_deliveries(Arc::clone(&hub), deliveries_inbox);
+        let unwritten = Arc::<Unwritten>::default();
+        let relaying = note_deliveries(Arc::clone(&hub), Arc::clone(&unwritten), deliveries_inbox);
         let both = async move {
             tokio::join!(writing, relaying, reporting);
         };
-        (Self { hub, failures: Throttle::default(), events, deliveries, reports, report_bell }, both)
+        (Self { hub, failures: Throttle::default(), events, deliveries, unwritten, reports, report_bell }, both)
     }
 }
 
@@ -191,7 +198,16 @@ impl Gate for HubGate {
     }
 
     fn commands_waiting(&self, listener: &DeviceId, device: &DeviceId) -> Vec<(TopicName, Message)> {
-        self.hub.commands_waiting(listener, device)
+        // Before the registry is asked, which knows it before it is taken from here.
+        let unwritten = self.unwritten.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let has = |id: &str| unwritten.iter().any(|delivered| delivered.device == *device && delivered.id == id);
+        let mut waiting = self.hub.commands_waiting(listener, device);
+        waiting.retain(|(_, message)| !command_id(&message.payload).is_some_and(|id| has(&id)));
+        waiting
+    }
+
+    fn command_id(&self, payload: &[u8]) -> Option<String> {
+        command_id(payload)
     }
 
     fn acknowledged(&self, publisher: &Principal, device: &DeviceId, command_id: &str, payload: &[u8]) -> Option<Noting> {
@@ -229,8 +245,16 @@ impl Gate for HubGate {
     }
 
     fn delivered(&self, listener: &DeviceId, device: &DeviceId, payload: &[u8]) {
-        let delivered = Delivered { listener: listener.clone(), device: device.clone(), payload: payload.to_vec() };
-        if self.deliveries.try_send(delivered).is_err() {
+        let Some(id) = command_id(payload) else { return };
+        // Others may listen too: whether the device has it then, is not theirs to say.
+        if !self.hub.view(|registry| registry.acts_for(listener, device)) {
+            return;
+        }
+        let delivered = Delivered { listener: listener.clone(), device: device.clone(), id };
+        let mut unwritten = self.unwritten.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if self.deliveries.try_send(delivered.clone()).is_ok() {
+            unwritten.insert(delivered);
+        } else {
             tracing::warn!(%device, "a command is delivered but not noted as such: {MAX_WAITING} notes wait already");
         }
     }
@@ -302,9 +326,10 @@ async fn write_down(hub: Arc<Hub>, mut inbox: mpsc::Receiver<SessionEvent>) {
     hub.record(flood.ended(UnixTime(u64::MAX))).await;
 }
 
-async fn note_deliveries(hub: Arc<Hub>, mut inbox: mpsc::Receiver<Delivered>) {
-    while let Some(Delivered { listener, device, payload }) = inbox.recv().await {
-        hub.note_delivered_command(&listener, &device, &payload).await;
+async fn note_deliveries(hub: Arc<Hub>, unwritten: Arc<Unwritten>, mut inbox: mpsc::Receiver<Delivered>) {
+    while let Some(delivered) = inbox.recv().await {
+        hub.note_delivered_command(&delivered.listener, &delivered.device, &delivered.id).await;
+        unwritten.0.lock().unwrap_or_else(PoisonError::into_inner).remove(&delivered);
     }
 }
 

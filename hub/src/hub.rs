@@ -12,6 +12,7 @@ mod tests;
 mod tokens;
 mod twins;
 
+pub(crate) use commands::command_id;
 pub use tallies::Tallies;
 pub use tokens::{Introspection, LoginFailed, TokenResponse};
 

@@ -38,8 +38,9 @@ impl Turns {
 
 impl Hub {
     /// Sends a command: kept first, published then, also if nobody waits for the answer any more. A command that is kept is sent,
-    /// though it could not be published: it waits for the device as for one that is not there. Commands to one device are
-    /// published in the order of their sequence numbers: it refuses what comes below the highest that it has seen.
+    /// though it could not be published: it waits for the device as for one that is not there, until that subscribes or comes
+    /// back to its session. Commands to one device are published in the order of their sequence numbers: it refuses what comes
+    /// below the highest that it has seen.
     ///
     /// # Errors
     /// [`CommandRefused`].
@@ -139,11 +140,10 @@ impl Hub {
 
     /// Notes that a device has a command, so that no later session gets it again. A listener that does not act for the device
     /// got it for itself alone.
-    pub async fn note_delivered_command(&self, listener: &DeviceId, device: &DeviceId, payload: &[u8]) {
-        let Some(id) = command_id(payload) else { return };
+    pub async fn note_delivered_command(&self, listener: &DeviceId, device: &DeviceId, id: &str) {
         let context = self.context(None, "");
         let decision = |registry: &Registry| {
-            let noted = registry.acts_for(listener, device).then(|| registry.note_delivered_command(device, &id, &context));
+            let noted = registry.acts_for(listener, device).then(|| registry.note_delivered_command(device, id, &context));
             noted.flatten().ok_or(())
         };
         if let Err(NotDecided::Unavailable(why)) = self.decide(decision).await {
@@ -166,7 +166,7 @@ impl Hub {
 }
 
 /// The id in a command's message.
-fn command_id(payload: &[u8]) -> Option<String> {
+pub(crate) fn command_id(payload: &[u8]) -> Option<String> {
     #[derive(serde::Deserialize)]
     struct Command {
         id: String,

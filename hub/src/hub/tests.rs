@@ -1,7 +1,7 @@
 //! The hub's own tests, over a real store and outlets that lead nowhere.
 
 use super::*;
-use crate::store::SledStore;
+use crate::{gate::HubGate, mqtt::Gate, store::SledStore};
 use futures_util::FutureExt;
 use hearthkey_core::{
     Seconds,
@@ -191,4 +191,25 @@ async fn what_was_decided_is_seen_and_is_there_after_a_restart() {
     let rows = hub.audit_rows(0, 100).expect("readable");
     let (anchor, head) = hub.audit_chain();
     assert_eq!(hearthkey_core::audit::verify(&anchor, rows.iter().map(Vec::as_slice), &head), Ok(head.seq));
+}
+
+#[tokio::test]
+async fn a_command_that_a_device_has_does_not_wait_while_that_is_written_down() {
+    let temp = tempfile::tempdir().expect("a temporary directory");
+    let (hub, owner, _) = with_lamp(&temp.path().join("data")).await;
+    let permit = hub.view(|registry| registry.permit_user(&owner, hub.now())).expect("the owner may");
+    let [lamp, oven] = ["lamp", "oven"].map(|name| DeviceId::parse(name).expect("legal"));
+    let (name, context) = (CommandName::parse("identify").expect("legal"), hub.context(None, ""));
+    hub.send_command(&permit, &lamp, name, None, Seconds(30), &context).await.expect("kept");
+    let (gate, writing) = HubGate::new(hub.clone());
+    let (_, message) = gate.commands_waiting(&lamp, &lamp).pop().expect("it waits");
+    gate.delivered(&oven, &lamp, &message.payload);
+    assert_eq!(gate.commands_waiting(&lamp, &lamp).len(), 1, "who merely listens got it for itself alone");
+    gate.delivered(&lamp, &lamp, &message.payload);
+    assert!(gate.commands_waiting(&lamp, &lamp).is_empty(), "nothing is written yet");
+    assert_eq!(hub.commands_waiting(&lamp, &lamp).len(), 1);
+    // The end of the gate is the end of what it has to write.
+    drop(gate);
+    writing.await;
+    assert!(hub.commands_waiting(&lamp, &lamp).is_empty());
 }

@@ -258,7 +258,7 @@ impl<G: Gate, F: Fabric> Inner<G, F> {
 
 /// For whom a message is a command, if it is one and this is a device's session: its own, a gateway's for its child, or one
 /// that merely listens.
-fn device_of_command(slot: &Slot, routed: &Routed) -> Option<DeviceId> {
+pub(super) fn device_of_command(slot: &Slot, routed: &Routed) -> Option<DeviceId> {
     if routed.publisher.is_some() || !matches!(slot.key.principal, Principal::Device(_)) {
         return None;
     }

@@ -88,8 +88,14 @@ pub trait Gate: Send + Sync + 'static {
 
     /// The commands that `device` has not answered and may still begin, in their order, with the topics under which they
     /// were sent: a session of `listener` that begins to listen gets those that came before it, if the listener is the device
-    /// or acts for it.
+    /// or acts for it, and one that goes on gets those that it has lost. None that was [`Gate::delivered`].
     fn commands_waiting(&self, listener: &DeviceId, device: &DeviceId) -> Vec<(TopicName, Message)>;
+
+    /// The id in the message of a command: by it the session knows that one that waits is one that it has.
+    fn command_id(&self, payload: &[u8]) -> Option<String> {
+        let _ = payload;
+        None
+    }
 
     /// A session of `listener` has a command for `device`, as far as MQTT can tell: it acknowledged the message, or the message
     /// was sent with QoS 0. Whether the device has it then is the hub's to say: others may listen too.

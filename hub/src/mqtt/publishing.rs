@@ -253,7 +253,7 @@ impl<G: Gate, F: Fabric, S: AsyncRead + AsyncWrite + Send> Connection<'_, G, F, 
         }
         if let Answer::Subscribe(suback) = answer {
             suback.want_retained.iter().for_each(|subscription| self.offer_retained(subscription));
-            suback.begun.iter().for_each(|subscription| self.offer_commands(subscription));
+            self.offer_commands(&suback.begun);
         }
         Ok(())
     }

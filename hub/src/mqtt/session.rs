@@ -209,7 +209,9 @@ impl Pending {
         }
     }
 
-    fn is_refused(&self) -> bool {
+    /// Whether the store refused it: it counts as never published.
+    #[must_use]
+    pub fn is_refused(&self) -> bool {
         self.stored.as_ref().is_some_and(Stored::is_refused)
     }
 
@@ -309,9 +311,23 @@ impl Queue {
         lane.messages.push_back((turn, pending));
     }
 
+    /// Into the lane of what does not count: it shares the turn of that before which it comes.
+    fn insert_before(&mut self, pending: Pending, comes_later: impl Fn(&Pending) -> bool) {
+        let first = |lane: &Lane| lane.messages.iter().find(|(_, queued)| comes_later(queued)).map(|(turn, _)| *turn);
+        let Some(turn) = [first(&self.extra), first(&self.counted)].into_iter().flatten().min() else {
+            self.push(pending);
+            return;
+        };
+        let is_behind = |(other, queued): &(u64, Pending)| *other > turn || *other == turn && comes_later(queued);
+        let place = self.extra.messages.iter().position(is_behind).unwrap_or(self.extra.messages.len());
+        self.extra.bytes += pending.routed.weight();
+        self.extra.messages.insert(place, (turn, pending));
+    }
+
     fn front(&self) -> Option<&Pending> {
         let (counted, extra) = (self.counted.messages.front(), self.extra.messages.front());
-        [counted, extra].into_iter().flatten().min_by_key(|(turn, _)| turn).map(|(_, pending)| pending)
+        // Of one turn the extra ones come first.
+        [extra, counted].into_iter().flatten().min_by_key(|(turn, _)| turn).map(|(_, pending)| pending)
     }
 
     fn pop(&mut self) -> Option<Pending> {
@@ -480,6 +496,11 @@ impl Outbound {
     pub fn has_room_for_extra(&self, offered: QueueBounds, most: QueueBounds) -> bool {
         let Lane { messages, bytes } = &self.queue.extra;
         messages.is_empty() || messages.len() + offered.messages <= most.messages && bytes + offered.bytes <= most.bytes
+    }
+
+    /// Queues a message that does not count and has no packet identifier yet, before the first that `comes_later`.
+    pub fn offer_before(&mut self, pending: Pending, comes_later: impl Fn(&Pending) -> bool) {
+        self.queue.insert_before(Pending { is_extra: true, ..pending }, comes_later);
     }
 
     /// What the head of the queue waits for.
@@ -845,6 +866,21 @@ mod tests {
         assert_eq!(outbound.bypass(QoS::AtLeastOnce), 1);
         outbound.last_packet_identifier = u16::MAX - 1;
         assert_eq!((outbound.bypass(QoS::AtLeastOnce), outbound.bypass(QoS::AtLeastOnce)), (u16::MAX, 2));
+    }
+
+    #[test]
+    fn what_was_sent_earlier_takes_its_place_among_what_counts_and_what_does_not() {
+        let mut outbound = Outbound::new(BOUNDS);
+        outbound.resume(10);
+        for (text, is_extra) in [("a", false), ("c", true), ("d", false), ("f", true)] {
+            outbound.offer_unbounded(Pending { is_extra, ..pending(text, QoS::AtLeastOnce) });
+        }
+        for new in ["g", "e", "d2", "c0", "c5", "b"] {
+            outbound.offer_before(pending(new, QoS::AtLeastOnce), |queued| *text(queued) > *new);
+        }
+        let sent: Vec<String> = drain(&mut outbound).into_iter().map(|(_, _, text)| text).collect();
+        assert_eq!(sent, ["a", "b", "c", "c0", "c5", "d", "d2", "e", "f", "g"]);
+        assert_eq!((outbound.queue.counted.bytes, outbound.queue.extra.bytes), (0, 0));
     }
 
     #[test]

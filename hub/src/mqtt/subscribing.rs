@@ -2,10 +2,11 @@
 
 use super::{
     connection::{Connection, fault, fault_of, has_too_many_levels},
+    delivery::device_of_command,
     fabric::{Fabric, Link},
     gate::{Ending, Gate},
     limits::{MAX_FABRIC_DEATHS_IN_A_ROW, MAX_GROUP_MEMBERS, RETAINED_PER_PUBLISH},
-    message::{QoS, Routed},
+    message::{Message, Routed},
     packet::{RetainHandling, Subscribe, SubscribeRequest, reason},
     persister::{Ticket, weight_of},
     publishing::Answer,
@@ -16,10 +17,10 @@ use super::{
 use hearthkey_core::{
     DeviceId,
     session::{EndReason, Principal},
-    topic::{InvalidTopic, SubscriptionFilter, TopicName},
+    topic::{InvalidTopic, SubscriptionFilter, TopicFilter, TopicName},
 };
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeSet, HashMap},
     sync::{Arc, MutexGuard, atomic::Ordering},
 };
 use tokio::{
@@ -45,6 +46,15 @@ fn price_of(request: &SubscribeRequest, retained: usize) -> u32 {
     let is_wide = request.filter.as_ref().is_ok_and(|asked| asked.filter.as_str().contains(['+', '#']));
     let looked_through = if is_wide { retained } else { 0 };
     u32::try_from(1 + looked_through / RETAINED_PER_PUBLISH).unwrap_or(u32::MAX)
+}
+
+/// Of which device the topics are that a filter matches, if it says so.
+fn device_in(filter: &TopicFilter) -> Option<DeviceId> {
+    let mut levels = filter.as_str().split('/');
+    match (levels.next(), levels.next()) {
+        (Some("dev"), Some(device)) => DeviceId::parse(device).ok(),
+        _ => None,
+    }
 }
 
 impl SubAck {
@@ -141,39 +151,64 @@ impl<G: Gate, F: Fabric, S: AsyncRead + AsyncWrite + Send> Connection<'_, G, F, 
         Ok(ticket)
     }
 
+    /// Hands a device the commands that wait for it and that these subscriptions hear: those that were sent before it listened.
+    pub(super) fn offer_commands(&mut self, listening: &[Subscription]) {
+        let Principal::Device(listener) = &self.slot.key.principal else { return };
+        // A gateway listens for its children as well: whose commands they are, the filter says.
+        let devices: BTreeSet<_> = listening.iter().filter_map(|subscription| device_in(&subscription.filter)).collect();
+        for device in devices {
+            let waiting = self.front.gate.commands_waiting(listener, &device);
+            if !waiting.is_empty() {
+                self.offer_waiting(&device, waiting, listening);
+            }
+        }
+    }
+
+    /// Hands a device that is back those that its session does not have: no queue kept them, or it lost them.
+    pub(super) fn offer_missed_commands(&mut self) {
+        let subscriptions: Vec<_> = self.subscriptions.iter().cloned().collect();
+        self.offer_commands(&subscriptions);
+    }
+
+    /// Each once, whatever subscriptions match, as it comes when it is published; in its place among those that the session
+    /// has: a device refuses one that comes after a later one.
+    fn offer_waiting(&self, device: &DeviceId, waiting: Vec<(TopicName, Message)>, listening: &[Subscription]) {
+        let gate = &self.front.gate;
+        let mut state = lock(&self.slot.state);
+        let outbound = &mut state.session.outbound;
+        let mut held: HashMap<String, Arc<Routed>> = HashMap::new();
+        for (pending, _) in outbound.kept_and_groups() {
+            let routed = &pending.routed;
+            if !pending.is_refused() && device_of_command(&self.slot, routed).as_ref() == Some(device) {
+                held.extend(gate.command_id(&routed.message.payload).map(|id| (id, routed.clone())));
+            }
+        }
+        let mut later: Vec<Arc<Routed>> = Vec::new();
+        for (topic, message) in waiting.into_iter().rev() {
+            // Less is left of its time than when it was queued: its id tells that it is the same.
+            if let Some(known) = gate.command_id(&message.payload).and_then(|id| held.get(&id)) {
+                later.push(known.clone());
+                continue;
+            }
+            if !listening.iter().any(|subscription| subscription.filter.matches(&topic)) {
+                continue;
+            }
+            let matching = || self.subscriptions.iter().filter(|subscription| subscription.filter.matches(&topic));
+            let granted = matching().map(|subscription| subscription.options.qos).max().unwrap_or_default();
+            let subscription_identifiers = matching().filter_map(|subscription| subscription.identifier).collect();
+            let qos = message.qos.min(granted);
+            let routed = Arc::new(Routed { topic, message, publisher: None, queued_for: Box::default() });
+            // Without a row: a command that waits is the hub's to send again.
+            let pending = Pending { subscription_identifiers, ..Pending::of(routed.clone(), qos) };
+            outbound.offer_before(pending, |queued| later.iter().any(|later| Arc::ptr_eq(later, &queued.routed)));
+            later.push(routed);
+        }
+    }
+
     pub(super) fn offer_retained(&mut self, subscription: &Subscription) {
         let own = Author::from(&self.slot.key);
         let besides = subscription.options.no_local.then_some(&own);
-        let found = self.front.retained_matching(&subscription.filter, besides);
-        self.offer(subscription, found, true);
-    }
-
-    /// Hands a device the commands that were sent before it listened.
-    pub(super) fn offer_commands(&mut self, subscription: &Subscription) {
-        let Principal::Device(listener) = &self.slot.key.principal else { return };
-        // A gateway listens for its children as well: whose commands they are, the filter says.
-        let mut levels = subscription.filter.as_str().split('/');
-        let (Some("dev"), Some(Ok(device))) = (levels.next(), levels.next().map(DeviceId::parse)) else { return };
-        let waiting = self.front.gate.commands_waiting(listener, &device).into_iter();
-        // What a subscription with a higher QoS brings is in the queue, or comes with that.
-        let comes_anyway = |topic: &TopicName| {
-            let promises = |other: &Subscription| other.options.qos != QoS::AtMostOnce && other.filter.matches(topic);
-            subscription.options.qos == QoS::AtMostOnce && self.subscriptions.iter().any(promises)
-        };
-        let heard = waiting.filter(|(topic, _)| subscription.filter.matches(topic) && !comes_anyway(topic));
-        let routed =
-            heard.map(|(topic, message)| Arc::new(Routed { topic, message, publisher: None, queued_for: Box::default() }));
-        self.offer(subscription, routed.collect(), false);
-    }
-
-    /// Hands a device that is back the commands that came meanwhile and that no queue kept for it: its subscription has QoS 0.
-    pub(super) fn offer_missed_commands(&mut self) {
-        let forgets = |subscription: &&Subscription| subscription.options.qos == QoS::AtMostOnce;
-        let subscriptions: Vec<_> = self.subscriptions.iter().filter(forgets).cloned().collect();
-        subscriptions.iter().for_each(|subscription| self.offer_commands(subscription));
-    }
-
-    fn offer(&mut self, subscription: &Subscription, messages: Vec<Arc<Routed>>, retain: bool) {
+        let messages = self.front.retained_matching(&subscription.filter, besides);
         let (mut writes, stored) = (Vec::new(), Stored::of_a_promise());
         let slot = self.slot.clone();
         let offered = QueueBounds { messages: messages.len(), bytes: messages.iter().map(|routed| routed.weight()).sum() };
@@ -189,10 +224,8 @@ impl<G: Gate, F: Fabric, S: AsyncRead + AsyncWrite + Send> Connection<'_, G, F, 
         for routed in messages {
             let qos = routed.message.qos.min(subscription.options.qos);
             let subscription_identifiers = subscription.identifier.into_iter().collect();
-            let pending = Pending { retain, subscription_identifiers, is_extra: true, ..Pending::of(routed, qos) };
-            // A command that waits is the hub's to send again; what was retained is the session's from now on.
-            let pending = if retain { slot.prepare(&mut state, pending, &mut writes, &stored) } else { Some(pending) };
-            if let Some(pending) = pending {
+            let pending = Pending { retain: true, subscription_identifiers, is_extra: true, ..Pending::of(routed, qos) };
+            if let Some(pending) = slot.prepare(&mut state, pending, &mut writes, &stored) {
                 state.session.outbound.offer_unbounded(pending);
             }
         }

@@ -478,3 +478,28 @@ async fn the_hub_is_told_which_commands_a_device_has() {
         told(2);
     }
 }
+
+#[tokio::test]
+async fn a_command_that_waits_comes_once_however_many_filters_match_it() {
+    for (wide, narrow) in [(1, 1), (0, 0), (0, 1), (1, 0)] {
+        for connect in [Connect::v5("lamp"), Connect::kept("lamp")] {
+            let home = Home::new().await;
+            home.gate.state.lock().unwrap().commands_waiting.insert("lamp".to_owned(), vec!["identify".to_owned()]);
+            let mut lamp = home.connected(connect).await;
+            let mut body = vec![0, 9, 2, 0x0B, 7];
+            for (filter, qos) in [("dev/lamp/cmd/+", wide), ("dev/lamp/cmd/identify", narrow)] {
+                body.extend(string(filter));
+                body.push(qos);
+            }
+            lamp.send(&packet(0x82, &body)).await;
+            assert_eq!(lamp.receive().await.first, 0x90);
+            let command = lamp.message_unacknowledged().await;
+            // As it comes when it is published: the highest QoS, the identifiers of all.
+            let expected = ("identify", wide.max(narrow), &[0x0B, 7, 0x0B, 7][..]);
+            assert_eq!((command.payload.as_str(), command.qos, &command.properties[..]), expected);
+            // The one that is on its way does not come again by a third.
+            lamp.subscribe("dev/lamp/cmd/#", 1).await;
+            lamp.nothing_came().await;
+        }
+    }
+}

@@ -378,3 +378,33 @@ async fn who_asked_for_a_session_that_the_hub_does_not_keep_may_still_say_goodby
     lamp.closed().await;
     owner.nothing_came().await;
 }
+
+#[tokio::test]
+async fn a_command_that_a_kept_session_lost_comes_when_its_device_is_back_and_before_those_that_were_sent_later() {
+    for qos in [1, 2] {
+        let home = Home::new().await;
+        let mut lamp = home.connected(Connect::kept("lamp")).await;
+        assert_eq!(lamp.subscribe("dev/lamp/cmd/+", qos).await, qos);
+        // What the client has not acknowledged is not lost.
+        publish_command(&home, "identify").await;
+        assert_eq!(lamp.message_unacknowledged().await.payload, "identify");
+        drop(lamp);
+        home.gate.event(|event| event.what == Happening::Ended(Ending::ConnectionLost)).await;
+        publish_command(&home, "set-target").await;
+        let waiting = ["identify", "set-mode", "set-target"].map(ToOwned::to_owned).to_vec();
+        home.gate.state.lock().unwrap().commands_waiting.insert("lamp".to_owned(), waiting);
+        let mut lamp = home.connected(Connect::kept("lamp")).await;
+        for name in ["identify", "set-mode", "set-target"] {
+            let command = lamp.message().await;
+            assert_eq!((command.payload.as_str(), command.qos), (name, 1), "granted {qos}");
+        }
+        lamp.nothing_came().await;
+        lamp.goodbye().await;
+        home.connected(Connect::kept("lamp")).await.nothing_came().await;
+    }
+}
+
+async fn publish_command(home: &Home, name: &str) {
+    let permit = PublishPermit::for_hub(TopicName::parse(&format!("dev/lamp/cmd/{name}")).unwrap());
+    home.front.publish(permit, Message::at_least_once(name.to_owned())).await.unwrap();
+}

@@ -230,7 +230,10 @@ impl Gate for FakeGate {
     }
 
     fn commands_waiting(&self, _: &DeviceId, device: &DeviceId) -> Vec<(TopicName, Message)> {
-        let waiting = self.state.lock().unwrap().commands_waiting.get(device.as_str()).cloned().unwrap_or_default();
+        let state = self.state.lock().unwrap();
+        let mut waiting = state.commands_waiting.get(device.as_str()).cloned().unwrap_or_default();
+        let is_delivered = |name: &String| state.delivered.iter().any(|(_, payload)| payload == name.as_bytes());
+        waiting.retain(|name| !is_delivered(name));
         let ready = |name: &String| {
             (TopicName::parse(&format!("dev/{device}/cmd/{name}")).unwrap(), Message::at_least_once(name.clone().into_bytes()))
         };
@@ -239,6 +242,11 @@ impl Gate for FakeGate {
     async fn admit_by_possession(&self, _: &str, possession: Possession<'_>, _: SocketAddr) -> Result<Admission, Refusal> {
         let token = String::from_utf8_lossy(possession.token).into_owned();
         let key = self.state.lock().unwrap().keys.get(&token).cloned();
+
+    fn command_id(&self, payload: &[u8]) -> Option<String> {
+        String::from_utf8(payload.to_vec()).ok()
+    }
+
         match key.map(|key| key.verify(possession.challenge, possession.proof)) {
             Some(Ok(())) => self.decide(&token),
             Some(Err(_)) | None => self.decide("nobody's"),
