@@ -12,7 +12,7 @@ use super::{
     persister::{Persister, Ticket},
     rate::Bucket,
     retained::{Author, Retained, RetainedBounds, RetainedFull},
-    rows,
+    rows::{self, SessionRow},
     session::{QueueBounds, Session, Stored, Subscription},
     shared::{GroupFull, SharedSubscriptions},
     slot::{Attached, Control, SessionKey, Slot, SlotState, lock},
@@ -21,7 +21,7 @@ use super::{
     wills::{Armed, Firing, LeftBehind},
 };
 use hearthkey_core::{
-    DeviceId, Seconds,
+    DeviceId, Seconds, UnixTime,
     rights::{PublishPermit, Rights},
     session::{Authority, EndReason, Principal, Proof, Standing},
     topic::{SubscriptionFilter, TopicFilter, TopicName},
@@ -132,9 +132,15 @@ impl<G: Gate, F: Fabric> Front<G, F> {
         let (direct, shared) = (DirectSubscriptions::default(), SharedSubscriptions::default());
         let bounds = QueueBounds { messages: limits.max_queued_messages, bytes: limits.max_queued_bytes };
         let mut last_number = stored.wills.last().map_or(0, |will| will.number);
-        for session in stored.sessions {
+        let now = gate.now();
+        for mut session in stored.sessions {
+            if session.row.left_at.is_none() {
+                // Its connection ended with the hub: now at the latest, and not anew at each start.
+                session.row.left_at = Some(now);
+                persister.store_some_time(vec![rows::put_session(session.number, &session.row)]);
+            }
             last_number = last_number.max(session.number);
-            let slot = Arc::new(Slot::restored(session, bounds));
+            let slot = Arc::new(Slot::restored(session, bounds, now));
             for subscription in lock(&slot.state).session.subscriptions() {
                 match subscription.share_name {
                     None => direct.put(&slot, subscription),
@@ -434,6 +440,8 @@ impl<G: Gate, F: Fabric> Inner<G, F> {
         }
         let now = Instant::now();
         state.detached_at = Some(now);
+        let row = SessionRow { left_at: Some(self.gate.now()), ..slot.row(state.expiry) };
+        self.persister.store_some_time(vec![rows::put_session(slot.number, &row)]);
         let delayed = armed.as_ref().is_some_and(|armed| armed.will.delay > 0);
         if delayed && let Some(mut armed) = armed.take() {
             armed.due = Some(now + Duration::from_secs(u64::from(armed.will.delay)));
@@ -730,7 +738,7 @@ impl Slot {
         proof.is_some_and(|proof| matches!(proof, Proof::AccessToken { jti, .. } if **jti == *token))
     }
 
-    fn restored(stored: rows::StoredSession, bounds: QueueBounds) -> Self {
+    fn restored(stored: rows::StoredSession, bounds: QueueBounds, now: UnixTime) -> Self {
         let mut session = Session::new(bounds);
         for subscription in stored.subscriptions {
             session.restore_subscription(subscription);
@@ -746,7 +754,10 @@ impl Slot {
             session.outbound.offer_unbounded(pending);
         }
         let key = SessionKey { principal: stored.row.principal, client_identifier: stored.row.client_identifier };
-        let slot = Self::new(key, stored.number, Seconds(stored.row.expiry), bounds);
+        let away = stored.row.left_at.map_or(Seconds(0), |left_at| now.since(left_at));
+        let left = Seconds(stored.row.expiry.saturating_sub(away.0));
+        // Also one whose time is over has rows.
+        let slot = Self { is_durable: true, ..Self::new(key, stored.number, left, bounds) };
         {
             let mut state = lock(&slot.state);
             state.session = session;

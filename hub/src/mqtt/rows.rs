@@ -2,7 +2,7 @@
 //!
 //! | key | value |
 //! |---|---|
-//! | `s` session | JSON: principal, client identifier, expiry |
+//! | `s` session | JSON: principal, client identifier, expiry, since when its client is away |
 //! | `u` session, subscription number | JSON: filter, options |
 //! | `q` session, position, part | a queued message, cut into parts |
 //! | `o` session, position | the packet identifier of a QoS 2 message that the client has, until PUBCOMP |
@@ -44,6 +44,9 @@ pub(super) struct SessionRow {
     pub(super) client_identifier: Box<str>,
     /// How long it is kept after its connection, in seconds.
     pub(super) expiry: u64,
+    /// When its connection ended; nothing while it has one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) left_at: Option<UnixTime>,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -569,6 +572,7 @@ mod tests {
             principal: Principal::Device(DeviceId::parse("lamp").expect("legal")),
             client_identifier: "lamp/2".into(),
             expiry: 60,
+            left_at: Some(UnixTime(1_780_000_000)),
         }
     }
 

@@ -141,11 +141,13 @@ impl Slot {
         }
     }
 
+    /// What is stored of it while it has a connection.
     pub(super) fn row(&self, expiry: Seconds) -> SessionRow {
         SessionRow {
             principal: self.key.principal.clone(),
             client_identifier: self.key.client_identifier.clone(),
             expiry: expiry.0,
+            left_at: None,
         }
     }
 

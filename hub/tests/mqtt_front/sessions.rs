@@ -408,3 +408,42 @@ async fn publish_command(home: &Home, name: &str) {
     let permit = PublishPermit::for_hub(TopicName::parse(&format!("dev/lamp/cmd/{name}")).unwrap());
     home.front.publish(permit, Message::at_least_once(name.to_owned())).await.unwrap();
 }
+
+#[tokio::test]
+async fn the_time_of_a_session_passes_while_the_hub_is_down_and_does_not_begin_anew_when_it_starts() {
+    let left = async |gate: &FakeGate| {
+        let is_left = |(key, row): &(Vec<u8>, Vec<u8>)| key[0] == b's' && row.windows(7).any(|word| word == b"left_at");
+        within(async {
+            while !gate.rows().iter().any(is_left) {
+                tokio::task::yield_now().await;
+            }
+        })
+        .await;
+        gate.rows()
+    };
+    let mut connect = Connect::kept("owner");
+    connect.properties = vec![0x11, 0, 0, 0x03, 0xE8];
+    for (says_goodbye, first_start, second_start, is_present) in
+        [(true, 300, 900, true), (true, 300, 1_000, false), (false, 300, 1_200, true), (false, 300, 1_300, false)]
+    {
+        let home = Home::new().await;
+        let owner = home.connected(connect.clone()).await;
+        // Who was there when the power failed has been away since then; that is known at the first start.
+        let mut rows = home.gate.rows();
+        if says_goodbye {
+            owner.goodbye().await;
+            rows = left(&home.gate).await;
+        }
+        let start = async |rows: Vec<(Vec<u8>, Vec<u8>)>, later: u64| {
+            let gate = FakeGate::of_a_home();
+            {
+                let mut state = gate.state.lock().unwrap();
+                (state.rows, state.later) = (rows.into_iter().collect(), later);
+            }
+            Home::with(gate, Limits::default()).await
+        };
+        let home = start(rows, first_start).await;
+        let home = start(left(&home.gate).await, second_start).await;
+        assert_eq!(session_present(&home.connected(connect.clone()).await), is_present, "{says_goodbye}, {second_start} s");
+    }
+}
