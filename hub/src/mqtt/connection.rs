@@ -194,7 +194,7 @@ pub(super) struct Connection<'a, G: Gate, F: Fabric, S> {
     pub(super) may_link_more: bool,
     /// What is to be answered, in order, and what each answer waits for.
     pub(super) answers: VecDeque<(Option<Wait>, Answer)>,
-    /// QoS 1 publishes among what is to be answered.
+    /// Publishes among what is to be answered: with QoS 1, and those that are refused.
     pub(super) unanswered_publishes: usize,
     /// What the client means by its topic aliases.
     pub(super) topics_by_alias: BTreeMap<u16, TopicName>,

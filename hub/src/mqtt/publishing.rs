@@ -56,6 +56,8 @@ enum Taken {
 pub(super) enum Answer {
     /// PUBACK or PUBREC.
     Publish(u16, QoS),
+    /// PUBACK or PUBREC of what was not taken: its reason code, and why in words.
+    Refused(u16, QoS, u8, String),
     /// PUBREL, with its reason code.
     Release(u16, u8),
     /// PUBCOMP, with its reason code.
@@ -89,8 +91,7 @@ impl<G: Gate, F: Fabric, S: AsyncRead + AsyncWrite + Send> Connection<'_, G, F, 
             Err(denied) => {
                 let words = denied.to_string();
                 self.denied(denied);
-                self.refuse(answered, reason::NOT_AUTHORIZED, &words);
-                return Ok(());
+                return self.refuse(answered, reason::NOT_AUTHORIZED, words);
             }
         };
         let taken = match answered {
@@ -113,8 +114,7 @@ impl<G: Gate, F: Fabric, S: AsyncRead + AsyncWrite + Send> Connection<'_, G, F, 
             Err(full) => {
                 self.limited(full.words());
                 self.not_taken(answered);
-                self.refuse(answered, reason::QUOTA_EXCEEDED, full.words());
-                return Ok(());
+                return self.refuse(answered, reason::QUOTA_EXCEEDED, full.words().to_owned());
             }
         };
         self.unstored_bytes += bytes;
@@ -165,10 +165,10 @@ impl<G: Gate, F: Fabric, S: AsyncRead + AsyncWrite + Send> Connection<'_, G, F, 
     }
 
     /// Refuses a publish: MQTT 5 hears why, MQTT 3.1.1 has no word for it.
-    fn refuse(&mut self, answered: Option<(u16, QoS)>, reason_code: u8, words: &str) {
-        if let Some((packet_identifier, qos)) = answered {
-            let dialect = self.dialect;
-            self.wire.outbound.push(|out| dialect.ack(ack_of(qos), packet_identifier, reason_code, Some(words), out));
+    fn refuse(&mut self, answered: Option<(u16, QoS)>, reason_code: u8, words: String) -> Result<(), Ending> {
+        match answered {
+            Some((identifier, qos)) => self.answer_when(None, Answer::Refused(identifier, qos, reason_code, words)),
+            None => Ok(()),
         }
     }
 
@@ -217,7 +217,7 @@ impl<G: Gate, F: Fabric, S: AsyncRead + AsyncWrite + Send> Connection<'_, G, F, 
     fn answer(&mut self, answer: Answer, durable: bool) -> Result<(), Ending> {
         let taken = match answer {
             Answer::Publish(identifier, QoS::ExactlyOnce) => self.taken(identifier),
-            Answer::Publish(..) | Answer::Release(..) | Answer::Complete(..) => None,
+            Answer::Publish(..) | Answer::Refused(..) | Answer::Release(..) | Answer::Complete(..) => None,
             Answer::Subscribe(_) | Answer::Unsubscribe(..) => None,
         };
         // Also what is repeated before it was known that the store refuses it.
@@ -232,14 +232,15 @@ impl<G: Gate, F: Fabric, S: AsyncRead + AsyncWrite + Send> Connection<'_, G, F, 
             return Err(fault(reason::IMPLEMENTATION_SPECIFIC, "the hub could not store it; try again later"));
         }
         let dialect = self.dialect;
-        let mut ack = |ack, identifier, code| {
-            self.wire.outbound.push(|out| dialect.ack(ack, identifier, code, None, out));
+        let mut ack = |ack, identifier, code, words: Option<&str>| {
+            self.wire.outbound.push(|out| dialect.ack(ack, identifier, code, words, out));
             Ok(())
         };
         let answered = match &answer {
-            Answer::Publish(identifier, qos) => ack(ack_of(*qos), *identifier, reason::SUCCESS),
-            Answer::Release(identifier, code) => ack(Ack::PubRel, *identifier, *code),
-            Answer::Complete(identifier, code) => ack(Ack::PubComp, *identifier, *code),
+            Answer::Publish(identifier, qos) => ack(ack_of(*qos), *identifier, reason::SUCCESS, None),
+            Answer::Refused(identifier, qos, code, words) => ack(ack_of(*qos), *identifier, *code, Some(words)),
+            Answer::Release(identifier, code) => ack(Ack::PubRel, *identifier, *code, None),
+            Answer::Complete(identifier, code) => ack(Ack::PubComp, *identifier, *code, None),
             Answer::Subscribe(SubAck { packet_identifier, reason_codes, words, .. }) => {
                 self.wire.outbound.push(|out| dialect.suback(*packet_identifier, reason_codes, words.as_deref(), out))
             }
@@ -275,10 +276,11 @@ pub(super) async fn next_answer(answers: &mut VecDeque<(Option<Wait>, Answer)>) 
 }
 
 impl Answer {
-    /// How much it counts against the Receive Maximum while it waits; QoS 2 counts by its packet identifier until PUBREL.
+    /// How much it counts against the Receive Maximum while it waits; QoS 2 that is taken counts by its packet identifier until
+    /// PUBREL.
     const fn counts(&self) -> usize {
         match self {
-            Self::Publish(_, QoS::AtLeastOnce) => 1,
+            Self::Publish(_, QoS::AtLeastOnce) | Self::Refused(..) => 1,
             Self::Publish(..) | Self::Release(..) | Self::Complete(..) | Self::Subscribe(_) | Self::Unsubscribe(..) => 0,
         }
     }

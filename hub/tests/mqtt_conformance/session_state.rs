@@ -1,6 +1,7 @@
 //! Sections 4.1 and 4.4 to 4.6: what a session keeps, what is repeated, and in which order.
 
 use crate::{peer::*, support::*};
+use hearthkey::mqtt::Limits;
 
 /// 5: 4.1.0-1 · 3.1.1: 4.1.0-1, 4.1.0-2
 /// The shortest session lasts as long as its connection.
@@ -129,6 +130,24 @@ async fn mqtt_4_6_0_2_pubacks_come_in_the_order_of_the_publishes() {
         home.gate.disk.set(DiskMode::Works);
         client.puback_of(1).await;
         client.puback_of(2).await;
+        client.goodbye().await;
+        // Nor does a refusal overtake: of what is denied, or beyond a bound.
+        for (qos, ack) in [(1, 0x40), (2, 0x50)] {
+            let home = Home::with(FakeGate::of_a_home(), Limits { max_retained_messages: 1, ..Limits::default() }).await;
+            let mut lamp = home.connected(Connect { version, user_name: Some("lamp".to_owned()), ..Connect::v5("lamp") }).await;
+            home.gate.disk.set(DiskMode::Hangs);
+            let mut publishes = Vec::new();
+            for (topic, retain) in [("dev/lamp/status", true), ("dev/oven/status", false), ("dev/lamp/state", true)] {
+                publishes.extend(lamp.publish_packet(topic, "x", qos, retain, &[]));
+            }
+            lamp.send(&publishes).await;
+            lamp.nothing_came().await;
+            home.gate.disk.set(DiskMode::Works);
+            for (identifier, code) in [(1, 0), (2, 0x87), (3, 0x97)] {
+                let told = lamp.expect_ack(ack, identifier).await;
+                assert_eq!(told, if version == 5 { code } else { 0 });
+            }
+        }
     }
 }
 
