@@ -1,7 +1,7 @@
 //! The two authentication methods of MQTT 5 that the hub knows (docs/protocol.md), and the method `ace`: an access token is
 //! good only together with a signature or MAC over the hub's nonce by the key in its `cnf` (RFC 9431 section 2.2.4.2).
 
-use super::packet::{Fault, reason};
+use super::packet::{Fault, Secret, reason};
 
 /// An authentication method.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -34,6 +34,14 @@ pub(super) const NONCE_BYTES: usize = 8;
 const SIGNATURE_BYTES: usize = 64;
 /// Bytes of a MAC, HS256.
 const MAC_BYTES: usize = 32;
+
+/// What the hub asked in answer to AUTH 0x19: AUTH 0x18 of the client is to follow.
+pub(super) enum Challenge {
+    /// Method `client_credentials`: a token request by the audience and the time that were told.
+    TokenRequest,
+    /// Method `ace`: the proof for this token, over this nonce.
+    Possession(Secret, Nonce),
+}
 
 /// A nonce that was sent and not yet signed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -2,7 +2,7 @@
 //! branches, so that none waits for another. Knows nothing of tokens and rows.
 
 use super::{
-    challenge::{Method, Nonce},
+    challenge::{Challenge, Method},
     fabric::{Fabric, Link},
     front::{Attachment, Front, Inner, Use},
     gate::{Admission, Ending, Gate, Happening, Refusal, SessionEvent},
@@ -13,7 +13,7 @@ use super::{
     },
     message::QoS,
     packet::{
-        ClientPacket, Publish, Secret, Subscribe, Version, decode,
+        ClientPacket, Publish, Subscribe, Version, decode,
         encode::{ConnAck, Dialect},
         reason,
     },
@@ -182,8 +182,8 @@ pub(super) struct Connection<'a, G: Gate, F: Fabric, S> {
     deadline: Option<Instant>,
     /// The method of CONNECT; AUTH must name the same.
     pub(super) method: Option<Method>,
-    /// Method `ace`: the token of a renewal and the nonce that is to be signed.
-    pub(super) challenged: Option<(Secret, Nonce)>,
+    /// What AUTH 0x18 is to answer.
+    pub(super) challenged: Option<Challenge>,
     pub(super) renewal: Option<BoxFuture<'a, Result<Admission, Refusal>>>,
     pub(super) link: Option<F::Link>,
     /// Those that live on the fabric: none that is shared.

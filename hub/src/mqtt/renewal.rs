@@ -1,7 +1,7 @@
 //! AUTH within a session: a newer token for a session that goes on meanwhile, by the method of CONNECT.
 
 use super::{
-    challenge::{Method, Nonce, token_in},
+    challenge::{Challenge, Method, Nonce, token_in},
     connection::{Connection, fault},
     fabric::Fabric,
     gate::{Admission, Ending, Gate, Happening, Possession, Refusal},
@@ -26,15 +26,23 @@ impl<'a, G: Gate, F: Fabric, S: AsyncRead + AsyncWrite + Send> Connection<'a, G,
         }
         let data = auth.data.filter(|data| !data.expose().is_empty());
         match method {
-            Method::ClientCredentials => self.renew_by_token_request(data),
+            Method::ClientCredentials => self.renew_by_token_request(auth.reason_code, data),
             Method::Ace => self.renew_by_possession(auth.reason_code, data),
         }
     }
 
-    fn renew_by_token_request(&mut self, form: Option<Secret>) -> Result<(), Ending> {
-        let Some(form) = form else {
-            let data = handshake::challenge_data(self.front.gate.issuer(), self.front.gate.now());
-            return self.send_auth(reason::CONTINUE_AUTHENTICATION, Some(&data), None);
+    /// AUTH 0x19 without a token request is answered by what it takes to make one, AUTH 0x18 with it by the decision.
+    fn renew_by_token_request(&mut self, reason_code: u8, form: Option<Secret>) -> Result<(), Ending> {
+        let was_challenged = matches!(self.challenged.take(), Some(Challenge::TokenRequest));
+        let form = match form {
+            Some(form) if was_challenged || reason_code == reason::REAUTHENTICATE => form,
+            None if reason_code == reason::REAUTHENTICATE => {
+                self.challenged = Some(Challenge::TokenRequest);
+                let data = handshake::challenge_data(self.front.gate.issuer(), self.front.gate.now());
+                return self.send_auth(reason::CONTINUE_AUTHENTICATION, Some(&data), None);
+            }
+            Some(_) => return Err(fault(reason::PROTOCOL_ERROR, "an answer without a challenge")),
+            None => return Err(fault(reason::PROTOCOL_ERROR, "AUTH without data")),
         };
         let (gate, slot, peer) = (self.front.gate.as_ref(), self.slot.clone(), self.peer);
         self.renewal =
@@ -47,10 +55,10 @@ impl<'a, G: Gate, F: Fabric, S: AsyncRead + AsyncWrite + Send> Connection<'a, G,
         let data = data.ok_or_else(|| fault(reason::PROTOCOL_ERROR, "AUTH without data"))?;
         if reason_code == reason::REAUTHENTICATE {
             let nonce = Nonce::fresh().ok_or_else(|| fault(reason::SERVER_UNAVAILABLE, "no randomness for a challenge"))?;
-            self.challenged = Some((data, nonce));
+            self.challenged = Some(Challenge::Possession(data, nonce));
             return self.send_auth(reason::CONTINUE_AUTHENTICATION, Some(nonce.as_bytes()), None);
         }
-        let Some((token, nonce)) = self.challenged.take() else {
+        let Some(Challenge::Possession(token, nonce)) = self.challenged.take() else {
             return Err(fault(reason::PROTOCOL_ERROR, "an answer without a challenge"));
         };
         let signed = nonce.answered(data.expose()).map_err(|found| fault(found.code, found.reason))?;

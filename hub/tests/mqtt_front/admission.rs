@@ -277,3 +277,25 @@ async fn a_keep_alive_beyond_the_bound_is_replaced_and_told() {
     // MQTT 3.1.1 has no way to be told, and keeps what it asked for.
     assert_eq!(home.v311("lamp").await.connack.body.len(), 2);
 }
+
+#[tokio::test]
+async fn a_renewal_is_asked_for_and_a_challenge_answered_by_codes_of_their_own() {
+    const METHOD: &str = "client_credentials";
+    let home = Home::new().await;
+    let connect = Connect::by_method("lamp", METHOD, b"lamp");
+    let mut lamp = home.connected(connect.clone()).await;
+    lamp.send(&auth(0x19, METHOD, b"")).await;
+    let challenge = lamp.receive().await;
+    assert_eq!((challenge.first, challenge.body[0]), (0xF0, 0x18));
+    lamp.send(&auth(0x18, METHOD, b"lamp")).await;
+    let renewed = lamp.receive().await;
+    assert_eq!((renewed.first, renewed.body[0]), (0xF0, 0));
+    // MQTT 5 section 4.12: 0x18 answers a challenge, and that one is answered.
+    lamp.send(&auth(0x18, METHOD, b"lamp")).await;
+    assert_eq!(lamp.disconnected().await.0, 0x82);
+    let mut lamp = home.connected(connect).await;
+    lamp.send(&auth(0x19, METHOD, b"")).await;
+    assert_eq!(lamp.receive().await.body[0], 0x18);
+    lamp.send(&auth(0x18, METHOD, b"")).await;
+    assert_eq!(lamp.disconnected().await.0, 0x82, "an answer that says nothing");
+}
