@@ -31,7 +31,7 @@ use hearthkey_core::{
 };
 use serde::{Deserialize, Serialize};
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, HashMap},
     sync::Arc,
 };
 
@@ -270,9 +270,16 @@ pub(super) fn restore(rows: impl IntoIterator<Item = (Vec<u8>, Vec<u8>)>) -> Sto
     let rows: BTreeMap<Vec<u8>, Vec<u8>> = rows.into_iter().collect();
     let mut stored = Stored::default();
     let mut sessions: BTreeMap<u64, StoredSession> = BTreeMap::new();
+    let mut numbers_by_name = HashMap::new();
     for (key, value) in under(&rows, b's') {
         match (number_in(key, 1), serde_json::from_slice::<SessionRow>(value)) {
             (Some(number), Ok(row)) if key.len() == 9 => {
+                // An earlier one of the same name was to be forgotten, and that could not be stored.
+                let name = (row.principal.clone(), row.client_identifier.clone());
+                if let Some(earlier) = numbers_by_name.insert(name, number) {
+                    sessions.remove(&earlier);
+                    stored.orphans.push(delete_session(earlier));
+                }
                 sessions.insert(number, StoredSession::new(number, row));
             }
             _ => stored.orphans.push(delete(key.clone())),
@@ -685,6 +692,31 @@ mod tests {
         assert!(stored.orphans.is_empty());
         apply(&mut rows, delete_will(4, parts));
         assert!(rows.is_empty());
+    }
+
+    #[test]
+    fn of_a_session_that_was_replaced_and_could_not_be_forgotten_nothing_is_left() {
+        let options = SubscriptionOptions {
+            qos: QoS::AtLeastOnce,
+            no_local: false,
+            retain_as_published: false,
+            retain_handling: RetainHandling::Send,
+        };
+        let filter = TopicFilter::parse("#").expect("legal");
+        let subscription = Subscription { share_name: None, filter, options, identifier: None, number: 1 };
+        let mut rows = BTreeMap::new();
+        for number in [3, 300] {
+            apply(&mut rows, [put_session(number, &session()), put_subscription(number, &subscription)]);
+            apply(&mut rows, put_queued(number, 1, &pending(10, 1)));
+            apply(&mut rows, [put_released(number, 2, 42), put_unreleased(number, 7)]);
+        }
+        let another = SessionRow { client_identifier: "lamp/3".into(), left_at: None, ..session() };
+        apply(&mut rows, [put_session(4, &another)]);
+        let stored = restore(rows.clone());
+        assert_eq!(stored.sessions.iter().map(|session| session.number).collect::<Vec<_>>(), [4, 300]);
+        apply(&mut rows, stored.orphans);
+        assert!(rows.keys().all(|key| number_in(key, 1) != Some(3)), "{rows:?}");
+        assert_eq!(rows.len(), 6);
     }
 
     #[test]
