@@ -53,7 +53,7 @@ impl<G: Gate, F: Fabric> Front<G, F> {
     where
         S: AsyncRead + AsyncWrite + Send,
     {
-        let place = self.0.half_open.enter();
+        let place = self.0.half_open.enter(peer.ip());
         let deadline = Instant::now() + self.0.limits.connect_timeout;
         self.serve_within(stream, peer, place, deadline).await;
     }

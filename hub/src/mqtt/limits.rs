@@ -19,7 +19,8 @@ pub struct Limits {
     /// Longest keep alive of an MQTT 5 client, in seconds: a longer one, or none, is replaced by this and told in CONNACK. 65,535
     /// lets clients choose.
     pub max_keep_alive: u16,
-    /// Most connections without a finished CONNECT; at the bound the oldest is closed, so that a newcomer gets its chance.
+    /// Most connections without a finished CONNECT; at the bound the oldest of the source that has most is closed, so that a
+    /// newcomer gets its chance and nobody pays for another's crowd.
     pub max_half_open: usize,
     /// How long TLS handshake and CONNECT may take together; then the connection is closed.
     pub connect_timeout: Duration,

@@ -35,8 +35,8 @@ impl<G: Gate, F: Fabric> Front<G, F> {
                     Some(tls) => drop(tokio::spawn(self.clone().serve_secured(stream, peer, tls.clone()))),
                 },
                 Err(error) => {
-                    tracing::warn!(%error, "cannot accept an MQTT connection; closing the oldest that has not said CONNECT");
-                    self.0.half_open.shed_oldest();
+                    tracing::warn!(%error, "cannot accept an MQTT connection; closing one that has not said CONNECT");
+                    self.0.half_open.shed();
                     tokio::time::sleep(ACCEPT_PAUSE).await;
                 }
             }
@@ -44,12 +44,12 @@ impl<G: Gate, F: Fabric> Front<G, F> {
     }
 
     async fn serve_plain(self, stream: TcpStream, peer: SocketAddr) {
-        let (place, deadline) = self.enter(&stream);
+        let (place, deadline) = self.enter(&stream, peer);
         self.serve_within(stream, peer, place, deadline).await;
     }
 
     async fn serve_secured(self, stream: TcpStream, peer: SocketAddr, tls: TlsAcceptor) {
-        let (place, deadline) = self.enter(&stream);
+        let (place, deadline) = self.enter(&stream, peer);
         // Boxed: a task has its size for as long as it lives, and a handshake is large and short.
         let secured = Box::pin(secure(stream, peer, tls, &place, deadline)).await;
         let Some(stream) = secured else { return };
@@ -57,10 +57,10 @@ impl<G: Gate, F: Fabric> Front<G, F> {
     }
 
     /// The place of a connection among those that have not said CONNECT, and until when it must.
-    fn enter(&self, stream: &TcpStream) -> (Place, Instant) {
+    fn enter(&self, stream: &TcpStream, peer: SocketAddr) -> (Place, Instant) {
         // Small packets that wait for nothing; without it, each answer would wait for an acknowledgement of TCP.
         let _ = stream.set_nodelay(true);
-        (self.0.half_open.enter(), Instant::now() + self.0.limits.connect_timeout)
+        (self.0.half_open.enter(peer.ip()), Instant::now() + self.0.limits.connect_timeout)
     }
 }
 

@@ -1,8 +1,13 @@
 //! Who comes in, and what the others are told.
 
 use crate::support::*;
-use hearthkey::mqtt::{Limits, gate::Happening};
-use std::time::Duration;
+use hearthkey::mqtt::{
+    Limits,
+    gate::{Ending, Happening},
+};
+use hearthkey_core::session::EndReason;
+use std::{net::IpAddr, time::Duration};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 #[tokio::test]
 async fn a_device_comes_in_by_password_in_both_dialects_and_is_recorded() {
@@ -298,4 +303,40 @@ async fn a_renewal_is_asked_for_and_a_challenge_answered_by_codes_of_their_own()
     assert_eq!(lamp.receive().await.body[0], 0x18);
     lamp.send(&auth(0x18, METHOD, b"")).await;
     assert_eq!(lamp.disconnected().await.0, 0x82, "an answer that says nothing");
+}
+
+#[tokio::test]
+async fn one_source_of_half_open_connections_does_not_push_out_the_others() {
+    let limits = Limits { max_half_open: 8, ..Limits::default() };
+    let home = Home::with(FakeGate::of_a_home(), limits).await;
+    let visitor = |from: &str| {
+        let (hub_end, stranger) = tokio::io::duplex(4_096);
+        let (front, peer) = (home.front.clone(), (from.parse::<IpAddr>().unwrap(), 9).into());
+        tokio::spawn(async move { front.serve_connection(hub_end, peer).await });
+        stranger
+    };
+    let entered = async |count: usize| {
+        within(async {
+            while home.front.stats().half_open != count {
+                tokio::task::yield_now().await;
+            }
+        })
+        .await;
+    };
+    let mut slow = visitor("192.0.2.1");
+    entered(1).await;
+    let mut crowd = Vec::new();
+    for number in 0..20_u32 {
+        // A subnet of IPv6 is one source: each host has as many addresses as it likes.
+        crowd.push(visitor(&format!("2001:db8::{number:x}")));
+        entered(8.min(2 + number as usize)).await;
+    }
+    // Each of the first has made room for a later one of the same source.
+    for first in &mut crowd[..13] {
+        assert_eq!(within(first.read(&mut [0])).await.unwrap(), 0);
+    }
+    slow.write_all(&Connect::v5("lamp").packet()).await.unwrap();
+    let mut connack = [0; 4];
+    within(slow.read_exact(&mut connack)).await.unwrap();
+    assert_eq!((connack[0], connack[3]), (0x20, 0));
 }
