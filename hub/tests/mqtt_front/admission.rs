@@ -306,6 +306,23 @@ async fn a_renewal_is_asked_for_and_a_challenge_answered_by_codes_of_their_own()
 }
 
 #[tokio::test]
+async fn who_takes_a_session_over_while_its_renewal_is_being_decided_gets_nothing_of_it() {
+    let home = Home::new().await;
+    home.gate.grant("newer", device("lamp"), rights(&["newer/#"], &[]), None);
+    let mut replaced =
+        home.connected(Connect { clean_start: false, ..Connect::by_method("lamp", "client_credentials", b"lamp") }).await;
+    home.gate.undecided.send_replace(true);
+    replaced.send(&auth(0x19, "client_credentials", b"newer")).await;
+    replaced.nothing_came().await;
+    let mut lamp = home.v5("lamp").await;
+    home.gate.undecided.send_replace(false);
+    assert_eq!(replaced.disconnected().await.0, 0x8E);
+    assert_eq!((lamp.publish1("newer/x", "x").await, lamp.publish1("dev/lamp/tele/x", "x").await), (0x87, 0));
+    home.gate.event(|event| event.what == Happening::Ended(Ending::ByHub(EndReason::TakenOver))).await;
+    assert!(home.gate.state.lock().unwrap().events.iter().all(|event| event.what != Happening::Renewed));
+}
+
+#[tokio::test]
 async fn one_source_of_half_open_connections_does_not_push_out_the_others() {
     let limits = Limits { max_half_open: 8, ..Limits::default() };
     let home = Home::with(FakeGate::of_a_home(), limits).await;

@@ -282,3 +282,33 @@ async fn a_hub_that_was_sent_rubbish_serves_the_next_client() {
     assert_eq!(owner.message().await.payload, "180");
     assert_eq!(home.front.stats().router_replacements, 0, "the router saw none of it");
 }
+
+#[tokio::test]
+async fn one_packet_holds_no_more_filters_and_user_properties_than_the_hub_reads() {
+    let home = Home::new().await;
+    let user_properties = |count: usize| [&[0x26][..], &string("k"), &string("v")].concat().repeat(count);
+    let filters = |first: u8, count: usize| {
+        let mut body = vec![0, 1, 0];
+        for number in 0..count {
+            body.extend(string(&format!("f/{number}")));
+            body.extend((first == 0x82).then_some(0));
+        }
+        packet(first, &body)
+    };
+    let publish = |count: usize| packet(0x32, &[&string("a")[..], &[0, 1], &properties(&user_properties(count))].concat());
+    for (within_bounds, beyond, answer) in [
+        (filters(0x82, 256), filters(0x82, 257), 0x90),
+        (filters(0xA2, 256), filters(0xA2, 257), 0xB0),
+        (publish(64), publish(65), 0x40),
+    ] {
+        let mut owner = home.v5("owner").await;
+        owner.send(&within_bounds).await;
+        assert_eq!(owner.receive().await.first, answer);
+        owner.send(&beyond).await;
+        let (code, words) = owner.disconnected().await;
+        assert!(code == 0x97 && words.contains("too many"), "{words}");
+    }
+    let with = |count: usize| Connect { properties: user_properties(count), ..Connect::v5("owner") };
+    home.connected(with(64)).await.nothing_came().await;
+    assert_eq!(home.refusal(with(65)).await.0, 0x97);
+}

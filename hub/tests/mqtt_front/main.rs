@@ -3,6 +3,7 @@
 
 mod admission;
 mod bad_input;
+mod denials;
 mod ends;
 mod exactly_once;
 mod foreign_clients;

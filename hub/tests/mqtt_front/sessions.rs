@@ -447,3 +447,21 @@ async fn the_time_of_a_session_passes_while_the_hub_is_down_and_does_not_begin_a
         assert_eq!(session_present(&home.connected(connect.clone()).await), is_present, "{says_goodbye}, {second_start} s");
     }
 }
+
+#[tokio::test]
+async fn no_more_messages_are_on_their_way_to_a_client_than_the_hub_allows() {
+    for connect in [Connect::v5("owner"), Connect::kept("owner")] {
+        let home = Home::with(FakeGate::of_a_home(), Limits { max_in_flight: 2, ..Limits::default() }).await;
+        let mut owner = home.connected(connect).await;
+        assert_eq!(owner.subscribe("dev/lamp/tele/+", 1).await, 1);
+        let mut lamp = home.v5("lamp").await;
+        for number in 1..=3 {
+            assert_eq!(lamp.publish1(TEMPERATURE, &number.to_string()).await, 0);
+        }
+        let first = owner.message_unacknowledged().await;
+        assert_eq!((first.payload.as_str(), owner.message_unacknowledged().await.payload.as_str()), ("1", "2"));
+        owner.nothing_came().await;
+        owner.puback(first.packet_identifier).await;
+        assert_eq!(owner.message().await.payload, "3");
+    }
+}

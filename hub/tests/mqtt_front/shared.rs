@@ -220,3 +220,23 @@ async fn what_a_member_may_no_longer_see_when_it_comes_back_goes_to_another() {
     guest.nothing_came().await;
     owner.nothing_came().await;
 }
+
+#[tokio::test]
+async fn a_group_has_as_many_members_as_it_may_have_and_a_further_one_is_told() {
+    const GROUP: &str = "$share/g/dev/+/state";
+    let home = Home::new().await;
+    let mut members = Vec::new();
+    for number in 0..128 {
+        let connect = Connect { client_identifier: format!("member-{number}"), ..Connect::v5("owner") };
+        let mut member = home.connected(connect).await;
+        assert_eq!(member.subscribe(GROUP, 1).await, 1, "{number}");
+        members.push(member);
+    }
+    let mut one_more = home.v5("owner").await;
+    assert_eq!(one_more.subscribe(GROUP, 1).await, 0x97);
+    assert_eq!(one_more.subscribe("$share/h/dev/+/state", 1).await, 1, "another group is another matter");
+    let mut member = members.pop().unwrap();
+    assert_eq!(member.subscribe(GROUP, 0).await, 0, "who is one may change how");
+    member.unsubscribe(GROUP).await;
+    assert_eq!(one_more.subscribe(GROUP, 1).await, 1);
+}

@@ -45,6 +45,8 @@ pub struct FakeGate {
     pub state: Mutex<State>,
     pub changed: tokio::sync::Notify,
     pub disk: Disk,
+    /// While it is true no token request is decided.
+    pub undecided: watch::Sender<bool>,
     /// What happens between the next judgement and its return.
     pub meanwhile: Mutex<Option<Box<dyn FnOnce() + Send>>>,
 }
@@ -203,6 +205,7 @@ impl Gate for FakeGate {
     }
 
     async fn admit_by_token_request(&self, _: &str, form: &[u8], _: SocketAddr) -> Result<Admission, Refusal> {
+        self.undecided.subscribe().wait_for(|undecided| !undecided).await.expect("the gate is there");
         let mut admission = self.decide(&String::from_utf8_lossy(form))?;
         admission.token_response = Some(format!(r#"{{"access_token":"{}"}}"#, String::from_utf8_lossy(form)).into_bytes());
         Ok(admission)
@@ -239,14 +242,14 @@ impl Gate for FakeGate {
         };
         waiting.iter().map(ready).collect()
     }
-    async fn admit_by_possession(&self, _: &str, possession: Possession<'_>, _: SocketAddr) -> Result<Admission, Refusal> {
-        let token = String::from_utf8_lossy(possession.token).into_owned();
-        let key = self.state.lock().unwrap().keys.get(&token).cloned();
 
     fn command_id(&self, payload: &[u8]) -> Option<String> {
         String::from_utf8(payload.to_vec()).ok()
     }
 
+    async fn admit_by_possession(&self, _: &str, possession: Possession<'_>, _: SocketAddr) -> Result<Admission, Refusal> {
+        let token = String::from_utf8_lossy(possession.token).into_owned();
+        let key = self.state.lock().unwrap().keys.get(&token).cloned();
         match key.map(|key| key.verify(possession.challenge, possession.proof)) {
             Some(Ok(())) => self.decide(&token),
             Some(Err(_)) | None => self.decide("nobody's"),
