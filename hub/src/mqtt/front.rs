@@ -420,6 +420,8 @@ impl<G: Gate, F: Fabric> Inner<G, F> {
 
     /// A connection ends. Returns the will if it is to be published now. To be called once for each attachment.
     pub(super) fn detach(&self, slot: &Arc<Slot>, connection: u64, forget_will: bool) -> Option<Firing> {
+        // To the session of who is gone nobody comes back: it ends now, and no will waits for a return.
+        let is_gone = slot.is_durable && self.gate.is_gone(&slot.key.principal);
         let mut sessions = lock(&self.sessions_by_key);
         let mut state = lock(&slot.state);
         if state.attached.as_ref().is_none_or(|attached| attached.connection != connection) {
@@ -432,7 +434,7 @@ impl<G: Gate, F: Fabric> Inner<G, F> {
             self.persister.store_some_time(armed.forget().collect());
         }
         let fires = |armed: Option<Box<Armed>>| armed.map(|armed| armed.fires(&slot.key, Some(attached.rights)));
-        if state.expiry.0 == 0 {
+        if state.expiry.0 == 0 || is_gone {
             drop(state);
             sessions.remove(&slot.key);
             self.discard(slot);

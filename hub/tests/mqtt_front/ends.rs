@@ -268,3 +268,18 @@ async fn an_answer_that_comes_late_does_not_undo_a_newer_one() {
     home.reconsider(device("lamp"));
     assert_eq!(lamp.publish1("dev/lamp/tele/x", "2").await, 0x87);
 }
+
+#[tokio::test]
+async fn a_delayed_will_does_not_wait_for_who_will_not_come_back() {
+    let home = Home::new().await;
+    let mut owner = home.v5("owner").await;
+    owner.subscribe(STATUS, 1).await;
+    let mut connect = Connect::kept("lamp").will(STATUS, "offline", true);
+    connect.will.as_mut().unwrap().4 = vec![0x18, 0, 0, 0x0E, 0x10];
+    let mut lamp = home.connected(connect).await;
+    home.gate.state.lock().unwrap().gone.insert(device("lamp"));
+    home.gate.end(device("lamp"), EndReason::Revoked);
+    home.reconsider(device("lamp"));
+    assert_eq!(lamp.disconnected().await.0, 0x98);
+    assert_eq!(owner.message().await.payload, "offline", "its session ends now, and with it the delay");
+}
