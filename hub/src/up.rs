@@ -97,6 +97,9 @@ fn greet(server: &Server, options: &UpOptions, out: &mut Output) -> Result<(), F
     if let Some(why) = issuer_note(server.hub().issuer(), server.reachable(), options.config.issuer.is_some()) {
         out.note(why);
     }
+    if let Some(why) = address_note(server.reachable()) {
+        out.note(why);
+    }
     out.line(format!("mqtts  {}", addresses.mqtts))?;
     if let Some(mqtt) = addresses.mqtt {
         out.line(format!("mqtt   {mqtt} (no TLS)"))?;
@@ -119,6 +122,18 @@ fn issuer_note(issuer: &str, reachable: &str, chosen: bool) -> Option<String> {
         format!(
             "tokens and metadata name {issuer} as the issuer, from an earlier start; to change that, say issuer = \"{reachable}\" \
              in the configuration"
+        )
+    })
+}
+
+/// What to say where devices will hold an address of the network, which a router may give to another machine tomorrow.
+fn address_note(reachable: &str) -> Option<String> {
+    let (host, _port) = reachable.strip_prefix("https://")?.rsplit_once(':')?;
+    let address: IpAddr = host.trim_matches(['[', ']']).parse().ok()?;
+    (!address.is_loopback()).then(|| {
+        format!(
+            "devices that you add now will look for this hub at {address} for good; if that may change, let names in the \
+             configuration begin with a name that they can resolve, before you add them"
         )
     })
 }
@@ -231,6 +246,17 @@ fn start_logging(config: &LogConfig) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_address_that_devices_will_hold_is_told_and_a_name_is_not() {
+        for told in ["https://192.168.1.5:8443", "https://[fd00::5]:8443"] {
+            let note = address_note(told).expect("a note");
+            assert!(note.contains("names") && note.contains("before you add them"), "{note}");
+        }
+        for fine in ["https://localhost:8443", "https://hub.local:8443", "https://127.0.0.1:8443", "https://[::1]:8443"] {
+            assert_eq!(address_note(fine), None, "{fine}");
+        }
+    }
 
     #[test]
     fn an_issuer_that_nobody_can_follow_is_told_with_the_remedy() {
