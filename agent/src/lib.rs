@@ -37,7 +37,12 @@
 //!         }
 //!     };
 //!     let mut lamp = Lamp { on: false, next: platform.now() };
-//!     Ok(Agent::new(identity, Config::DEFAULT).run(platform, &mut lamp, workspace).await)
+//!     let ended = Agent::new(identity, Config::DEFAULT).run(platform, &mut lamp, workspace).await;
+//!     if ended == Ended::Revoked {
+//!         // The next start enrols anew, with the string that it is given then.
+//!         Identity::erase(platform).map_err(IdentityError::from)?;
+//!     }
+//!     Ok(ended)
 //! }
 //! ```
 //!

@@ -120,9 +120,16 @@ fn live(started: &mut Started) {
     let Started { board, platform, provisioning, workspace, agent } = started;
     let Some(agent) = agent else { return };
     let mut thermostat = BoardThermostat::new(platform.draw(), provisioning.interval);
-    match board.run(pin!(agent.run(platform, &mut thermostat, workspace))) {
+    let ended = board.run(pin!(agent.run(platform, &mut thermostat, workspace)));
+    match ended {
         Ended::Left(_) => say!("left"),
-        Ended::Revoked => say!("revoked: enrol this device anew"),
+        Ended::Revoked => {
+            // The next start asks for an enrolment string.
+            if Identity::erase(platform).is_err() {
+                say!("the identity cannot be erased");
+            }
+            say!("revoked: enrol this device anew");
+        }
     }
 }
 
