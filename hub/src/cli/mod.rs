@@ -19,6 +19,7 @@ mod login;
 mod output;
 mod profile;
 mod prompt;
+mod restore;
 mod send;
 mod shown_once;
 pub mod simulate_view;
@@ -94,6 +95,7 @@ pub fn main(up: impl FnOnce(UpOptions) -> Result<ExitCode, Failure>) -> ExitCode
 fn run_locally(command: Local, global: &Global, out: &mut Output) -> Result<Exit, Failure> {
     match command {
         Local::Check(args) => check::check(&args, out),
+        Local::Restore(args) => restore::restore(&args, &data_dir(global)?, out),
         Local::Completions(args) => completions(args.shell, out),
         Local::Context(command) => contexts::run(command, global, out),
     }
@@ -131,6 +133,10 @@ fn ask(command: Asking, global: &Global, out: &mut Output) -> Result<Exit, Failu
     })
 }
 
+fn data_dir(global: &Global) -> Result<PathBuf, Failure> {
+    global.data.clone().map_or_else(default_data_dir, Ok)
+}
+
 fn find_context(global: &Global) -> Result<Context, Failure> {
     Context::find(global.context.as_ref(), global.data.as_deref(), NamedContexts::of_this_user().as_ref())
 }
@@ -151,7 +157,7 @@ async fn rotate_signing_key(client: &Client, out: &mut Output) -> Result<Exit, F
 }
 
 fn up_options(global: &Global, args: &args::Up) -> Result<UpOptions, Failure> {
-    let data = global.data.clone().map_or_else(default_data_dir, Ok)?;
+    let data = data_dir(global)?;
     let config = read_config(args.config.as_deref(), &data)?;
     let listeners = config.listeners(args.lan, (&args.ports).into());
     Ok(UpOptions {

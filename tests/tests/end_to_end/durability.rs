@@ -9,7 +9,7 @@ use hearthkey_tests::keyed::{Keyed, oauth_error};
 use hearthkey_tests::mosquitto::{Mosquitto, shown};
 use hearthkey_tests::patience::until;
 use hearthkey_tests::power_cut::skip_even_in_ci;
-use hearthkey_tests::process::Running;
+use hearthkey_tests::process::{Running, binary, run};
 use hearthkey_tests::wire::{Connect, Wire};
 
 #[tokio::test]
@@ -133,6 +133,44 @@ async fn an_agent_comes_back_by_itself_and_loses_nothing_that_was_acknowledged()
     again.leave().await;
     let identity_after = std::fs::metadata(hub.beside().join("lamp/identity")).and_then(|file| file.modified()).expect("stored");
     assert_eq!(identity_before, identity_after, "connecting writes nothing to flash");
+    hub.finish().await;
+}
+
+#[tokio::test]
+async fn after_a_backup_was_restored_a_device_obeys_again() {
+    let mut hub = Hub::start().await;
+    let mut lamp = hub.agent("lamp", "thermostat").await;
+    lamp.connected().await;
+    // The hub backs itself up at each start, in its own time.
+    hub.restart().await;
+    lamp.connected().await;
+    let backups = hub.data().join("backups");
+    let with_the_lamp = |path: &std::path::Path| {
+        let bytes = std::fs::read(path).unwrap_or_default();
+        path.extension().is_some_and(|extension| extension == "backup") && bytes.windows(6).any(|six| six == b"\"lamp\"")
+    };
+    let backup = until("a backup", async || {
+        let mut files = std::fs::read_dir(&backups).ok()?.flatten().map(|entry| entry.path());
+        files.find(|path| with_the_lamp(path))
+    });
+    let backup = backup.await;
+    for _ in 0..3 {
+        assert_eq!(hub.told(&["send", "lamp", "identify", "--wait", "30s"]).await["state"], "succeeded");
+    }
+    let file = backup.to_str().expect("UTF-8");
+    let refused = hub.ran(&["restore", file]).await;
+    assert!(refused.exit == 1 && refused.err.contains("stop that one first"), "{refused:?}");
+    hub.stop().await;
+    let restored = hub.ran(&["restore", file]).await;
+    assert!(restored.exit == 0 && restored.out.contains("what was there is in"), "{restored:?}");
+    hub.start_again().await;
+    lamp.connected().await;
+    assert_eq!(hub.told(&["send", "lamp", "identify", "--wait", "30s"]).await["state"], "succeeded");
+    lamp.leave().await;
+    let mut nowhere = binary("hearthkey");
+    nowhere.args(["restore", file, "--data", "/nowhere"]);
+    let nowhere = run(nowhere, "").await;
+    assert!(nowhere.exit == 1 && nowhere.err.contains("/nowhere is no data directory"), "{nowhere:?}");
     hub.finish().await;
 }
 

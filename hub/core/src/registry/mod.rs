@@ -33,7 +33,7 @@ pub use judge::{
     Holding, IntrospectTokens, ManageCredentials, ManageDevices, ManageOwnCredentials, ManageProfiles, ManageUsers,
     MissingPermission, Permission, ReadAudit, ReadDevices, ReadMetrics, ReadTelemetry, SendCommands, UserPermit,
 };
-pub use rows::CorruptRow;
+pub use rows::{CorruptRow, restored};
 pub use twins::{DesiredTwin, ReportedTwin, Twin, TwinBody, TwinChange, TwinRefused};
 pub use users::{LoginRefused, PasswordHash, UserChange, UserRefused};
 

@@ -6,6 +6,7 @@ use super::{
 };
 use crate::{
     DeviceId, UnixTime,
+    limits::COMMANDS_SINCE_BACKUP,
     profile::Profile,
     write::{Table, Write},
 };
@@ -22,6 +23,23 @@ pub struct CorruptRow {
     pub table: Table,
     /// What is wrong.
     pub why: String,
+}
+
+/// What to store of a row that a backup holds: devices remember the number of the last command that they obeyed, also of those that
+/// were sent after the backup, and refuse lower ones. So a restored hub goes on [`COMMANDS_SINCE_BACKUP`] further.
+#[must_use]
+pub fn restored(table: Table, row: Vec<u8>) -> Vec<u8> {
+    if table != Table::Device {
+        return row;
+    }
+    match serde_json::from_slice::<DeviceRecord>(&row) {
+        Ok(mut device) => {
+            device.command_seq += COMMANDS_SINCE_BACKUP;
+            serde_json::to_vec(&device).unwrap_or(row)
+        }
+        // Told when the registry reads it.
+        Err(_) => row,
+    }
 }
 
 /// The key of a command: device, then sequence in order.

@@ -122,6 +122,7 @@ pub(super) enum Asking {
 #[derive(Debug, Subcommand)]
 pub(super) enum Local {
     Check(Check),
+    Restore(Restore),
     /// See and choose which hub the commands speak to
     #[command(subcommand)]
     Context(Context),
@@ -461,6 +462,20 @@ pub(super) enum FileKind {
     Profile,
     /// How a hub runs
     Config,
+}
+
+/// Put a backup in the place of the store, while the hub is stopped
+///
+/// The hub writes backups by itself, to `backups` in its data directory. What was in the store is moved aside, never removed; what
+/// was decided after the backup is forgotten, revocations included. The home's CA and keys are not part of a backup.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  ls ~/.local/share/hearthkey/backups
+  hearthkey restore ~/.local/share/hearthkey/backups/store-00000000000000000042.backup")]
+pub(super) struct Restore {
+    /// The backup
+    pub(super) file: PathBuf,
 }
 
 /// Print a script that completes commands with the Tab key

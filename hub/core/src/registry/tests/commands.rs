@@ -56,6 +56,23 @@ fn a_command_is_numbered_and_says_who_asked_and_how_long_it_counts() {
 }
 
 #[test]
+fn a_restored_backup_counts_on_above_what_devices_have_obeyed_since() {
+    let mut world = World::with_devices(&["lamp"]);
+    world.send("lamp", "identify", None, 30).expect("taken");
+    let backup = world.rows.clone();
+    for _ in 0..10 {
+        world.send("lamp", "identify", None, 30).expect("taken");
+    }
+    let obeyed = world.device("lamp").command_seq;
+    world.rows = backup.into_iter().map(|((table, key), row)| ((table, key), restored(table, row))).collect();
+    world.registry = restarted(&world.rows);
+    let next = world.send("lamp", "identify", None, 30).expect("taken");
+    assert!(next.record.seq > obeyed);
+    // What cannot be read is left for the registry to refuse.
+    assert_eq!(restored(Table::Device, b"no JSON".to_vec()), b"no JSON");
+}
+
+#[test]
 fn the_numbers_go_on_when_a_revoked_name_is_added_again() {
     let mut world = World::with_devices(&["lamp"]);
     world.send("lamp", "identify", None, 30).expect("taken");
