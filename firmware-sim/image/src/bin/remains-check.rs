@@ -1,11 +1,10 @@
 //! Uses secrets on the board, by the agent's own facade and by the key exchange of its TLS engine, and then searches all RAM for
 //! what is left of them.
 //!
-//! The launcher writes the questions to [`ADDRESS`]: their count (4 bytes, little endian), and for each its kind (1 byte), two fields
-//! and the number of needles (1 byte), and the needles; fields and needles are a length (2 bytes, little endian) and bytes. `s`
-//! signs: scalar, message. `g` makes a key: seed, nothing. `x` exchanges keys: scalar, the other's point in SEC 1. `c` is the control:
-//! what it leaves on the stack, nothing. A needle is found wherever 16 bytes of it in a row are, in any order of bytes and words.
-//! The answer is one line each: `clean`, or which needle is where.
+//! A question is its kind (1 byte), two fields, the number of needles (1 byte) and as many fields, the needles. `s` signs: scalar,
+//! message. `g` makes a key: seed, nothing. `x` exchanges keys: scalar, the other's point in SEC 1. `c` is the control: what it leaves
+//! on the stack, nothing. A needle is found wherever 16 bytes of it in a row are, in any order of bytes and words. The answer is one
+//! line each: `clean`, or which needle is where.
 #![no_std]
 #![no_main]
 #![allow(dead_code, reason = "the board's terminal is needed, not all of the board")]
@@ -13,17 +12,16 @@
 #[macro_use]
 #[path = "../board.rs"]
 mod board;
+#[path = "../questions.rs"]
+mod questions;
 
 use core::hint::black_box;
 use core::ops::Range;
 use cortex_m_rt::entry;
 use hearthkey_agent::keys::{Drbg, SecretKey};
 use p256::ecdh::EphemeralSecret;
-use rand_core::{CryptoRng, RngCore};
+use questions::{Chosen, Questions, answer_all};
 
-/// Where the questions lie, and how long they may be.
-const ADDRESS: usize = 0x2110_0000;
-const LENGTH: usize = 0x10_0000;
 /// All RAM that the image is linked for.
 const RAM: Range<usize> = 0x2000_0000..0x2002_0000;
 /// So much of a needle is too much.
@@ -31,65 +29,26 @@ const WINDOW: usize = 16;
 /// How far below the searcher the work is done, lest the search cover what it looks for.
 const DEPTH: usize = 2048;
 
-/// A generator that draws what lies in the questions, without a copy of its own.
-struct Chosen(&'static [u8]);
+fn answer(questions: &mut Questions, key: &mut Option<SecretKey>) {
+    let kind = questions.take(1)[0];
+    let (secret, input) = (questions.field(), questions.field());
+    let mut needles = [[].as_slice(); 8];
+    let count = usize::from(questions.take(1)[0]);
+    needles[..count].fill_with(|| questions.field());
+    let needles = &needles[..count];
 
-impl RngCore for Chosen {
-    fn next_u32(&mut self) -> u32 {
-        unreachable!("a scalar is drawn as bytes")
-    }
-
-    fn next_u64(&mut self) -> u64 {
-        unreachable!("a scalar is drawn as bytes")
-    }
-
-    fn fill_bytes(&mut self, out: &mut [u8]) {
-        out.copy_from_slice(&self.0[..out.len()]);
-    }
-
-    fn try_fill_bytes(&mut self, out: &mut [u8]) -> Result<(), rand_core::Error> {
-        self.fill_bytes(out);
-        Ok(())
-    }
-}
-
-impl CryptoRng for Chosen {}
-
-struct Questions(&'static [u8]);
-
-impl Questions {
-    fn take(&mut self, count: usize) -> &'static [u8] {
-        let (taken, rest) = self.0.split_at(count);
-        self.0 = rest;
-        taken
-    }
-
-    fn field(&mut self) -> &'static [u8] {
-        let length = self.take(2);
-        self.take(usize::from(u16::from_le_bytes([length[0], length[1]])))
-    }
-
-    fn answer(&mut self, key: &mut Option<SecretKey>) {
-        let kind = self.take(1)[0];
-        let (secret, input) = (self.field(), self.field());
-        let mut needles = [[].as_slice(); 8];
-        let count = usize::from(self.take(1)[0]);
-        needles[..count].fill_with(|| self.field());
-        let needles = &needles[..count];
-
-        // What a key is moved through on its way to its place is the caller's, and painted over here.
-        prepare(kind, secret, key);
-        paint();
-        let mut work = || work(kind, secret, input, key);
-        at_depth(&mut work);
-        let place = core::ptr::from_ref(key) as usize;
-        let used = search(needles, place..place + size_of_val(key));
-        *key = None;
-        // Nor in its place, once it is dropped.
-        match used.or_else(|| search(needles, 0..0)) {
-            None => say!("answer clean"),
-            Some((needle, at)) => say!("answer needle {} at {:#x}", needle, at),
-        }
+    // What a key is moved through on its way to its place is the caller's, and painted over here.
+    prepare(kind, secret, key);
+    paint();
+    let mut work = || work(kind, secret, input, key);
+    at_depth(&mut work);
+    let place = core::ptr::from_ref(key) as usize;
+    let used = search(needles, place..place + size_of_val(key));
+    *key = None;
+    // Nor in its place, once it is dropped.
+    match used.or_else(|| search(needles, 0..0)) {
+        None => say!("answer clean"),
+        Some((needle, at)) => say!("answer needle {} at {:#x}", needle, at),
     }
 }
 
@@ -181,24 +140,6 @@ fn search(needles: &[&'static [u8]], except: Range<usize>) -> Option<(usize, usi
 
 #[entry]
 fn main() -> ! {
-    board::start();
-    // SAFETY: PSRAM that the launcher filled and nothing changes.
-    let mut questions = Questions(unsafe { core::slice::from_raw_parts(ADDRESS as *const u8, LENGTH) });
     let Some(key) = cortex_m::singleton!(: Option<SecretKey> = None) else { unreachable!("main runs once") };
-    let count = questions.take(4);
-    for _ in 0..u32::from_le_bytes([count[0], count[1], count[2], count[3]]) {
-        questions.answer(key);
-    }
-    say!("answered in {} us", board::busy_micros());
-    loop {
-        board::sleep_until(u64::MAX);
-    }
-}
-
-#[panic_handler]
-fn panicked(reason: &core::panic::PanicInfo<'_>) -> ! {
-    say!("{}", reason);
-    loop {
-        board::sleep_until(u64::MAX);
-    }
+    answer_all(|questions| answer(questions, key))
 }
