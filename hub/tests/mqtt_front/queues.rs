@@ -82,8 +82,11 @@ async fn who_asks_for_retained_messages_again_and_again_without_taking_them_is_c
     let subscribe = |number: u16| packet(0x82, &[&number.to_be_bytes()[..], &[0], &string("dev/lamp/tele/+"), &[1]].concat());
     // Twice over they may wait.
     owner.send(&[subscribe(1), subscribe(2)].concat()).await;
-    assert_eq!((owner.receive().await.first, owner.receive().await.first), (0x90, 0x90));
-    let first = owner.message_unacknowledged().await;
+    // The first message may overtake the second SUBACK.
+    let came = [owner.receive().await, owner.receive().await, owner.receive().await];
+    let (granted, mut messages): (Vec<_>, Vec<_>) = came.into_iter().partition(|packet| packet.first == 0x90);
+    assert_eq!((granted.len(), messages.len()), (2, 1));
+    let first = messages.remove(0).published(owner.version);
     owner.nothing_came().await;
     owner.send(&subscribe(3)).await;
     let (code, words) = owner.disconnected().await;
