@@ -8,7 +8,9 @@ use core::fmt;
 pub struct Hundredths(pub i32);
 
 /// Far beyond any temperature; larger numbers are this one.
-const LIMIT: i64 = 1_000_000_000;
+const LIMIT: u32 = 1_000_000_000;
+/// Beyond a hundred places it is all or nothing.
+const MAX_POWER: u32 = 100;
 
 impl Hundredths {
     /// The nearest one.
@@ -20,29 +22,33 @@ impl Hundredths {
     /// Reads a JSON number (RFC 8259), cut off behind the hundredths; `None` for anything else.
     #[must_use]
     pub fn parse(text: &str) -> Option<Self> {
-        let (sign, digits) = text.strip_prefix('-').map_or((1, text), |digits| (-1, digits));
-        let all_digits = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
-        let (mantissa, exponent) = digits.split_once(['e', 'E']).unwrap_or((digits, "0"));
-        let (whole, fraction) = mantissa.split_once('.').unwrap_or((mantissa, "0"));
-        let (raised, power) = match exponent.strip_prefix('-') {
-            Some(power) => (-1, power),
-            None => (1, exponent.strip_prefix('+').unwrap_or(exponent)),
+        let (is_negative, mut rest) = match text.as_bytes() {
+            [b'-', rest @ ..] => (true, rest),
+            all => (false, all),
         };
-        if ![whole, fraction, power].into_iter().all(all_digits) {
+        let whole = take_digits(&mut rest)?;
+        let mut fraction: &[u8] = &[];
+        if let [b'.', after @ ..] = rest {
+            rest = after;
+            fraction = take_digits(&mut rest)?;
+        }
+        // As many digits as there are before hundredths end; those that are not written are zeros.
+        let mut places = whole.len() + 2;
+        if let [b'e' | b'E', after @ ..] = rest {
+            let (is_lowered, after) = match after {
+                [b'-', after @ ..] => (true, after),
+                [b'+', after @ ..] | after => (false, after),
+            };
+            rest = after;
+            let power = take_digits(&mut rest)?.iter().fold(0, |power, digit| next_digit(power, *digit).min(MAX_POWER)) as usize;
+            places = if is_lowered { places.saturating_sub(power) } else { places + power };
+        }
+        if !rest.is_empty() {
             return None;
         }
-        // Beyond a hundred places it is all or nothing.
-        let exponent = raised * power.parse().unwrap_or(100_i64).min(100);
-        // A digit at `place` counts 10^place hundredths.
-        let mut place = i64::try_from(whole.len()).ok()? + 1 + exponent;
-        let mut value = 0_i64;
-        for digit in whole.bytes().chain(fraction.bytes()) {
-            let Ok(power) = u32::try_from(place) else { break };
-            let weight = 10_i64.checked_pow(power).unwrap_or(LIMIT).min(LIMIT);
-            value = (value + i64::from(digit - b'0') * weight).min(LIMIT);
-            place -= 1;
-        }
-        i32::try_from(sign * value).ok().map(Self)
+        let digits = whole.iter().chain(fraction).chain(core::iter::repeat(&b'0')).take(places);
+        let value = digits.fold(0, |value, digit| next_digit(value, *digit).min(LIMIT)) as i32; // bounded
+        Some(Self(if is_negative { -value } else { value }))
     }
 
     /// As a number of degrees.
@@ -50,6 +56,18 @@ impl Hundredths {
     pub fn celsius(self) -> f32 {
         self.0 as f32 / 100.0
     }
+}
+
+/// One digit or more from the beginning of `rest`.
+fn take_digits<'a>(rest: &mut &'a [u8]) -> Option<&'a [u8]> {
+    let count = rest.iter().take_while(|byte| byte.is_ascii_digit()).count();
+    let (digits, behind) = rest.split_at_checked(count).filter(|_| count > 0)?;
+    *rest = behind;
+    Some(digits)
+}
+
+fn next_digit(value: u32, digit: u8) -> u32 {
+    value.saturating_mul(10).saturating_add(u32::from(digit - b'0'))
 }
 
 impl fmt::Display for Hundredths {
