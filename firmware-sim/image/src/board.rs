@@ -82,10 +82,10 @@ static __INTERRUPTS: [unsafe extern "C" fn(); 32] = [DefaultHandler; 32];
 struct Clock {
     turns: u32,
     last: u32,
-    asleep: u64,
+    uncounted: u64,
 }
 
-static CLOCK: Mutex<Cell<Clock>> = Mutex::new(Cell::new(Clock { turns: 0, last: 0, asleep: 0 }));
+static CLOCK: Mutex<Cell<Clock>> = Mutex::new(Cell::new(Clock { turns: 0, last: 0, uncounted: 0 }));
 
 fn clock(change: impl FnOnce(&mut Clock)) -> Clock {
     cortex_m::interrupt::free(|section| {
@@ -129,26 +129,31 @@ pub fn micros() -> u64 {
 
 /// Microseconds awake since the start: at one instruction a nanosecond (`-icount shift=0`), thousands of instructions.
 pub fn busy_micros() -> u64 {
-    (ticks() - clock(|_| {}).asleep) / TICKS_PER_MICROSECOND
+    (ticks() - clock(|_| {}).uncounted) / TICKS_PER_MICROSECOND
+}
+
+/// Does something that is not to count as being awake.
+pub fn uncounted(act: impl FnOnce()) {
+    let before = ticks();
+    act();
+    let spent = ticks() - before;
+    clock(|clock| clock.uncounted += spent);
 }
 
 /// Sleeps until `deadline` (microseconds), or until something arrives. May return early.
 pub fn sleep_until(deadline: u64) {
-    let before = ticks();
-    let remaining = deadline.saturating_mul(TICKS_PER_MICROSECOND).saturating_sub(before).min(LONGEST_SLEEP);
+    let remaining = deadline.saturating_mul(TICKS_PER_MICROSECOND).saturating_sub(ticks()).min(LONGEST_SLEEP);
     if remaining == 0 {
         return;
     }
     ALARM_RELOAD.write(remaining as u32); // bounded above
     ALARM_CTRL.write(0b1001); // run, interrupt at zero
-    cortex_m::asm::wfi();
+    uncounted(cortex_m::asm::wfi);
     ALARM_CTRL.write(0);
     ALARM_INTCLEAR.write(1);
     for interrupt in WAKING {
         NVIC::unpend(interrupt);
     }
-    let slept = ticks() - before;
-    clock(|clock| clock.asleep += slept);
 }
 
 /// Restarts the processor. Memory beyond the image's own keeps its contents.

@@ -8,6 +8,7 @@
 mod board;
 mod ethernet;
 mod executor;
+mod figures;
 mod network;
 mod persistent;
 mod platform;
@@ -17,10 +18,11 @@ mod thermostat;
 use core::pin::pin;
 use cortex_m_rt::{ExceptionFrame, entry, exception};
 use executor::Board;
+use figures::Phase;
 use hearthkey_agent::{
     Agent, Backoff, Clock, Config, Ended, Enrolled, Enrolment, Identity, IdentityError, Platform as _, Software, Workspace, enrol,
 };
-use network::{Carried, Network};
+use network::Network;
 use persistent::Persistent;
 use platform::BoardPlatform;
 use provisioning::{NoEntropy, Provisioning};
@@ -64,7 +66,7 @@ fn start() -> Option<&'static mut Started> {
     if let Some(reason) = letter.take_panic() {
         say!("the former life ended in a panic: {}", reason);
     }
-    memory::report_static();
+    figures::report_static();
     let (provisioning, mut random) = match Provisioning::take(letter) {
         Ok(taken) => taken,
         Err(NoEntropy) => {
@@ -158,13 +160,12 @@ async fn enrolled(platform: &mut BoardPlatform, workspace: &mut Workspace, provi
     };
     let mut failures = 0;
     loop {
-        let (busy, carried) = (board::busy_micros(), Carried::now());
+        let phase = Phase::begin();
         // Pinned where it is made: moving a future leaves a copy on the stack.
         let ended = pin!(enrol(platform, &enrolment, SOFTWARE, workspace)).await;
         match ended {
             Ok(enrolled) => {
-                say!("figure enrolment {}", board::busy_micros() - busy);
-                Carried::report(carried, "enrolment");
+                phase.end("enrolment");
                 return Some(enrolled);
             }
             Err(error) => {
@@ -181,10 +182,10 @@ async fn enrolled(platform: &mut BoardPlatform, workspace: &mut Workspace, provi
     }
 }
 
-/// Listens to the terminal: `s` shows the state of the board, `p` panics and `f` faults, to see what then happens.
+/// Listens to the terminal: `s` shows how much of the stack was used, `p` panics and `f` faults, to see what then happens.
 fn obey_terminal() {
     match board::Terminal::read() {
-        Some(b's') => memory::report_stack(),
+        Some(b's') => figures::report_stack(),
         Some(b'p') => panic!("asked to by the terminal"),
         Some(b'f') => cortex_m::asm::udf(),
         _ => {}
@@ -211,38 +212,4 @@ fn panicked(reason: &core::panic::PanicInfo<'_>) -> ! {
     // SAFETY: whoever held the former one runs no more.
     unsafe { Persistent::open() }.note_panic(reason);
     board::reset()
-}
-
-mod memory {
-    //! How much of flash and RAM is used, from the linker's symbols and the paint on the stack.
-
-    unsafe extern "C" {
-        static __sdata: u32;
-        static __edata: u32;
-        static __sidata: u32;
-        static __ebss: u32;
-        static _stack_start: u32;
-        static _stack_end: u32;
-    }
-
-    fn address(symbol: *const u32) -> usize {
-        symbol as usize
-    }
-
-    /// Flash from its beginning to the end of the initial values, and RAM before the stack.
-    pub fn report_static() {
-        let data = address(&raw const __edata) - address(&raw const __sdata);
-        say!("figure flash {}", address(&raw const __sidata) + data);
-        say!("figure static-ram {}", address(&raw const __ebss) - address(&raw const __sdata));
-    }
-
-    /// The deepest that the stack has been.
-    pub fn report_stack() {
-        let (mut at, top) = (address(&raw const _stack_end), address(&raw const _stack_start));
-        // SAFETY: the stack's own words, below the one in use; painted before `main`.
-        while at < top && unsafe { (at as *const u32).read_volatile() } == cortex_m_rt::STACK_PAINT_VALUE {
-            at += 4;
-        }
-        say!("figure stack {}", top - at);
-    }
 }

@@ -38,11 +38,10 @@ impl Carried {
         Self { sent: SENT.load(Ordering::Relaxed), received: RECEIVED.load(Ordering::Relaxed) }
     }
 
-    /// Shows as figures what was carried since `before`.
-    pub fn report(before: Self, what: &str) {
+    /// From then until now.
+    pub fn since(self) -> Self {
         let Self { sent, received } = Self::now();
-        say!("figure {}-sent {}", what, sent - before.sent);
-        say!("figure {}-received {}", what, received - before.received);
+        Self { sent: sent - self.sent, received: received - self.received }
     }
 }
 

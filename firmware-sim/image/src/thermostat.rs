@@ -1,7 +1,6 @@
 //! The thermostat as the agent's application on this board, with a terminal to tell what happens.
 
-use crate::board;
-use crate::network::Carried;
+use crate::figures::Phase;
 use core::time::Duration;
 use hearthkey_agent::json::Object;
 use hearthkey_agent::{Application, Buffer, BufferFull, Command, Event, Now, Outbox, Reply, Turn};
@@ -10,13 +9,22 @@ use hearthkey_thermostat::Reporting;
 /// A thermostat that tells what happens, and what it cost.
 pub struct BoardThermostat {
     reporting: Reporting,
-    /// Microseconds awake when the agent began what is measured.
-    busy: u64,
-    /// Bytes on the wire by then.
-    carried: Carried,
-    is_connecting: bool,
+    phase: Phase,
+    stage: Stage,
+    /// What was published in this turn.
+    published: usize,
     /// Whether a publish of this life was acknowledged.
     has_published: bool,
+}
+
+/// What the agent does, as far as its questions show it.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Stage {
+    /// Connecting, and the TLS handshake: it asks nothing.
+    Connecting,
+    Authenticating,
+    /// Or waiting for its next call.
+    Online,
 }
 
 impl BoardThermostat {
@@ -25,19 +33,11 @@ impl BoardThermostat {
         let interval = Duration::from_secs(u64::from(interval.max(1)));
         Self {
             reporting: Reporting::new(seed, interval, 60),
-            busy: 0,
-            carried: Carried::now(),
-            is_connecting: false,
+            phase: Phase::LIFE,
+            stage: Stage::Online,
+            published: 0,
             has_published: false,
         }
-    }
-
-    fn begins(&mut self) {
-        (self.busy, self.carried) = (board::busy_micros(), Carried::now());
-    }
-
-    fn cost(&self) -> u64 {
-        board::busy_micros() - self.busy
     }
 }
 
@@ -47,11 +47,18 @@ impl Application for BoardThermostat {
     }
 
     fn poll(&mut self, now: Now, outbox: &mut Outbox<'_>) -> Turn {
-        // The turn in which a renewal is due begins here, and ends when its answer came.
-        if !self.is_connecting {
-            self.begins();
+        if self.stage == Stage::Connecting {
+            self.phase.end("connect");
+            self.stage = Stage::Authenticating;
+            self.phase = Phase::begin();
+        } else if self.stage == Stage::Online {
+            // The turn in which a publish or a renewal is due begins here, and ends when its answer came.
+            self.phase = Phase::begin();
         }
-        self.reporting.poll(now.instant, outbox, |_| {})
+        let mut published = 0;
+        let turn = self.reporting.poll(now.instant, outbox, |_| published += 1);
+        self.published = published;
+        turn
     }
 
     fn command(&mut self, command: &Command<'_>, _: Now) -> Reply {
@@ -66,25 +73,26 @@ impl Application for BoardThermostat {
     fn event(&mut self, event: Event<'_>) {
         match event {
             Event::Connecting { host, port } => {
-                self.is_connecting = true;
-                self.begins();
+                (self.stage, self.phase) = (Stage::Connecting, Phase::begin());
                 say!("connecting to {}:{}", host, port);
             }
             Event::Connected { expires_in, scope, .. } => {
                 self.reporting.connected();
-                self.is_connecting = false;
-                say!("figure connect {}", self.cost());
+                self.phase.end("token");
+                self.stage = Stage::Online;
                 say!("connected for {} s: {}", expires_in.as_secs(), scope);
             }
             Event::Renewed { expires_in, .. } => {
-                say!("figure renewal {}", self.cost());
-                Carried::report(self.carried, "renewal");
+                if self.published == 0 {
+                    self.phase.end("renewal");
+                }
                 say!("renewed for {} s", expires_in.as_secs());
             }
             Event::Acknowledged { topic, .. } => {
                 if !core::mem::replace(&mut self.has_published, true) {
-                    say!("figure first-publish {}", board::busy_micros());
-                    Carried::report(Carried::NOTHING, "first-publish");
+                    Phase::LIFE.end("first-publish");
+                } else if self.published == 1 && topic.ends_with("temperature") {
+                    self.phase.end("publish");
                 }
                 say!("acknowledged {}", topic);
             }
@@ -94,7 +102,7 @@ impl Application for BoardThermostat {
             Event::CommandFinished { outcome, .. } => say!("command {}", outcome),
             Event::CommandRefused { refusal, .. } => say!("command refused: {}", refusal.reason()),
             Event::Disconnected { ending, retry_in } => {
-                self.is_connecting = false;
+                self.stage = Stage::Online;
                 say!("disconnected: {}", ending);
                 if let Some(delay) = retry_in {
                     say!("trying again in {} ms", delay.as_millis() as u64);

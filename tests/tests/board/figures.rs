@@ -26,40 +26,78 @@ fn committed(file: &Path) -> BTreeMap<String, u64> {
     figures.collect()
 }
 
+/// What the board shows of a phase: `figure connect: 3650 thousand instructions, 14000 stack, 700 sent, 1500 received`.
+struct Phase {
+    name: String,
+    thousand_instructions: u64,
+    stack: u64,
+    sent: u64,
+    received: u64,
+}
+
+impl Phase {
+    /// The next phase that ends.
+    async fn next(board: &mut Board) -> Self {
+        loop {
+            let line = board.said("figure ").await;
+            let Some((name, costs)) = line.split_once(": ") else { continue };
+            let numbers: Vec<u64> = costs.split(' ').filter_map(|word| word.parse().ok()).collect();
+            let [thousand_instructions, stack, sent, received] = numbers[..] else { panic!("four figures, not {line}") };
+            return Self { name: name.to_owned(), thousand_instructions, stack, sent, received };
+        }
+    }
+
+    fn figures(&self) -> [(String, u64); 4] {
+        let Self { name, thousand_instructions, stack, sent, received } = self;
+        [
+            (name.clone(), thousand_instructions * 1_000),
+            (format!("{name}-stack"), *stack),
+            (format!("{name}-sent"), *sent),
+            (format!("{name}-received"), *received),
+        ]
+    }
+}
+
 async fn measured(image: Image) -> BTreeMap<String, u64> {
     let hub = Hub::start().await;
     hub.apply_profile(HASTY).await;
     let string = hub.add("board", "hasty").await;
-    // No reading but the first falls into what is measured.
-    let mut board = Board::start_of(image, &string, &["--icount", "--interval", "60"]).await;
+    // Readings and renewals each fall into turns of their own; where they do not, the board waits for the next.
+    let mut board = Board::start_of(image, &string, &["--icount", "--interval", "2"]).await;
     let mut figures = BTreeMap::new();
-    let mut note = async |board: &mut Board, name: &str, unit: u64| {
-        let figure: u64 = board.said(&format!("figure {name} ")).await.parse().expect("a number");
-        figures.insert(name.to_owned(), figure * unit);
-    };
-    // The board counts instructions in thousands.
-    note(&mut board, "flash", 1).await;
-    note(&mut board, "static-ram", 1).await;
-    note(&mut board, "enrolment", 1_000).await;
-    note(&mut board, "enrolment-sent", 1).await;
-    note(&mut board, "enrolment-received", 1).await;
+    for name in ["flash", "static-ram"] {
+        figures.insert(name.to_owned(), board.said(&format!("figure {name} ")).await.parse().expect("a number"));
+    }
+    let enrolment = Phase::next(&mut board).await;
+    assert_eq!(enrolment.name, "enrolment");
+    figures.extend(enrolment.figures());
     board.said("acknowledged").await;
-    board.type_in("s").await;
-    let enrolling: u64 = board.said("figure stack ").await.parse().expect("a number");
     // From power-on to the first publish, enrolled: the next start.
     board.type_in("p").await;
-    note(&mut board, "connect", 1_000).await;
-    note(&mut board, "first-publish", 1_000).await;
-    note(&mut board, "first-publish-sent", 1).await;
-    note(&mut board, "first-publish-received", 1).await;
-    note(&mut board, "renewal", 1_000).await;
-    note(&mut board, "renewal-sent", 1).await;
-    note(&mut board, "renewal-received", 1).await;
+    board.said("hearthkey-board").await;
+    for name in ["connect", "token", "first-publish"] {
+        let phase = Phase::next(&mut board).await;
+        assert_eq!(phase.name, name);
+        figures.extend(phase.figures());
+    }
+    // Of the publishes the one with which nothing else fell together.
+    let (mut publish, mut renewal) = (None::<Phase>, None);
+    while publish.is_none() || renewal.is_none() {
+        let phase = Phase::next(&mut board).await;
+        match phase.name.as_str() {
+            "renewal" => renewal = renewal.or(Some(phase)),
+            "publish" if publish.as_ref().is_none_or(|least| phase.thousand_instructions < least.thousand_instructions) => {
+                publish = Some(phase);
+            }
+            _ => {}
+        }
+    }
+    figures.extend([publish, renewal].into_iter().flatten().flat_map(|phase| phase.figures()));
     board.type_in("s").await;
-    note(&mut board, "stack", 1).await;
+    let stack: u64 = board.said("figure stack ").await.parse().expect("a number");
     hub.finish().await;
-    // The paint on the stack is fresh at each start.
-    figures.entry("stack".to_owned()).and_modify(|living| *living = enrolling.max(*living));
+    // Of both lives; the paint on the stack is fresh at each start.
+    figures.insert("stack".to_owned(), stack.max(enrolment.stack));
     figures.insert("ram".to_owned(), figures["static-ram"] + figures["stack"]);
     figures
 }
