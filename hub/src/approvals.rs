@@ -3,7 +3,7 @@
 
 use crate::{
     clock, entropy,
-    hub::{Hub, NotDecided, TokenResponse},
+    hub::{Hub, NotDecided, Refusal, TokenResponse},
 };
 use base64ct::{Base64UrlUnpadded, Encoding};
 use hearthkey_core::{
@@ -13,11 +13,12 @@ use hearthkey_core::{
     oauth::{ErrorCode, OAuthError},
     profile::ProfileName,
     registry::{
-        Context, CredentialRefused, DeviceRecord, DeviceRefused, ManageDevices, ManageOwnCredentials, NewDevice, NewEnrolment,
-        NewPersonalAccessToken, UserPermit,
+        Context, CredentialRefused, DeviceRecord, DeviceRefused, ManageDevices, NewDevice, NewEnrolment, NewPersonalAccessToken,
+        NotPermitted, Registry, UserPermit,
     },
     scope::Scope,
     secret::{CredentialKind, Secret},
+    session::Authority,
 };
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -107,6 +108,9 @@ pub enum ApprovalRefused {
     /// A device wants to join, a person to log in: the approval was for the other.
     #[error("{0}")]
     OtherKind(&'static str),
+    /// Who approves may not do this, or not any more.
+    #[error("{0}")]
+    NotPermitted(#[from] NotPermitted),
     /// The registry refused the device.
     #[error("{0}")]
     Device(#[from] DeviceRefused),
@@ -140,7 +144,7 @@ impl Approvals {
     }
 
     /// Opens the join window from now on for a span, at most [`MAX_JOIN_WINDOW`]; a span of 0 closes it.
-    pub fn open_join_window(&self, _permit: &UserPermit<ManageDevices>, span: Seconds) -> UnixTime {
+    pub fn open_join_window(&self, _permit: &UserPermit<'_, ManageDevices>, span: Seconds) -> UnixTime {
         let until = clock::now().plus(span.min(MAX_JOIN_WINDOW));
         self.lock().open_until = Some(until);
         until
@@ -202,7 +206,7 @@ impl Hub {
     /// [`ApprovalRefused`].
     pub async fn approve_join(
         &self,
-        permit: &UserPermit<ManageDevices>,
+        authority: &Authority,
         user_code: &UserCode,
         name: DeviceId,
         profile: ProfileName,
@@ -219,8 +223,9 @@ impl Hub {
         let thumbprint = public_key.thumbprint();
         let new = NewDevice { id: name.clone(), profile, children: Vec::new() };
         let enrolment = NewEnrolment::Key { public_key, software };
-        let device = self.add_device(permit, new, enrolment, context).await.map_err(|error| match error {
-            NotDecided::Refused(why) => NotDecided::Refused(ApprovalRefused::from(why)),
+        let device = self.add_device(authority, new, enrolment, context).await.map_err(|error| match error {
+            NotDecided::Refused(Refusal::NotPermitted(why)) => NotDecided::Refused(ApprovalRefused::from(why)),
+            NotDecided::Refused(Refusal::Policy(why)) => NotDecided::Refused(ApprovalRefused::from(why)),
             NotDecided::Unavailable(why) => NotDecided::Unavailable(why),
         })?;
         // If it has given up meanwhile it is enrolled all the same: its key is known.
@@ -234,7 +239,7 @@ impl Hub {
     /// [`ApprovalRefused`].
     pub async fn approve_login(
         &self,
-        permit: &UserPermit<ManageOwnCredentials>,
+        authority: &Authority,
         user_code: &UserCode,
         scope: Option<Scope>,
         lifetime: Option<Seconds>,
@@ -253,8 +258,9 @@ impl Hub {
         let expires_in = lifetime.unwrap_or(LOGIN_LIFETIME);
         let new = NewPersonalAccessToken { name: format!("login from {source}"), scope, devices: None, lifetime: expires_in };
         let (fresh, secret) = self.new_credential(CredentialKind::PersonalAccessToken);
-        let decision = |registry: &hearthkey_core::registry::Registry| {
-            registry.create_personal_access_token(permit, new, fresh, context).map_err(ApprovalRefused::from)
+        let decision = |registry: &Registry| {
+            let permit = registry.permit_user(authority, clock::now())?;
+            registry.create_personal_access_token(&permit, new, fresh, context).map_err(ApprovalRefused::from)
         };
         let record = self.decide(decision).await?;
         let granted = Granted::Login { secret: Arc::new(secret), scope: record.scope, expires_in };

@@ -37,7 +37,7 @@ use hearthkey_core::{
     claims::AccessTokenVerifier,
     jwt::Jwk,
     oauth::{ErrorCode, OAuthError},
-    registry::{Change, Context, NewEnrolment, Registered, RegistrationRefused, RegistrationRequest, Registry},
+    registry::{Change, Context, NewEnrolment, NotPermitted, Registered, RegistrationRefused, RegistrationRequest, Registry},
     rights::{PublishPermit, Rights},
     secret::{CredentialKind, Pepper, Secret, SecretHash},
     session::{Authority, CredentialId, EndReason, Principal, Standing},
@@ -154,6 +154,17 @@ pub enum NotDecided<E> {
     /// The store cannot keep it now; nothing was done that anybody was told of.
     #[error("the hub cannot write to its store now: {0}")]
     Unavailable(String),
+}
+
+/// Why somebody is refused what not everybody may do.
+#[derive(Debug, thiserror::Error)]
+pub enum Refusal<E> {
+    /// Who asks may not do this, or not any more.
+    #[error("{0}")]
+    NotPermitted(#[from] NotPermitted),
+    /// Nobody may, as things are.
+    #[error("{0}")]
+    Policy(E),
 }
 
 /// Why a hub cannot start.
@@ -554,9 +565,9 @@ impl Hub {
             }
             more |= hub.trim_audit().await;
             if hub.signing.load().keys.rotation_due(context.now)
-                && let Err(why) = hub.rotate_signing_key("hub", &context).await
+                && let Err(why) = hub.rotate_signing_key(|_| Ok::<_, Infallible>("hub".to_owned()), &context).await
             {
-                tracing::error!(why, "the signing key could not be rotated");
+                tracing::error!(%why, "the signing key could not be rotated");
             }
             drop(hub);
             // One batch at a time, so that others are served in between; but all that there is.

@@ -6,7 +6,7 @@ use crate::{
         Exit, Failure, Output,
         simulate_view::{SimLine, SimSummary, show, show_summary},
     },
-    hub::{Hub, NotDecided, ShownOnce},
+    hub::{Hub, NotDecided, Refusal, ShownOnce},
     mqtt::watch::Watched,
     server::Server,
     up::program,
@@ -14,7 +14,7 @@ use crate::{
 use hearthkey_core::{
     DeviceId, Seconds,
     profile::{CommandName, ProfileName},
-    registry::{CommandState, DeviceStatus, ManageDevices, NewDevice, SendCommands, UserPermit},
+    registry::{CommandState, DeviceStatus, NewDevice},
     session::Authority,
     topic::{SubscriptionFilter, TopicFilter},
 };
@@ -174,9 +174,6 @@ async fn prepare(hub: &Hub, owner: &Authority, data: &Path, name: &DeviceId, see
     let storage = Storage::directory(&place).map_err(failed)?;
     let has_identity = storage.load("identity").map_err(failed)?.is_some();
     let context = hub.context(None, "simulate");
-    let permit = || -> Result<UserPermit<ManageDevices>, Failure> {
-        hub.view(|registry| registry.permit_user(owner, hub.now())).map_err(failed)
-    };
     let (enrolment, shown) = hub.new_enrolment();
     match status {
         Some(DeviceStatus::Active) if has_identity => {
@@ -186,15 +183,15 @@ async fn prepare(hub: &Hub, owner: &Authority, data: &Path, name: &DeviceId, see
             return Err(failed(format!("device {name} is disabled")).next(format!("{} device enable {name}", program())));
         }
         Some(DeviceStatus::Active | DeviceStatus::Pending) => {
-            let permit = permit()?;
-            let rotated = hub.decide(|registry| registry.rotate_device(&permit, name, enrolment, None, &context)).await;
-            rotated.map_err(failed)?;
+            let rotated = hub.decide(|registry| {
+                let permit = registry.permit_user(owner, hub.now())?;
+                registry.rotate_device(&permit, name, enrolment, None, &context).map_err(Refusal::Policy)
+            });
+            rotated.await.map_err(failed)?;
         }
         None | Some(DeviceStatus::Revoked) => {
-            let permit = permit()?;
             let new = NewDevice { id: name.clone(), profile: ProfileName::parse(PROFILE).map_err(failed)?, children: Vec::new() };
-            let added = hub.decide(|registry| registry.add_device(&permit, new, enrolment, &context)).await;
-            added.map_err(failed)?;
+            hub.add_device(owner, new, enrolment, &context).await.map_err(failed)?;
         }
     }
     let storage = if has_identity {
@@ -225,10 +222,9 @@ async fn demonstrate(hub: &Arc<Hub>, owner: &Authority, fleet: &Fleet, names: &[
     };
     let (name, args) = COMMAND;
     let asked = Instant::now();
-    let permit: UserPermit<SendCommands> = hub.view(|registry| registry.permit_user(owner, hub.now())).map_err(failed)?;
     let command = CommandName::parse(name).map_err(failed)?;
     let context = hub.context(None, "simulate");
-    let sent = hub.send_command(&permit, last, command, Some(args), Seconds(PATIENCE.as_secs()), &context).await;
+    let sent = hub.send_command(owner, last, command, Some(args), Seconds(PATIENCE.as_secs()), &context).await;
     let sent = sent.map_err(|error: NotDecided<_>| failed(error))?;
     let ended = hub.command_after(last, &sent.id, PATIENCE).await.unwrap_or(sent);
     if ended.state != CommandState::Succeeded {

@@ -134,7 +134,7 @@ impl Hub {
         change.answer
     }
 
-    fn permit<P: Permission>(&self, now: UnixTime) -> UserPermit<P> {
+    fn permit<P: Permission>(&self, now: UnixTime) -> UserPermit<'_, P> {
         self.registry.permit_user(&self.owner, now).expect("the owner may everything")
     }
 
@@ -166,7 +166,8 @@ impl Hub {
     }
 
     pub(super) fn add_device(&mut self, id: &DeviceId, point: &[u8; 65], now: UnixTime) {
-        let (hash, permit) = (self.new_code(), self.permit::<ManageDevices>(now));
+        let hash = self.new_code();
+        let permit = self.permit::<ManageDevices>(now);
         let profile = DeviceId::parse("thermostat").expect("legal");
         let new = NewDevice { id: id.clone(), profile, children: Vec::new() };
         let added = self.registry.add_device(&permit, new, NewEnrolment::Code(hash.clone()), &context(now));
@@ -175,7 +176,8 @@ impl Hub {
     }
 
     pub(super) fn rotate_device(&mut self, id: &DeviceId, point: &[u8; 65], now: UnixTime) {
-        let (hash, permit) = (self.new_code(), self.permit::<ManageDevices>(now));
+        let hash = self.new_code();
+        let permit = self.permit::<ManageDevices>(now);
         let rotated = self.registry.rotate_device(&permit, id, NewEnrolment::Code(hash.clone()), None, &context(now));
         self.keep(rotated.expect("it is not revoked"));
         self.register(hash, point, now);
@@ -215,8 +217,9 @@ impl Hub {
 
     /// Sends a command: its id, or none if the hub cannot now.
     pub(super) fn command(&mut self, id: &DeviceId, now: UnixTime, out: &mut Vec<Output>) -> Option<String> {
-        let (permit, name) = (self.permit::<SendCommands>(now), CommandName::parse("identify").expect("legal"));
+        let name = CommandName::parse("identify").expect("legal");
         let randomness = random_bytes(&mut self.random);
+        let permit = self.permit::<SendCommands>(now);
         let sent = self.registry.send_command(&permit, id, name, None, COMMAND_TTL, randomness, &context(now)).ok()?;
         let command = self.keep(sent);
         let listening = self

@@ -15,7 +15,7 @@ use hearthkey_certs::{HomeCa, HubNames, SerialNumber};
 use hearthkey_core::{
     DeviceId,
     oauth::TokenRequest,
-    registry::{ManageDevices, NewDevice},
+    registry::{NewDevice, Registry},
     rights::PublishPermit,
     session::{Authority, Principal},
 };
@@ -135,12 +135,11 @@ impl Asked {
     }
 
     async fn add(&mut self, device: &str) {
-        let permit = self.hub.view(|registry| registry.permit_user::<ManageDevices>(&self.authority(), self.hub.now())).unwrap();
         let name = |text: &str| DeviceId::parse(text).unwrap();
         let new = NewDevice { id: name(device), profile: name("thermostat"), children: Vec::new() };
         let (enrolment, shown) = self.hub.new_client_secret();
         let context = self.hub.context(None, "");
-        self.hub.decide(|registry| registry.add_device(&permit, new, enrolment, &context)).await.unwrap();
+        self.hub.add_device(&self.authority(), new, enrolment, &context).await.unwrap();
         let ShownOnce::ClientSecret(secret) = shown else { unreachable!("asked for a secret") };
         self.secrets_by_device.insert(device.to_owned(), secret.expose().to_owned());
     }
@@ -156,10 +155,14 @@ impl Asked {
 
     /// When it was asked, and when the decision was durable.
     async fn revoke(&self, device: &str) -> String {
-        let permit = self.hub.view(|registry| registry.permit_user::<ManageDevices>(&self.authority(), self.hub.now())).unwrap();
+        let owner = self.authority();
         let (id, context) = (DeviceId::parse(device).unwrap(), self.hub.context(None, ""));
         let asked = now();
-        self.hub.decide(|registry| registry.revoke_device(&permit, &id, &context)).await.unwrap();
+        let decision = |registry: &Registry| {
+            let permit = registry.permit_user(&owner, context.now).unwrap();
+            registry.revoke_device(&permit, &id, &context)
+        };
+        self.hub.decide(decision).await.unwrap();
         format!("{asked} {}", self.outlet.told.lock().unwrap())
     }
 }

@@ -12,10 +12,7 @@ use hearthkey::{
     mqtt::Limits,
     server::{Server, Settings},
 };
-use hearthkey_core::{
-    DeviceId,
-    registry::{ManageDevices, NewDevice},
-};
+use hearthkey_core::{DeviceId, registry::NewDevice};
 use ring::{
     rand::SystemRandom,
     signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair},
@@ -98,15 +95,18 @@ async fn serve_hub() {
 /// A client with a secret and a registered key.
 async fn provision(hub: &Arc<Hub>, owner: &str, id: &str) -> (SecretClient, KeyClient) {
     let authority = hub.admit(owner).expect("the owner").0;
-    let permit = hub.view(|registry| registry.permit_user::<ManageDevices>(&authority, hub.now())).expect("the owner may");
     let name = |text: &str| DeviceId::parse(text).expect("legal");
     let new = NewDevice { id: name(id), profile: name("thermostat"), children: Vec::new() };
     let context = hub.context(None, "");
     let (enrolment, shown) = hub.new_client_secret();
-    hub.decide(|registry| registry.add_device(&permit, new, enrolment, &context)).await.expect("added");
+    hub.add_device(&authority, new, enrolment, &context).await.expect("added");
     let secret = exposed(&shown);
     let (enrolment, shown) = hub.new_enrolment();
-    hub.decide(|registry| registry.rotate_device(&permit, &name(id), enrolment, None, &context)).await.expect("rotated");
+    let rotated = hub.decide(|registry| {
+        let permit = registry.permit_user(&authority, context.now).expect("the owner may");
+        registry.rotate_device(&permit, &name(id), enrolment, None, &context)
+    });
+    rotated.await.expect("rotated");
     let string = exposed(&shown);
     let bytes = Base64UrlUnpadded::decode_vec(string.strip_prefix("hk1.").expect("hk1.")).expect("base64url");
     let code = Base64UrlUnpadded::encode_string(&bytes[32..48]);

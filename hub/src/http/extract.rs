@@ -6,7 +6,10 @@ use super::{
     problem::Problem,
     request::{self, Peer, has_media_type, read_body, shown},
 };
-use crate::throttle::{Proof, SlowDown};
+use crate::{
+    clock,
+    throttle::{Proof, SlowDown},
+};
 use axum::{
     body::Bytes,
     extract::{FromRequest, FromRequestParts, Path, Query, Request},
@@ -17,7 +20,7 @@ use hearthkey_core::{
     claims::AccessTokenClaims,
     jwt::UnverifiedJwt,
     oauth::OAuthError,
-    registry::{Context, DeviceRefused, Permission, UserPermit},
+    registry::{Context, DeviceRefused, NotPermitted, Permission, Registry, UserPermit},
     secret::PresentedCredential,
     session::{self, Authority, EndReason, Principal},
 };
@@ -46,47 +49,50 @@ pub(super) struct QueryOf<T>(pub(super) T);
 pub(super) struct JsonOf<T>(pub(super) T);
 
 impl Caller {
-    /// Proof that the caller may do now what a permission names.
+    /// Whether the caller may do now what a permission names. Asked first, so that nothing is begun in vain; by the time that its
+    /// turn has come it may have changed, so what is decided asks for a [`Caller::permit`].
     ///
     /// # Errors
-    /// 403 `insufficient_scope` (RFC 6750 section 3.1).
-    pub(super) fn permit<P: Permission>(&self, http: &Http) -> Result<UserPermit<P>, Problem> {
-        let permit = http.hub.view(|registry| registry.permit_user::<P>(&self.authority, http.hub.now()));
-        permit.map_err(|missing| {
-            let challenge = format!("Bearer realm=\"hearthkey\", error=\"insufficient_scope\", scope=\"{}\"", P::NAME);
-            let problem = Problem::new(StatusCode::FORBIDDEN, missing.to_string()).coded("insufficient_scope");
-            HeaderValue::try_from(challenge).map_or(problem.clone(), |challenge| problem.challenging(challenge))
-        })
+    /// [`Caller::permit`]'s.
+    pub(super) fn may<P: Permission>(&self, http: &Http) -> Result<(), Problem> {
+        http.hub.view(|registry| self.permit::<P>(registry).map(drop))
     }
 
-    /// The same for one device, which a limited credential may not reach.
+    /// As [`Caller::may`], for one device, which a limited credential may not reach.
     ///
     /// # Errors
     /// [`Caller::permit`]'s, and 403 `out_of_reach`.
-    pub(super) fn permit_for<P: Permission>(&self, http: &Http, device: &DeviceId) -> Result<UserPermit<P>, Problem> {
-        let permit = self.permit::<P>(http)?;
-        if permit.covers(device) { Ok(permit) } else { Err(out_of_reach(DeviceRefused::OutOfReach(device.clone()))) }
+    pub(super) fn may_for<P: Permission>(&self, http: &Http, device: &DeviceId) -> Result<(), Problem> {
+        let covered = http.hub.view(|registry| self.permit::<P>(registry).map(|permit| permit.covers(device)))?;
+        if covered { Ok(()) } else { Err(out_of_reach(DeviceRefused::OutOfReach(device.clone()))) }
+    }
+
+    /// As [`Caller::may`], for what is about the home as a whole.
+    ///
+    /// # Errors
+    /// [`Caller::permit_for_all`]'s.
+    pub(super) fn may_for_all<P: Permission>(&self, http: &Http) -> Result<(), Problem> {
+        http.hub.view(|registry| self.permit_for_all::<P>(registry).map(drop))
+    }
+
+    /// Proof, by the registry that is looked at or decided upon, that the caller may do now what a permission names.
+    ///
+    /// # Errors
+    /// 401 `invalid_token` for a credential that has ended since the request came, 403 `insufficient_scope` (RFC 6750 section 3.1).
+    pub(super) fn permit<'a, P: Permission>(&self, registry: &'a Registry) -> Result<UserPermit<'a, P>, Problem> {
+        Ok(registry.permit_user(&self.authority, clock::now())?)
     }
 
     /// Proof as of [`Caller::permit`], for what is about the home as a whole: a limited credential has none.
     ///
     /// # Errors
     /// [`Caller::permit`]'s, and 403 `out_of_reach`.
-    pub(super) fn permit_for_all<P: Permission>(&self, http: &Http) -> Result<UserPermit<P>, Problem> {
-        let permit = self.permit::<P>(http)?;
+    pub(super) fn permit_for_all<'a, P: Permission>(&self, registry: &'a Registry) -> Result<UserPermit<'a, P>, Problem> {
+        let permit = self.permit(registry)?;
         match permit.limited_to() {
             None => Ok(permit),
             Some(_) => Err(out_of_reach("the credential is limited to some devices, this is about all")),
         }
-    }
-
-    /// As [`Caller::permit_for`], at a later moment of the same request, when the credential may have ended.
-    ///
-    /// # Errors
-    /// Why the credential does not hold any more, or [`Caller::permit_for`]'s.
-    pub(super) fn permit_still<P: Permission>(&self, http: &Http, device: &DeviceId) -> Result<UserPermit<P>, Problem> {
-        http.hub.judge(&self.authority).map_err(|end| ended(&end))?;
-        self.permit_for(http, device)
     }
 
     /// Where and when, for what is decided.
@@ -101,10 +107,32 @@ pub(super) fn out_of_reach(detail: impl ToString) -> Problem {
 }
 
 /// The credential ended since the request came.
-pub(super) fn ended(end: &EndReason) -> Problem {
-    Problem::new(StatusCode::UNAUTHORIZED, format!("the credential does not hold any more: {}", end.word()))
-        .coded("invalid_token")
-        .challenging(CHALLENGE_INVALID)
+pub(super) fn ended(end: EndReason) -> Problem {
+    NotPermitted::Ended(end).into()
+}
+
+/// What to tell who lacks a permit, in the header (RFC 6750 section 3).
+pub(super) fn challenge_of(not_permitted: &NotPermitted) -> Option<HeaderValue> {
+    match not_permitted {
+        NotPermitted::Ended(_) => Some(CHALLENGE_INVALID),
+        NotPermitted::Missing(name) => {
+            HeaderValue::try_from(format!("Bearer realm=\"hearthkey\", error=\"insufficient_scope\", scope=\"{name}\"")).ok()
+        }
+    }
+}
+
+impl From<NotPermitted> for Problem {
+    fn from(not_permitted: NotPermitted) -> Self {
+        let (status, code) = match &not_permitted {
+            NotPermitted::Ended(_) => (StatusCode::UNAUTHORIZED, "invalid_token"),
+            NotPermitted::Missing(_) => (StatusCode::FORBIDDEN, "insufficient_scope"),
+        };
+        let problem = Self::new(status, not_permitted.to_string()).coded(code);
+        match challenge_of(&not_permitted) {
+            Some(challenge) => problem.challenging(challenge),
+            None => problem,
+        }
+    }
 }
 
 impl FromRequestParts<Arc<Http>> for Caller {

@@ -5,7 +5,7 @@
 
 use super::{
     Http,
-    extract::Caller,
+    extract::{Caller, ended},
     limits::{
         IDEMPOTENCY_KEPT_FOR, MAX_API_BODY_BYTES, MAX_IDEMPOTENCY_KEY_BYTES, MAX_IDEMPOTENT_ANSWER_BYTES, MAX_IDEMPOTENT_ANSWERS,
         MAX_IDEMPOTENT_ANSWERS_PER_PRINCIPAL, RETRY_AFTER_FULL,
@@ -90,6 +90,8 @@ async fn answer(http: &Arc<Http>, request: Request, next: Next) -> Result<Respon
     let key = key(&parts.headers)?;
     let caller = Caller::from_request_parts(&mut parts, http).await?;
     let body = read_body(body, MAX_API_BODY_BYTES).await?;
+    // The body may have taken its time, and the answer to a repetition asks nobody any more.
+    http.hub.judge(&caller.authority).map_err(ended)?;
     let asked = Asked { credential: name_of(&caller.authority), principal: caller.authority.principal.clone(), key };
     let begun = match begin(http, asked, fingerprint(&parts, &body))? {
         Known::Fresh(begun) => begun,

@@ -37,7 +37,7 @@ pub(super) async fn serve(
 ) -> Result<Response, Problem> {
     let is_local = peer.source.is_loopback() && !FORWARDED.iter().any(|name| headers.contains_key(name));
     if !is_local {
-        caller?.permit_for_all::<ReadMetrics>(&http)?;
+        caller?.may_for_all::<ReadMetrics>(&http)?;
     }
     let mut text = String::new();
     encode(&mut text, &page(&http).0).map_err(|_| Problem::unavailable("the figures could not be written down"))?;

@@ -2,9 +2,11 @@
 
 use super::{
     Http,
+    extract::challenge_of,
     oauth::{self, Form, Refused, invalid_request},
     request::Peer,
 };
+use crate::clock;
 use axum::{
     Extension, Json,
     extract::{Request, State},
@@ -13,7 +15,8 @@ use axum::{
 };
 use hearthkey_core::{
     oauth::{ErrorCode, OAuthError},
-    registry::{IntrospectTokens, Permission, UserPermit},
+    registry::{IntrospectTokens, NotPermitted, Registry, UserPermit},
+    session::Authority,
 };
 use serde_json::json;
 use std::sync::Arc;
@@ -65,32 +68,36 @@ pub(super) async fn introspect(State(http): State<Arc<Http>>, Extension(peer): E
 
 async fn answer_introspection(http: &Arc<Http>, peer: &Peer, request: Request) -> Result<Response, Refused> {
     let form = Form::read(request).await?;
-    let permit: UserPermit<IntrospectTokens> = match form.bearer.as_deref() {
+    let told = match form.bearer.as_deref() {
         Some(bearer) => {
             let authority = oauth::authenticate(http, peer, bearer).await?;
-            let permit = http.hub.view(|registry| registry.permit_user(&authority, http.hub.now()));
-            permit.map_err(|missing| {
-                let challenge =
-                    format!("Bearer realm=\"hearthkey\", error=\"insufficient_scope\", scope=\"{}\"", IntrospectTokens::NAME);
-                let error = OAuthError::new(ErrorCode::InsufficientScope, missing.to_string());
-                Refused { challenge: HeaderValue::try_from(challenge).ok(), ..error.into() }
-            })?
+            http.hub.introspect(form.required("token")?, |registry| may_introspect(registry, &authority))?
         }
         None => {
             form.by_client(http, peer, async |request, basic, context| {
-                http.hub.permit_introspection(request, basic, context).await
+                http.hub.introspect_for_client(request, basic, context).await
             })
             .await?
         }
     };
-    let token = form.required("token")?;
-    let mut response = match http.hub.introspect(&permit, token) {
+    let mut response = match told {
         Some(introspection) => Json(introspection).into_response(),
         // RFC 7662 2.2: exactly this, whatever the reason.
         None => Json(json!({ "active": false })).into_response(),
     };
     response.headers_mut().insert(header::PRAGMA, HeaderValue::from_static("no-cache"));
     Ok(response)
+}
+
+fn may_introspect<'a>(registry: &'a Registry, authority: &Authority) -> Result<UserPermit<'a, IntrospectTokens>, Refused> {
+    registry.permit_user(authority, clock::now()).map_err(|not_permitted| {
+        let code = match not_permitted {
+            NotPermitted::Ended(_) => ErrorCode::InvalidToken,
+            NotPermitted::Missing(_) => ErrorCode::InsufficientScope,
+        };
+        let error = OAuthError::new(code, not_permitted.to_string());
+        Refused { challenge: challenge_of(&not_permitted), ..error.into() }
+    })
 }
 
 impl Form {

@@ -113,8 +113,8 @@ impl<P: Permission + Send + Sync + 'static> Events<P> {
         // Each change of credentials, users and devices is audited: so this tells when to look again. Taken first, so that no
         // change falls between the look and the waiting.
         let changes = http.hub.audit_changes();
-        caller.permit::<P>(http)?;
-        let standing = http.hub.judge(&caller.authority).map_err(|end| ended(&end))?;
+        caller.may::<P>(http)?;
+        let standing = http.hub.judge(&caller.authority).map_err(ended)?;
         let lasting = http.streams.begin(&caller.authority.principal)?;
         let (sender, receiver) = mpsc::channel(MAX_WAITING_EVENTS);
         tokio::spawn(send(Self {
@@ -194,8 +194,8 @@ impl<P: Permission + Send + Sync + 'static> Events<P> {
     pub(super) fn rights(&mut self) -> Result<Arc<Rights>, StreamEnd> {
         let hub = &self.http.hub;
         let standing = hub.judge(&self.caller.authority).map_err(|end| StreamEnd::NotAllowed(end.reason_string()))?;
-        let permit = hub.view(|registry| registry.permit_user::<P>(&self.caller.authority, hub.now()));
-        permit.map_err(|missing| StreamEnd::NotAllowed(missing.to_string()))?;
+        let permitted = hub.view(|registry| registry.permit_user::<P>(&self.caller.authority, hub.now()).map(drop));
+        permitted.map_err(|missing| StreamEnd::NotAllowed(missing.to_string()))?;
         self.looks_again_at = looks_again_at(&standing, hub.now());
         Ok(standing.rights)
     }

@@ -1,14 +1,13 @@
 //! Commands at work: kept, then published; answers and deliveries noted. What a command may become is the registry's to say.
 
-use super::{Hub, NotDecided};
+use super::{Hub, NotDecided, Refusal};
 use crate::{entropy, mqtt::message::Message};
 use hearthkey_core::{
     DeviceId, Seconds,
     profile::CommandName,
-    registry::{
-        Acknowledgement, Change, CommandRecord, CommandRefused, CommandState, Context, Registry, SendCommands, UserPermit,
-    },
+    registry::{Acknowledgement, Change, CommandRecord, CommandRefused, CommandState, Context, Registry},
     rights::PublishPermit,
+    session::Authority,
     topic::TopicName,
 };
 use std::{
@@ -42,29 +41,34 @@ impl Hub {
     /// back to its session. Commands to one device are published in the order of their sequence numbers: it refuses what comes
     /// below the highest that it has seen.
     ///
+    /// Whoever waited for the turn is judged when it comes.
+    ///
     /// # Errors
-    /// [`CommandRefused`].
+    /// [`CommandRefused`], and of who may not send commands.
     ///
     /// # Panics
     /// Never: ids and command names are legal topic levels.
     pub async fn send_command(
         self: &Arc<Self>,
-        permit: &UserPermit<SendCommands>,
+        authority: &Authority,
         device: &DeviceId,
         name: CommandName,
         args: Option<&str>,
         ttl: Seconds,
         context: &Context,
-    ) -> Result<CommandRecord, NotDecided<CommandRefused>> {
+    ) -> Result<CommandRecord, NotDecided<Refusal<CommandRefused>>> {
         let topic = command_topic(device, &name);
         let randomness = entropy::random();
-        let (hub, permit, device, context) = (Arc::clone(self), permit.clone(), device.clone(), context.clone());
+        let (hub, authority, device, context) = (Arc::clone(self), authority.clone(), device.clone(), context.clone());
         let args = args.map(str::to_owned);
         let sending = tokio::spawn(async move {
             let turn = hub.commanding.of(&device);
             let _turn = turn.lock().await;
-            let decision =
-                |registry: &Registry| registry.send_command(&permit, &device, name, args.as_deref(), ttl, randomness, &context);
+            let decision = |registry: &Registry| {
+                let permit = registry.permit_user(&authority, hub.now())?;
+                let sent = registry.send_command(&permit, &device, name, args.as_deref(), ttl, randomness, &context);
+                sent.map_err(Refusal::Policy)
+            };
             let command = hub.decide(decision).await?;
             if let Some(outlet) = hub.seen.outlet() {
                 let message = Message::at_least_once(command.payload).expiring_at(command.record.expires_at);

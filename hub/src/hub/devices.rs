@@ -1,12 +1,12 @@
 //! Devices let in. What is left of an earlier one of the name goes first: whoever gets the name is another device.
 
-use super::{Hub, NotDecided, Outlet};
+use super::{Hub, NotDecided, Outlet, Refusal};
 use crate::mqtt::message::Message;
 use hearthkey_core::{
     DeviceId,
-    registry::{Context, DeviceRecord, DeviceRefused, DeviceStatus, ManageDevices, NewDevice, NewEnrolment, UserPermit},
+    registry::{Context, DeviceRecord, DeviceRefused, DeviceStatus, NewDevice, NewEnrolment, Registry},
     rights::PublishPermit,
-    session::Principal,
+    session::{Authority, Principal},
     topic::TopicFilter,
 };
 use std::time::Duration;
@@ -24,30 +24,35 @@ impl Hub {
     /// [`NotDecided`].
     pub async fn add_device(
         &self,
-        permit: &UserPermit<ManageDevices>,
+        authority: &Authority,
         new: NewDevice,
         enrolment: NewEnrolment,
         context: &Context,
-    ) -> Result<DeviceRecord, NotDecided<DeviceRefused>> {
+    ) -> Result<DeviceRecord, NotDecided<Refusal<DeviceRefused>>> {
+        // Asked once more when nothing of the earlier device is left: whoever waits that long may not be let do it any more.
+        let decision = |registry: &Registry| {
+            let permit = registry.permit_user(authority, self.now())?;
+            registry.add_device(&permit, new.clone(), enrolment.clone(), context).map_err(Refusal::Policy)
+        };
         let starts_anew = self.view(|registry| {
             let is_revoked = registry.device(&new.id).is_some_and(|device| device.status == DeviceStatus::Revoked);
-            is_revoked && registry.add_device(permit, new.clone(), enrolment.clone(), context).is_ok()
+            is_revoked && decision(registry).is_ok()
         });
         if starts_anew && let Some(outlet) = self.seen.outlet() {
             forget_earlier(&*outlet, &new.id).await?;
         }
-        self.decide(|registry| registry.add_device(permit, new, enrolment, context)).await
+        self.decide(decision).await
     }
 }
 
-async fn forget_earlier(outlet: &dyn Outlet, id: &DeviceId) -> Result<(), NotDecided<DeviceRefused>> {
+async fn forget_earlier(outlet: &dyn Outlet, id: &DeviceId) -> Result<(), NotDecided<Refusal<DeviceRefused>>> {
     let principal = Principal::Device(id.clone());
     let cut = async {
         while outlet.is_online(&principal) {
             tokio::time::sleep(LOOK_EVERY).await;
         }
     };
-    let still_there = |_| NotDecided::Refused(DeviceRefused::Leaving(id.clone()));
+    let still_there = |_| NotDecided::Refused(Refusal::Policy(DeviceRefused::Leaving(id.clone())));
     tokio::time::timeout(CUT_WITHIN, cut).await.map_err(still_there)?;
     let own_topics = TopicFilter::parse(&format!("dev/{id}/#")).expect("an id is a legal level");
     for topic in outlet.retained_topics(&own_topics) {

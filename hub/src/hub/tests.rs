@@ -3,13 +3,7 @@
 use super::*;
 use crate::{gate::HubGate, mqtt::Gate, store::SledStore};
 use futures_util::FutureExt;
-use hearthkey_core::{
-    Seconds,
-    oauth::TokenRequest,
-    profile::CommandName,
-    registry::{ManageDevices, NewDevice},
-    session::Proof,
-};
+use hearthkey_core::{Seconds, oauth::TokenRequest, profile::CommandName, registry::NewDevice, session::Proof};
 
 fn start(root: &std::path::Path) -> Arc<Hub> {
     let data = DataDir::open(root).expect("a data directory");
@@ -46,12 +40,11 @@ async fn with_lamp(root: &std::path::Path) -> (Arc<Hub>, Authority, String) {
     let hub = start(root);
     let token = hub.own_locally(None).await.expect("kept").expect("made");
     let owner = hub.admit(token.expose()).expect("the owner").0;
-    let permit = hub.view(|registry| registry.permit_user::<ManageDevices>(&owner, hub.now())).expect("the owner may");
     let name = |text| DeviceId::parse(text).expect("legal");
     let new = NewDevice { id: name("lamp"), profile: name("thermostat"), children: Vec::new() };
     let (enrolment, shown) = hub.new_client_secret();
     let context = hub.context(None, "");
-    hub.decide(|registry| registry.add_device(&permit, new, enrolment, &context)).await.expect("added");
+    hub.add_device(&owner, new, enrolment, &context).await.expect("added");
     let ShownOnce::ClientSecret(secret) = shown else { panic!("a secret") };
     (hub, owner, secret.expose().to_owned())
 }
@@ -88,11 +81,10 @@ async fn commands_that_are_sent_at_once_are_published_in_the_order_in_which_a_de
     let busy = Arc::new(Busy::default());
     let outlet: Arc<dyn Outlet> = busy.clone();
     hub.connect_outlet(Arc::downgrade(&outlet));
-    let permit = hub.view(|registry| registry.permit_user(&owner, hub.now())).expect("the owner may");
     let (lamp, context) = (DeviceId::parse("lamp").expect("legal"), hub.context(None, ""));
     let send = |_| {
         let name = CommandName::parse("identify").expect("legal");
-        hub.send_command(&permit, &lamp, name, None, Seconds(30), &context)
+        hub.send_command(&owner, &lamp, name, None, Seconds(30), &context)
     };
     for sent in futures_util::future::join_all((0..15).map(send)).await {
         sent.expect("it is kept");
@@ -107,11 +99,10 @@ async fn a_command_that_is_kept_is_published_although_who_asked_has_gone_and_is_
     let (published, mut topics) = tokio::sync::mpsc::unbounded_channel();
     let outlet: Arc<dyn Outlet> = Arc::new(Unreachable { published, judged: Mutex::default() });
     hub.connect_outlet(Arc::downgrade(&outlet));
-    let permit = hub.view(|registry| registry.permit_user(&owner, hub.now())).expect("the owner may");
     let (lamp, context) = (DeviceId::parse("lamp").expect("legal"), hub.context(None, ""));
     let send = || {
         let name = CommandName::parse("identify").expect("legal");
-        hub.send_command(&permit, &lamp, name, None, Seconds(30), &context)
+        hub.send_command(&owner, &lamp, name, None, Seconds(30), &context)
     };
     let sent = send().await.expect("it is kept, and waits for the device");
     assert_eq!(hub.commands_waiting(&lamp, &lamp).len(), 1, "{sent:?}");
@@ -164,7 +155,6 @@ async fn what_was_decided_is_seen_and_is_there_after_a_restart() {
     let hub = start(&root);
     let token = hub.own_locally(None).await.expect("kept").expect("made");
     let authority = hub.admit(token.expose()).expect("the owner").0;
-    let permit = hub.view(|registry| registry.permit_user::<ManageDevices>(&authority, hub.now())).expect("the owner may");
     let new = NewDevice {
         id: DeviceId::parse("lamp").expect("legal"),
         profile: DeviceId::parse("switch").expect("legal"),
@@ -172,10 +162,10 @@ async fn what_was_decided_is_seen_and_is_there_after_a_restart() {
     };
     let (enrolment, _) = hub.new_enrolment();
     let context = hub.context(None, "r1");
-    hub.decide(|registry| registry.add_device(&permit, new.clone(), enrolment, &context)).await.expect("added");
+    hub.add_device(&authority, new.clone(), enrolment, &context).await.expect("added");
     assert_eq!(hub.view(|registry| registry.devices().count()), 1);
     let (enrolment, _) = hub.new_enrolment();
-    let again = hub.decide(|registry| registry.add_device(&permit, new, enrolment, &context)).await;
+    let again = hub.add_device(&authority, new, enrolment, &context).await;
     assert!(matches!(again, Err(NotDecided::Refused(_))), "{again:?}");
     let head = hub.audit_chain().1;
     drop(hub);
@@ -197,10 +187,9 @@ async fn what_was_decided_is_seen_and_is_there_after_a_restart() {
 async fn a_command_that_a_device_has_does_not_wait_while_that_is_written_down() {
     let temp = tempfile::tempdir().expect("a temporary directory");
     let (hub, owner, _) = with_lamp(&temp.path().join("data")).await;
-    let permit = hub.view(|registry| registry.permit_user(&owner, hub.now())).expect("the owner may");
     let [lamp, oven] = ["lamp", "oven"].map(|name| DeviceId::parse(name).expect("legal"));
     let (name, context) = (CommandName::parse("identify").expect("legal"), hub.context(None, ""));
-    hub.send_command(&permit, &lamp, name, None, Seconds(30), &context).await.expect("kept");
+    hub.send_command(&owner, &lamp, name, None, Seconds(30), &context).await.expect("kept");
     let (gate, writing) = HubGate::new(hub.clone());
     let (_, message) = gate.commands_waiting(&lamp, &lamp).pop().expect("it waits");
     gate.delivered(&oven, &lamp, &message.payload);

@@ -8,7 +8,10 @@ use hearthkey_core::{
     claims::{ACCESS_TOKEN_TYPE, AccessTokenClaims, AceProfile, Confirmation, InvalidAccessToken},
     network::Network,
     oauth::{BasicCredentials, ErrorCode, OAuthError, TokenRequest},
-    registry::{AuthenticatedClient, Context, CredentialRecord, IntrospectTokens, IssuedToken, LoginRefused, UserPermit},
+    registry::{
+        AuthenticatedClient, Change, Context, CredentialRecord, Holding, IntrospectTokens, IssuedToken, LoginRefused, Registry,
+        UserPermit,
+    },
     scope::Scope,
     secret::{CredentialKind, PresentedCredential, Secret},
     session::{Authority, CredentialId, Principal, Proof, Standing},
@@ -361,30 +364,51 @@ impl Hub {
         })
     }
 
-    /// Proof that a client may introspect, by its profile.
+    /// What a token or credential amounts to, for a client whose profile lets it ask.
     ///
     /// # Errors
     /// RFC 6749 section 5.2.
-    pub async fn permit_introspection(
-        &self,
+    pub async fn introspect_for_client(
+        self: &Arc<Self>,
         request: &TokenRequest,
         basic: Option<&BasicCredentials>,
         context: &Context,
-    ) -> Result<UserPermit<IntrospectTokens>, OAuthError> {
+    ) -> Result<Option<Introspection>, OAuthError> {
         let client = self.authenticate_client(request, basic, context)?;
-        self.decide(|registry| registry.permit_introspection(&client, context)).await.map_err(unavailable)
+        let token = required(request, "token")?;
+        let use_proof = |registry: &Registry| {
+            registry.permit_introspection(&client)?;
+            registry.use_proof(&client, context)
+        };
+        self.decide(use_proof).await.map_err(unavailable)?;
+        self.introspect(token, |registry| registry.permit_introspection(&client))
     }
 
-    /// What a token or credential amounts to now (RFC 7662); `None` for one that amounts to nothing. From where it came only the
-    /// one who asks knows, so the networks of a key are told and not judged.
-    pub fn introspect(self: &Arc<Self>, _: &UserPermit<IntrospectTokens>, token: &str) -> Option<Introspection> {
+    /// What a token or credential amounts to now (RFC 7662), for who is permitted to ask that; `None` for one that amounts to
+    /// nothing. From where it came only the one who asks knows, so the networks of a key are told and not judged.
+    ///
+    /// # Errors
+    /// Why there is no permit.
+    pub fn introspect<E>(
+        self: &Arc<Self>,
+        token: &str,
+        permit: impl Fn(&Registry) -> Result<UserPermit<'_, IntrospectTokens>, E>,
+    ) -> Result<Option<Introspection>, E> {
+        self.view(|registry| permit(registry).map(drop))?;
         let now = clock::now();
         let verified = self.signing.load().verifier.verify_for_any(token, now);
         let (authority, claims) = match verified {
             Ok(claims) => (claims.authority(), Some(claims)),
-            Err(_) => (self.admit(token).ok()?.0, None),
+            Err(_) => match self.admit(token) {
+                Ok((authority, _)) => (authority, None),
+                Err(_) => return Ok(None),
+            },
         };
-        let holding = self.view(|registry| registry.holding(&authority, now)).ok()?;
+        let holding = self.view(|registry| permit(registry).map(|_permitted| registry.holding(&authority, now)))?;
+        Ok(holding.ok().and_then(|holding| self.introspection_of(holding, claims)))
+    }
+
+    fn introspection_of(&self, holding: Holding, claims: Option<AccessTokenClaims>) -> Option<Introspection> {
         let (sub, client_id, username) = match holding.principal {
             Principal::Device(id) | Principal::Integration(id) => (id.clone(), Some(id), None),
             Principal::User(name) => (name.clone(), None, Some(name)),
@@ -451,20 +475,27 @@ impl Hub {
         self.signing.load().keys.jwks(clock::now())
     }
 
-    /// Makes another signing key and goes on with it; the one before it verifies until its last token has ended.
+    /// Makes another signing key and goes on with it; the one before it verifies until its last token has ended. `actor` says who
+    /// does it, and whether they may, when their turn has come.
     ///
     /// # Errors
-    /// Why not; then the key before stays in use.
-    pub async fn rotate_signing_key(&self, actor: &str, context: &Context) -> Result<(), String> {
+    /// What `actor` says, or why there is no other key; then the key before stays in use.
+    pub async fn rotate_signing_key<E>(
+        &self,
+        actor: impl FnOnce(&Registry) -> Result<String, E>,
+        context: &Context,
+    ) -> Result<(), NotDecided<E>> {
         let _turn = self.rotating.lock().await;
+        let actor = self.decide(|registry| Ok(Change { writes: Vec::new(), answer: actor(registry)? })).await?;
         let signing = self.signing.load_full();
         let (data, issuer, now) = (self.data.clone(), self.issuer.clone(), context.now);
         let rotated = tokio::task::spawn_blocking(move || {
             signing.keys.rotated(&data, now).map(|keys| Signing::new(keys, &issuer, now)).map_err(|error| error.to_string())
         });
-        self.signing.store(Arc::new(rotated.await.map_err(|error| error.to_string())??));
+        let rotated = rotated.await.map_err(|error| error.to_string()).and_then(|rotated| rotated);
+        self.signing.store(Arc::new(rotated.map_err(NotDecided::Unavailable)?));
         let entry = AuditDraft {
-            actor: actor.to_owned(),
+            actor,
             action: "signing_key.rotate",
             target: "hub".to_owned(),
             outcome: Outcome::Success,

@@ -9,14 +9,14 @@ use hearthkey::{
     http::{self, Surroundings, Transport},
     hub::{Foundation, Hub, ShownOnce},
     mqtt::{Front, Limits},
-    store::SledStore,
+    store::{SledStore, Store},
     tls::{self, CertificateInUse},
 };
 use hearthkey_certs::{HomeCa, HubNames, SerialNumber};
 use hearthkey_core::{
     DeviceId, jwt,
     oauth::JWT_BEARER,
-    registry::{ManageDevices, NewDevice},
+    registry::{Change, Context, DeviceRecord, DeviceRefused, ManageDevices, NewDevice, Registry, UserPermit},
 };
 use reqwest::{Client, RequestBuilder, Response, StatusCode};
 use ring::{
@@ -54,6 +54,11 @@ pub(crate) struct Device {
 
 impl Home {
     pub(crate) async fn open() -> Self {
+        Self::open_over(|store| Arc::new(store)).await
+    }
+
+    /// A home whose hub stands on what is made of its store.
+    pub(crate) async fn open_over(over: impl FnOnce(SledStore) -> Arc<dyn Store>) -> Self {
         open_many_files();
         let data = tempfile::tempdir().expect("a temporary directory");
         let root = data.path().join("data");
@@ -69,7 +74,7 @@ impl Home {
             .expect("a certificate");
         let certificate = CertificateInUse::new(&certificate).expect("a usable certificate");
         let foundation = Foundation {
-            store: Arc::new(SledStore::open(&root).expect("a store").store),
+            store: over(SledStore::open(&root).expect("a store").store),
             data: dir,
             ca_sha256: ca.sha256(),
             issuers: vec![base.clone()],
@@ -106,12 +111,10 @@ impl Home {
     /// What the owner does at the hub with `device add`: the enrolment string or the client secret.
     pub(crate) async fn add(&self, id: &str, profile: &str, with_secret: bool) -> String {
         let authority = self.hub.admit(&self.owner).expect("the owner").0;
-        let permit = self.hub.view(|registry| registry.permit_user::<ManageDevices>(&authority, self.hub.now()));
         let (enrolment, shown) = if with_secret { self.hub.new_client_secret() } else { self.hub.new_enrolment() };
         let name = |text| DeviceId::parse(text).expect("legal");
         let new = NewDevice { id: name(id), profile: name(profile), children: Vec::new() };
-        let (permit, context) = (permit.expect("the owner may"), self.hub.context(None, ""));
-        self.hub.decide(|registry| registry.add_device(&permit, new, enrolment, &context)).await.expect("added");
+        self.hub.add_device(&authority, new, enrolment, &self.hub.context(None, "")).await.expect("added");
         match shown {
             ShownOnce::EnrolmentString(secret) | ShownOnce::ClientSecret(secret) => secret.expose().to_owned(),
         }
@@ -142,21 +145,20 @@ impl Home {
     /// What an owner's change does, by its path below `/api/v1/devices`.
     pub(crate) fn change(
         &self,
-        change: impl FnOnce(&hearthkey_core::registry::Registry, &Permit, &Context) -> Decided,
+        change: impl FnOnce(&Registry, &UserPermit<'_, ManageDevices>, &Context) -> Decided,
     ) -> impl Future<Output = ()> {
         let authority = self.hub.admit(&self.owner).expect("the owner").0;
-        let permit = self.hub.view(|registry| registry.permit_user::<ManageDevices>(&authority, self.hub.now()));
-        let (permit, context) = (permit.expect("the owner may"), self.hub.context(None, ""));
+        let context = self.hub.context(None, "");
         async move {
-            self.hub.decide(|registry| change(registry, &permit, &context)).await.expect("decided");
+            let decision = |registry: &Registry| {
+                change(registry, &registry.permit_user(&authority, context.now).expect("the owner may"), &context)
+            };
+            self.hub.decide(decision).await.expect("decided");
         }
     }
 }
 
-type Permit = hearthkey_core::registry::UserPermit<ManageDevices>;
-type Context = hearthkey_core::registry::Context;
-type Decided =
-    Result<hearthkey_core::registry::Change<hearthkey_core::registry::DeviceRecord>, hearthkey_core::registry::DeviceRefused>;
+type Decided = Result<Change<DeviceRecord>, DeviceRefused>;
 
 impl Device {
     pub(crate) fn new(id: &str) -> Self {

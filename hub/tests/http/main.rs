@@ -7,6 +7,7 @@ mod home;
 mod hostile;
 mod metrics;
 mod register;
+mod revoked_meanwhile;
 mod streams;
 mod token;
 mod websocket;

@@ -215,18 +215,12 @@ impl Registry {
     /// Proof that a client may ask what tokens amount to (RFC 7662): its profile grants it.
     ///
     /// # Errors
-    /// `unauthorized_client` where the profile does not; otherwise as [`Registry::issue_token`].
-    pub fn permit_introspection(
-        &self,
-        client: &AuthenticatedClient,
-        context: &Context,
-    ) -> Result<Change<UserPermit<IntrospectTokens>>, OAuthError> {
-        let permit = self.permit_device(self.client_in_good_standing(&client.id)?).ok_or_else(|| {
+    /// `unauthorized_client` where the profile does not; `invalid_client` for one in no good standing.
+    pub fn permit_introspection(&self, client: &AuthenticatedClient) -> Result<UserPermit<'_, IntrospectTokens>, OAuthError> {
+        self.permit_device(self.client_in_good_standing(&client.id)?).ok_or_else(|| {
             let needed = format!("the profile of this client does not grant {}", IntrospectTokens::NAME);
             OAuthError::new(ErrorCode::UnauthorizedClient, needed)
-        })?;
-        let Change { writes, answer: () } = self.use_proof(client, context)?;
-        Ok(Change { writes, answer: permit })
+        })
     }
 
     /// Lets a proof count once: remembers an assertion, notes a first use, and begins the grace period of what it replaces.

@@ -275,7 +275,7 @@ impl Registry {
     #[expect(clippy::too_many_arguments, reason = "each is a different thing that the request says")]
     pub fn send_command(
         &self,
-        permit: &UserPermit<SendCommands>,
+        permit: &UserPermit<'_, SendCommands>,
         id: &DeviceId,
         name: CommandName,
         args: Option<&str>,

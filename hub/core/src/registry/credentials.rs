@@ -299,7 +299,7 @@ impl Registry {
     /// [`CredentialRefused`].
     pub fn create_personal_access_token(
         &self,
-        permit: &UserPermit<ManageOwnCredentials>,
+        permit: &UserPermit<'_, ManageOwnCredentials>,
         new: NewPersonalAccessToken,
         fresh: (CredentialId, SecretHash),
         context: &Context,
@@ -353,7 +353,7 @@ impl Registry {
     /// [`CredentialRefused`].
     pub fn rotate_personal_access_token(
         &self,
-        permit: &UserPermit<ManageOwnCredentials>,
+        permit: &UserPermit<'_, ManageOwnCredentials>,
         id: &str,
         fresh: (CredentialId, SecretHash),
         context: &Context,
@@ -405,7 +405,7 @@ impl Registry {
     /// [`CredentialRefused`].
     pub fn create_api_key(
         &self,
-        permit: &UserPermit<ManageCredentials>,
+        permit: &UserPermit<'_, ManageCredentials>,
         new: NewApiKey,
         fresh: (CredentialId, SecretHash),
         context: &Context,
@@ -460,7 +460,7 @@ impl Registry {
     /// [`CredentialRefused`].
     pub fn roll_api_key(
         &self,
-        permit: &UserPermit<ManageCredentials>,
+        permit: &UserPermit<'_, ManageCredentials>,
         id: &str,
         overlap: Seconds,
         fresh: (CredentialId, SecretHash),
@@ -494,7 +494,7 @@ impl Registry {
     /// [`CredentialRefused`].
     pub fn revoke_credential(
         &self,
-        permit: &UserPermit<ManageOwnCredentials>,
+        permit: &UserPermit<'_, ManageOwnCredentials>,
         id: &str,
         context: &Context,
     ) -> Result<Change<CredentialRecord>, CredentialRefused> {
@@ -522,7 +522,7 @@ impl Registry {
     /// The credentials that a person may see: one's own, or everyone's. Who is limited to some devices sees those that are too.
     pub fn credentials_seen_by<'a>(
         &'a self,
-        permit: &'a UserPermit<ManageOwnCredentials>,
+        permit: &'a UserPermit<'_, ManageOwnCredentials>,
     ) -> impl Iterator<Item = &'a CredentialRecord> {
         let all = permit.allowed().contains(ManageCredentials::NAME);
         let within_reach = |record: &CredentialRecord| match (permit.limited_to(), &record.devices) {
@@ -602,7 +602,7 @@ impl Registry {
     /// [`ProfileRefused`].
     pub fn apply_profile(
         &self,
-        permit: &UserPermit<ManageProfiles>,
+        permit: &UserPermit<'_, ManageProfiles>,
         profile: Profile,
         context: &Context,
     ) -> Result<Change<()>, ProfileRefused> {
@@ -664,7 +664,7 @@ impl Draft<'_> {
 
 /// Refuses a key that can do more than who asks for it.
 fn refuse_beyond(
-    permit: &UserPermit<ManageCredentials>,
+    permit: &UserPermit<'_, ManageCredentials>,
     subject: &Principal,
     profile: &Profile,
     scope: &Scope,
@@ -676,7 +676,7 @@ fn refuse_beyond(
     refuse_lack(permit, &needed)
 }
 
-fn refuse_lack(permit: &UserPermit<ManageCredentials>, needed: &Scope) -> Result<(), CredentialRefused> {
+fn refuse_lack(permit: &UserPermit<'_, ManageCredentials>, needed: &Scope) -> Result<(), CredentialRefused> {
     permit.lacks(needed).map_or(Ok(()), |missing| Err(CredentialRefused::KeyBeyondOwnRights { missing }))
 }
 

@@ -243,7 +243,7 @@ impl Registry {
     /// [`DeviceRefused`].
     pub fn add_device(
         &self,
-        permit: &UserPermit<ManageDevices>,
+        permit: &UserPermit<'_, ManageDevices>,
         new: NewDevice,
         enrolment: NewEnrolment,
         context: &Context,
@@ -292,7 +292,7 @@ impl Registry {
     /// [`DeviceRefused`].
     pub fn rotate_device(
         &self,
-        permit: &UserPermit<ManageDevices>,
+        permit: &UserPermit<'_, ManageDevices>,
         id: &DeviceId,
         enrolment: NewEnrolment,
         overlap: Option<Seconds>,
@@ -329,7 +329,7 @@ impl Registry {
     /// [`DeviceRefused`].
     pub fn disable_device(
         &self,
-        permit: &UserPermit<ManageDevices>,
+        permit: &UserPermit<'_, ManageDevices>,
         id: &DeviceId,
         context: &Context,
     ) -> Result<Change<DeviceRecord>, DeviceRefused> {
@@ -342,7 +342,7 @@ impl Registry {
     /// [`DeviceRefused`].
     pub fn enable_device(
         &self,
-        permit: &UserPermit<ManageDevices>,
+        permit: &UserPermit<'_, ManageDevices>,
         id: &DeviceId,
         context: &Context,
     ) -> Result<Change<DeviceRecord>, DeviceRefused> {
@@ -360,7 +360,7 @@ impl Registry {
     /// [`DeviceRefused`].
     pub fn revoke_device(
         &self,
-        permit: &UserPermit<ManageDevices>,
+        permit: &UserPermit<'_, ManageDevices>,
         id: &DeviceId,
         context: &Context,
     ) -> Result<Change<DeviceRecord>, DeviceRefused> {
@@ -436,7 +436,7 @@ impl Registry {
     /// Refuses a device, and a way in for one, that can do more than who asks for it.
     fn refuse_beyond(
         &self,
-        permit: &UserPermit<ManageDevices>,
+        permit: &UserPermit<'_, ManageDevices>,
         profile: &ProfileName,
         children: &[DeviceId],
     ) -> Result<(), DeviceRefused> {
@@ -451,7 +451,7 @@ impl Registry {
         }
     }
 
-    fn device_in_reach(&self, permit: &UserPermit<ManageDevices>, id: &DeviceId) -> Result<&DeviceRecord, DeviceRefused> {
+    fn device_in_reach(&self, permit: &UserPermit<'_, ManageDevices>, id: &DeviceId) -> Result<&DeviceRecord, DeviceRefused> {
         within_reach(permit, id)?;
         self.devices.get(id).ok_or_else(|| DeviceRefused::Unknown(id.clone()))
     }
@@ -472,7 +472,7 @@ impl Registry {
 
     fn set_status(
         &self,
-        permit: &UserPermit<ManageDevices>,
+        permit: &UserPermit<'_, ManageDevices>,
         id: &DeviceId,
         action: &'static str,
         status: DeviceStatus,
@@ -496,7 +496,7 @@ impl Registry {
 
     fn enrol(
         &self,
-        permit: &UserPermit<ManageDevices>,
+        permit: &UserPermit<'_, ManageDevices>,
         mut device: DeviceRecord,
         enrolment: NewEnrolment,
         mut draft: Draft<'_>,
@@ -551,6 +551,6 @@ impl Registry {
     }
 }
 
-fn within_reach(permit: &UserPermit<ManageDevices>, id: &DeviceId) -> Result<(), DeviceRefused> {
+fn within_reach(permit: &UserPermit<'_, ManageDevices>, id: &DeviceId) -> Result<(), DeviceRefused> {
     if permit.covers(id) { Ok(()) } else { Err(DeviceRefused::OutOfReach(id.clone())) }
 }

@@ -10,9 +10,11 @@ use crate::{
 };
 use std::{marker::PhantomData, sync::Arc};
 
-/// Proof that a user, or a service or integration to which the owner gave it, may do now what the permission `P` names.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct UserPermit<P> {
+/// Proof that a user, or a service or integration to which the owner gave it, may do what the permission `P` names, by the
+/// registry at which that was asked. It cannot leave the look at that registry: who has waited since asks again, at the registry
+/// that it changes.
+#[derive(Debug)]
+pub struct UserPermit<'registry, P> {
     actor: Principal,
     /// All that the credential allows: what it can pass on at most.
     allowed: Scope,
@@ -20,7 +22,7 @@ pub struct UserPermit<P> {
     limited_to: Option<Vec<DeviceId>>,
     /// The stored credential that asks, where it is one.
     credential: Option<CredentialId>,
-    permission: PhantomData<P>,
+    judged: PhantomData<(&'registry Registry, P)>,
 }
 
 /// A permission of people, as a type: a permit for one does not pass for another.
@@ -83,10 +85,16 @@ pub struct Holding {
     pub expires_at: Option<UnixTime>,
 }
 
-/// A user's credential that lacks a permission, or whose user lacks it now.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("this needs the permission {0}, which the credential or its user does not have now")]
-pub struct MissingPermission(pub &'static str);
+/// Why somebody has no permit.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum NotPermitted {
+    /// The credential does not hold any more: RFC 6750's `invalid_token`.
+    #[error("the credential does not hold any more: {}", .0.word())]
+    Ended(EndReason),
+    /// It lacks this permission, or its user lacks it now: RFC 6750's `insufficient_scope`.
+    #[error("this needs the permission {0}, which the credential or its user does not have now")]
+    Missing(&'static str),
+}
 
 /// The permissions of people, and the roles that hold them.
 const USER_PERMISSIONS: [(&str, Role); 12] = [
@@ -126,7 +134,7 @@ impl Role {
     }
 }
 
-impl<P: Permission> UserPermit<P> {
+impl<P: Permission> UserPermit<'_, P> {
     /// Who acts.
     #[must_use]
     pub fn actor(&self) -> &Principal {
@@ -202,19 +210,18 @@ impl Registry {
     /// now must both hold it.
     ///
     /// # Errors
-    /// [`MissingPermission`], for RFC 6750's `insufficient_scope`.
-    pub fn permit_user<P: Permission>(&self, authority: &Authority, now: UnixTime) -> Result<UserPermit<P>, MissingPermission> {
-        let missing = MissingPermission(P::NAME);
-        self.judge(authority, now).map_err(|_| missing)?;
-        let (allowed, limited_to) = self.api_rights(authority).ok_or(missing)?;
+    /// [`NotPermitted`].
+    pub fn permit_user<P: Permission>(&self, authority: &Authority, now: UnixTime) -> Result<UserPermit<'_, P>, NotPermitted> {
+        self.judge(authority, now).map_err(NotPermitted::Ended)?;
+        let (allowed, limited_to) = self.api_rights(authority).ok_or(NotPermitted::Missing(P::NAME))?;
         if !allowed.contains(P::NAME) {
-            return Err(missing);
+            return Err(NotPermitted::Missing(P::NAME));
         }
         let credential = match &authority.proof {
             Proof::Credential(id) => Some(id.clone()),
             Proof::AccessToken { .. } => None,
         };
-        Ok(UserPermit { actor: authority.principal.clone(), allowed, limited_to, credential, permission: PhantomData })
+        Ok(UserPermit { actor: authority.principal.clone(), allowed, limited_to, credential, judged: PhantomData })
     }
 
     /// What an authority holds now, for its holder and for who may introspect it.
@@ -243,7 +250,7 @@ impl Registry {
     }
 
     /// Proof that a client may do what a permission names by its profile, however it asks; its proof is used up elsewhere.
-    pub(super) fn permit_device<P: Permission>(&self, device: &DeviceRecord) -> Option<UserPermit<P>> {
+    pub(super) fn permit_device<P: Permission>(&self, device: &DeviceRecord) -> Option<UserPermit<'_, P>> {
         let profile = self.profiles.get(&device.profile)?;
         let allowed = api_permissions(profile, &profile.scope());
         let actor = Principal::Device(device.id.clone());
@@ -252,7 +259,7 @@ impl Registry {
             allowed,
             limited_to: None,
             credential: None,
-            permission: PhantomData,
+            judged: PhantomData,
         })
     }
 

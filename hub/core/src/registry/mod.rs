@@ -30,8 +30,8 @@ pub use devices::{
 };
 pub use explain::{Decision, Question, Subject};
 pub use judge::{
-    Holding, IntrospectTokens, ManageCredentials, ManageDevices, ManageOwnCredentials, ManageProfiles, ManageUsers,
-    MissingPermission, Permission, ReadAudit, ReadDevices, ReadMetrics, ReadTelemetry, SendCommands, UserPermit,
+    Holding, IntrospectTokens, ManageCredentials, ManageDevices, ManageOwnCredentials, ManageProfiles, ManageUsers, NotPermitted,
+    Permission, ReadAudit, ReadDevices, ReadMetrics, ReadTelemetry, SendCommands, UserPermit,
 };
 pub use rows::{CorruptRow, restored};
 pub use twins::{DesiredTwin, ReportedTwin, Twin, TwinBody, TwinChange, TwinRefused};

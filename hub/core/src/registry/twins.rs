@@ -162,7 +162,7 @@ impl Registry {
     /// [`TwinRefused`].
     pub fn change_twin(
         &self,
-        permit: &UserPermit<SendCommands>,
+        permit: &UserPermit<'_, SendCommands>,
         id: &DeviceId,
         change: TwinChange,
         context: &Context,

@@ -100,7 +100,7 @@ impl Registry {
     /// [`UserRefused`].
     pub fn add_user(
         &self,
-        permit: &UserPermit<ManageUsers>,
+        permit: &UserPermit<'_, ManageUsers>,
         name: UserName,
         role: Role,
         password: Option<PasswordHash>,
@@ -123,7 +123,7 @@ impl Registry {
     /// [`UserRefused`].
     pub fn change_user(
         &self,
-        permit: &UserPermit<ManageUsers>,
+        permit: &UserPermit<'_, ManageUsers>,
         name: &UserName,
         change: UserChange,
         context: &Context,
@@ -158,7 +158,7 @@ impl Registry {
     /// [`UserRefused`].
     pub fn set_own_password(
         &self,
-        permit: &UserPermit<ManageOwnCredentials>,
+        permit: &UserPermit<'_, ManageOwnCredentials>,
         password: PasswordHash,
         context: &Context,
     ) -> Result<Change<UserRecord>, UserRefused> {
@@ -208,7 +208,7 @@ impl Registry {
     /// [`UserRefused`].
     pub fn remove_user(
         &self,
-        permit: &UserPermit<ManageUsers>,
+        permit: &UserPermit<'_, ManageUsers>,
         name: &UserName,
         context: &Context,
     ) -> Result<Change<()>, UserRefused> {
@@ -240,6 +240,6 @@ impl Registry {
     }
 }
 
-fn refuse_beyond(permit: &UserPermit<ManageUsers>, role: Role) -> Result<(), UserRefused> {
+fn refuse_beyond(permit: &UserPermit<'_, ManageUsers>, role: Role) -> Result<(), UserRefused> {
     if role.scope().is_subset_of(permit.allowed()) { Ok(()) } else { Err(UserRefused::BeyondOwnRights(role)) }
 }

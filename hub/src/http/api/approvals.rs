@@ -23,7 +23,7 @@ use hearthkey_core::{
     audit::{AuditDraft, Outcome},
     device_authorization::UserCode,
     profile::ProfileName,
-    registry::{ManageDevices, ManageOwnCredentials},
+    registry::{Change, ManageDevices, ManageOwnCredentials, Registry},
     scope::Scope,
 };
 use serde::{Deserialize, Serialize};
@@ -79,12 +79,17 @@ pub(super) async fn open(
     caller: Caller,
     JsonOf(Window { for_s }): JsonOf<Window>,
 ) -> Result<Json<Opened>, Problem> {
-    let permit = caller.permit_for_all::<ManageDevices>(&http)?;
+    caller.may_for_all::<ManageDevices>(&http)?;
     if for_s > MAX_JOIN_WINDOW.0 {
         let detail = format!("devices may join for at most {} s at a time; 0 closes the window", MAX_JOIN_WINDOW.0);
         return Err(Problem::unprocessable(detail).coded("for_s"));
     }
-    let open_until = http.hub.approvals().open_join_window(&permit, Seconds(for_s));
+    let open = |registry: &Registry| {
+        let permit = caller.permit_for_all(registry)?;
+        let answer = http.hub.approvals().open_join_window(&permit, Seconds(for_s));
+        Ok::<_, Problem>(Change { writes: Vec::new(), answer })
+    };
+    let open_until = http.hub.decide(open).await?;
     audit(&http, &caller, "join.open", format!("join window until {}", open_until.0)).await;
     Ok(Json(Opened { open_until }))
 }
@@ -95,9 +100,9 @@ pub(super) async fn list(
     caller: Caller,
     QueryOf(query): QueryOf<PageQuery>,
 ) -> Result<Json<Items<Approval>>, Problem> {
-    caller.permit::<ManageOwnCredentials>(&http)?;
+    caller.may::<ManageOwnCredentials>(&http)?;
     let page = query.page()?;
-    let sees_devices = caller.permit_for_all::<ManageDevices>(&http).is_ok();
+    let sees_devices = caller.may_for_all::<ManageDevices>(&http).is_ok();
     let mut waiting = http.hub.approvals().waiting();
     waiting.sort_by(|(one, ..), (other, ..)| one.cmp(other));
     let seen = waiting.into_iter().filter(|(_, wanted, _)| sees_devices || matches!(wanted, Wanted::Login { .. }));
@@ -120,24 +125,24 @@ pub(super) async fn approve(
     PathOf(code): PathOf<String>,
     JsonOf(Word { name, profile, scope, expires_in_s }): JsonOf<Word>,
 ) -> Result<Response, Problem> {
-    let permit = caller.permit::<ManageOwnCredentials>(&http)?;
+    caller.may::<ManageOwnCredentials>(&http)?;
     let code = guarded(&http, &caller, &code)?;
     let context = caller.context(&http);
     let refused = |error| not_decided(error, |why| refused(&http, &caller, why));
     match (name, profile) {
         (Some(name), Some(profile)) => {
-            let permit = caller.permit_for_all::<ManageDevices>(&http)?;
+            caller.may_for_all::<ManageDevices>(&http)?;
             if scope.is_some() || expires_in_s.is_some() {
                 let detail = "a device gets a name and a profile; scope and expires_in_s are for logins";
                 return Err(Problem::unprocessable(detail).coded("other_kind"));
             }
             let _turn = http.turn().await?;
-            let device = http.hub.approve_join(&permit, &code, name, profile, &context).await.map_err(refused)?;
+            let device = http.hub.approve_join(&caller.authority, &code, name, profile, &context).await.map_err(refused)?;
             Ok(Json(devices::Device::now(&http.hub, device)).into_response())
         }
         (None, None) => {
             let _turn = http.turn().await?;
-            let approved = http.hub.approve_login(&permit, &code, scope, expires_in_s.map(Seconds), &context);
+            let approved = http.hub.approve_login(&caller.authority, &code, scope, expires_in_s.map(Seconds), &context);
             approved.await.map_err(refused)?;
             Ok(Json(LetIn { user_code: code.to_string(), approved: true }).into_response())
         }
@@ -151,10 +156,10 @@ pub(super) async fn deny(
     caller: Caller,
     PathOf(code): PathOf<String>,
 ) -> Result<StatusCode, Problem> {
-    caller.permit::<ManageOwnCredentials>(&http)?;
+    caller.may::<ManageOwnCredentials>(&http)?;
     let code = guarded(&http, &caller, &code)?;
     if matches!(http.hub.approvals().wanted(&code), Some(Wanted::Join { .. })) {
-        caller.permit_for_all::<ManageDevices>(&http)?;
+        caller.may_for_all::<ManageDevices>(&http)?;
     }
     if !http.hub.approvals().deny(&code) {
         return Err(refused(&http, &caller, ApprovalRefused::Unknown));
@@ -178,6 +183,7 @@ fn refused(http: &Http, caller: &Caller, refused: ApprovalRefused) -> Problem {
             not_found(ApprovalRefused::Unknown, "unknown_code")
         }
         ApprovalRefused::OtherKind(why) => conflict(why, "other_kind"),
+        ApprovalRefused::NotPermitted(why) => why.into(),
         ApprovalRefused::Device(why) => devices::refused(why),
         ApprovalRefused::Credential(why) => credentials::refused(why),
     }

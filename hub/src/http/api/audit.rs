@@ -92,7 +92,7 @@ pub(super) async fn list(
     caller: Caller,
     QueryOf(page): QueryOf<Page>,
 ) -> Result<Json<AuditPage>, Problem> {
-    caller.permit_for_all::<ReadAudit>(&http)?;
+    caller.may_for_all::<ReadAudit>(&http)?;
     let Page { after, limit, last, actor, action, target, outcome, since, until } = page;
     let filter = Filter { actor, action, target, outcome, since, until };
     let limit = limit.unwrap_or(last.map_or(DEFAULT_PAGE, |last| usize::try_from(last).unwrap_or(usize::MAX)));
@@ -104,7 +104,7 @@ pub(super) async fn list(
     }
     let (anchor, head) = http.hub.audit_chain();
     let (first, end) = (anchor.seq, head.seq);
-    let (rows, next_after) = read(&http, move |hub| match last {
+    let (rows, next_after) = read(&http, &caller, move |hub| match last {
         Some(last) => {
             let last = usize::try_from(last).unwrap_or(usize::MAX).min(limit);
             Ok((newest(hub, &filter, first, end, last)?, None))
@@ -121,7 +121,7 @@ pub(super) async fn tail(
     caller: Caller,
     QueryOf(TailFrom { last }): QueryOf<TailFrom>,
 ) -> Result<Response, Problem> {
-    caller.permit_for_all::<ReadAudit>(&http)?;
+    caller.may_for_all::<ReadAudit>(&http)?;
     let (anchor, head) = http.hub.audit_chain();
     let after = head.seq.saturating_sub(last.min(MAX_AUDIT_PAGE as u64)).max(anchor.seq);
     Events::<ReadAudit>::stream(&http, caller, |events| follow(events, after))
@@ -167,8 +167,8 @@ pub(super) async fn verify(
     caller: Caller,
     QueryOf(Empty {}): QueryOf<Empty>,
 ) -> Result<Json<Verified>, Problem> {
-    caller.permit_for_all::<ReadAudit>(&http)?;
-    let (proved, anchor, head) = read(&http, |hub| {
+    caller.may_for_all::<ReadAudit>(&http)?;
+    let (proved, anchor, head) = read(&http, &caller, |hub| {
         for _ in 1..MAX_PROOFS {
             match prove(hub)? {
                 // The oldest entries left while they were read.
@@ -212,7 +212,7 @@ pub(super) async fn export(
     caller: Caller,
     QueryOf(Empty {}): QueryOf<Empty>,
 ) -> Result<Response, Problem> {
-    caller.permit_for_all::<ReadAudit>(&http)?;
+    caller.may_for_all::<ReadAudit>(&http)?;
     let lasting = http.streams.begin(&caller.authority.principal)?;
     let (anchor, head) = http.hub.audit_chain();
     let (sender, receiver) = mpsc::channel::<io::Result<Bytes>>(1);
@@ -221,7 +221,7 @@ pub(super) async fn export(
         let mut after = anchor.seq;
         while after < head.seq {
             // Who may not read on gets a document that breaks off, not one that looks whole.
-            let page = match caller.permit_for_all::<ReadAudit>(&http) {
+            let page = match caller.may_for_all::<ReadAudit>(&http) {
                 Ok(_) => off_thread(&http, move |hub| oldest(hub, &Filter::default(), after, head.seq, READ_AT_ONCE)).await,
                 Err(problem) => Err(problem),
             };
@@ -331,9 +331,10 @@ fn texts(rows: Vec<Row>) -> Result<Vec<Box<RawValue>>, Problem> {
     rows.into_iter().map(|row| text(row).ok_or_else(|| unreadable("an entry is not JSON"))).collect()
 }
 
-/// Reads what may be much: a few at a time, off the async threads.
+/// Reads what may be much: a few at a time, off the async threads; for who may know it when it was read.
 async fn read<T: Send + 'static>(
     http: &Arc<Http>,
+    caller: &Caller,
     look: impl FnOnce(&Hub) -> Result<T, NotRead> + Send + 'static,
 ) -> Result<T, Problem> {
     let _turn: SemaphorePermit<'_> = timeout(DECISION_WAIT, http.audit_readings.acquire())
@@ -341,7 +342,9 @@ async fn read<T: Send + 'static>(
         .ok()
         .and_then(Result::ok)
         .ok_or_else(|| Problem::unavailable("the audit log is being read by as many as can; try again shortly"))?;
-    off_thread(http, look).await
+    let read = off_thread(http, look).await?;
+    caller.may_for_all::<ReadAudit>(http)?;
+    Ok(read)
 }
 
 async fn off_thread<T: Send + 'static>(

@@ -69,11 +69,11 @@ pub(super) async fn subject(
 fn explained(http: &Http, caller: &Caller, subject: &Subject, question: &Question) -> Result<Json<Decision>, Problem> {
     if let Question::Send(device, _) = question {
         // The answer tells of the device too.
-        caller.permit_for::<ReadDevices>(http, device)?;
+        caller.may_for::<ReadDevices>(http, device)?;
     }
     let whose = match subject {
         Subject::Device(id) => {
-            caller.permit_for::<ReadDevices>(http, id)?;
+            caller.may_for::<ReadDevices>(http, id)?;
             let known = http.hub.view(|registry| registry.device(id).is_some());
             known.then_some(None).ok_or_else(|| devices::refused(DeviceRefused::Unknown(id.clone())))?
         }
@@ -81,7 +81,7 @@ fn explained(http: &Http, caller: &Caller, subject: &Subject, question: &Questio
         Subject::Credential(id) => http.hub.view(|registry| registry.credential(id).map(|record| record.subject.clone())),
     };
     if !matches!(subject, Subject::Device(_)) && whose.as_ref() != Some(&caller.authority.principal) {
-        caller.permit_for_all::<ManageCredentials>(http)?;
+        caller.may_for_all::<ManageCredentials>(http)?;
     }
     match subject {
         Subject::User(name) if http.hub.view(|registry| registry.user(name).is_none()) => {

@@ -60,7 +60,7 @@ pub(super) async fn send(
     PathOf((device, name)): PathOf<(DeviceId, CommandName)>,
     body: BodyOf,
 ) -> Result<Response, Problem> {
-    let permit = caller.permit::<SendCommands>(&http)?;
+    caller.may::<SendCommands>(&http)?;
     if !body.bytes.is_empty() && !has_media_type(&body.headers, "application/json") {
         let detail = "the body must be JSON, with Content-Type: application/json, or empty";
         return Err(Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, detail));
@@ -74,14 +74,19 @@ pub(super) async fn send(
     let lasting = patience.map(|_| http.streams.begin(&caller.authority.principal)).transpose()?;
     let turn = http.turn().await?;
     let context = caller.context(&http);
-    let sent = http.hub.send_command(&permit, &device, name, order.args.map(RawValue::get), ttl, &context).await;
-    let mut command = sent.map_err(|error| not_decided(error, refused))?;
+    let sent = http.hub.send_command(&caller.authority, &device, name, order.args.map(RawValue::get), ttl, &context).await;
+    let mut command = sent.map_err(|error| not_decided(error, |refusal| refusal.into_problem(refused)))?;
     drop(turn);
     let location = [(LOCATION, format!("/api/v1/devices/{device}/commands/{}", command.id))];
     let Some(patience) = patience else { return Ok((StatusCode::ACCEPTED, location, Json(command)).into_response()) };
     let mut stop = http.stop.clone();
     tokio::select! {
-        after = http.hub.command_after(&device, &command.id, patience) => command = after.unwrap_or(command),
+        // What became of it is told to who may still know.
+        Some(after) = http.hub.command_after(&device, &command.id, patience) => {
+            if caller.may_for::<SendCommands>(&http, &device).is_ok() {
+                command = after;
+            }
+        }
         _ = stop.wait_for(|stop| *stop) => {}
     }
     drop(lasting);
@@ -104,7 +109,7 @@ pub(super) async fn list(
     PathOf(device): PathOf<DeviceId>,
     QueryOf(query): QueryOf<PageQuery>,
 ) -> Result<Json<Items<CommandRecord>>, Problem> {
-    caller.permit_for::<ReadDevices>(&http, &device)?;
+    caller.may_for::<ReadDevices>(&http, &device)?;
     let page = query.page()?;
     let items = http.hub.view(|registry| {
         let commands = registry.device(&device).map(|_| registry.commands_of(&device).cloned());
@@ -121,7 +126,7 @@ pub(super) async fn show(
     QueryOf(Patience { wait_s }): QueryOf<Patience>,
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
-    caller.permit_for::<ReadDevices>(&http, &device)?;
+    caller.may_for::<ReadDevices>(&http, &device)?;
     let unknown = || {
         let detail = format!("device {device} has no command {}; the last ones are listed", shown(&id));
         not_found(detail, "unknown_command")
@@ -140,7 +145,7 @@ pub(super) async fn show(
             command = http.hub.command_after(&device, &id, patience) => command,
             _ = stop.wait_for(|stop| *stop) => return Err(Problem::unavailable("the hub stops; ask again shortly")),
         };
-        caller.permit_still::<ReadDevices>(&http, &device)?;
+        caller.may_for::<ReadDevices>(&http, &device)?;
         command
     };
     command.map(|command| Json(command).into_response()).ok_or_else(unknown)

@@ -1,7 +1,7 @@
 //! Personal access tokens, API keys and client secrets: made and shown once, listed without their secret, replaced, ended.
 
 use super::{
-    conflict, forbidden, not_decided, not_found,
+    conflict, forbidden, not_found,
     paging::{Items, Page},
 };
 use crate::http::{
@@ -21,7 +21,7 @@ use hearthkey_core::{
     profile::ProfileName,
     registry::{
         Change, Context, CredentialRecord, CredentialRefused, CredentialWarning, KeyHolder, LastUsed, ManageCredentials,
-        ManageOwnCredentials, NewApiKey, NewPersonalAccessToken, Registry,
+        ManageOwnCredentials, NewApiKey, NewPersonalAccessToken, Permission, Registry, UserPermit,
     },
     scope::Scope,
     secret::{CredentialKind, Secret, SecretHash},
@@ -116,15 +116,17 @@ pub(super) async fn list(
     caller: Caller,
     QueryOf(Wanted { kind, subject, limit, cursor }): QueryOf<Wanted>,
 ) -> Result<Json<Items<Credential>>, Problem> {
-    let permit = caller.permit::<ManageOwnCredentials>(&http)?;
+    caller.may::<ManageOwnCredentials>(&http)?;
     let page = Page::new(limit, cursor.as_deref())?;
     let now = http.hub.now();
     let wanted = |record: &&CredentialRecord| {
         kind.is_none_or(|kind| record.kind == kind) && subject.as_ref().is_none_or(|subject| is_called(&record.subject, subject))
     };
-    let items = http
-        .hub
-        .view(|registry| page.of(registry.credentials_seen_by(&permit).filter(wanted).cloned(), |record| record.id.to_string()));
+    let items = http.hub.view(|registry| {
+        let permit = caller.permit(registry)?;
+        let seen = registry.credentials_seen_by(&permit).filter(wanted).cloned();
+        Ok::<_, Problem>(page.of(seen, |record| record.id.to_string()))
+    })?;
     Ok(Json(items.map(|record| Credential::of(record, now))))
 }
 
@@ -134,8 +136,10 @@ pub(super) async fn show(
     caller: Caller,
     PathOf(id): PathOf<CredentialId>,
 ) -> Result<Json<Credential>, Problem> {
-    let permit = caller.permit::<ManageOwnCredentials>(&http)?;
-    let record = http.hub.view(|registry| registry.credentials_seen_by(&permit).find(|record| record.id == id).cloned());
+    let record = http.hub.view(|registry| {
+        let permit = caller.permit(registry)?;
+        Ok::<_, Problem>(registry.credentials_seen_by(&permit).find(|record| record.id == id).cloned())
+    })?;
     record.map(|record| Json(Credential::of(record, http.hub.now()))).ok_or_else(|| unknown(&id))
 }
 
@@ -145,11 +149,11 @@ pub(super) async fn revoke(
     caller: Caller,
     PathOf(id): PathOf<CredentialId>,
 ) -> Result<StatusCode, Problem> {
-    let permit = caller.permit::<ManageOwnCredentials>(&http)?;
+    caller.may::<ManageOwnCredentials>(&http)?;
     let _turn = http.turn().await?;
     let context = caller.context(&http);
-    let revoked = http.hub.decide_to_end(|registry| registry.revoke_credential(&permit, &id, &context)).await;
-    revoked.map_err(|error| not_decided(error, refused))?;
+    let decision = |registry: &Registry| registry.revoke_credential(&caller.permit(registry)?, &id, &context).map_err(refused);
+    http.hub.decide_to_end(decision).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 
@@ -159,20 +163,20 @@ pub(super) async fn create_token(
     caller: Caller,
     JsonOf(TokenWish { name, scope, devices, expires_in_s }): JsonOf<TokenWish>,
 ) -> CreatedAnswer {
-    let permit = caller.permit::<ManageOwnCredentials>(&http)?;
+    caller.may::<ManageOwnCredentials>(&http)?;
     let lifetime = expires_in_s.map_or(PERSONAL_ACCESS_TOKEN_LIFETIME, Seconds);
     let new = NewPersonalAccessToken { name, scope, devices, lifetime };
-    make(&http, &caller, CredentialKind::PersonalAccessToken, |registry, fresh, context| {
-        registry.create_personal_access_token(&permit, new, fresh, context)
+    make(&http, &caller, CredentialKind::PersonalAccessToken, |registry, permit, fresh, context| {
+        registry.create_personal_access_token(permit, new, fresh, context)
     })
     .await
 }
 
 /// `POST /credentials/{id}/rotate`.
 pub(super) async fn rotate(State(http): State<Arc<Http>>, caller: Caller, PathOf(id): PathOf<CredentialId>) -> CreatedAnswer {
-    let permit = caller.permit::<ManageOwnCredentials>(&http)?;
-    make(&http, &caller, CredentialKind::PersonalAccessToken, |registry, fresh, context| {
-        registry.rotate_personal_access_token(&permit, &id, fresh, context)
+    caller.may::<ManageOwnCredentials>(&http)?;
+    make(&http, &caller, CredentialKind::PersonalAccessToken, |registry, permit, fresh, context| {
+        registry.rotate_personal_access_token(permit, &id, fresh, context)
     })
     .await
 }
@@ -183,7 +187,7 @@ pub(super) async fn create_key(
     caller: Caller,
     JsonOf(KeyWish { name, integration, profile, scope, device, expires_in_s, networks }): JsonOf<KeyWish>,
 ) -> CreatedAnswer {
-    let permit = caller.permit::<ManageCredentials>(&http)?;
+    caller.may::<ManageCredentials>(&http)?;
     let holder = match (integration, profile, scope, device) {
         (Some(name), Some(profile), scope, None) => KeyHolder::Integration { name, profile, scope },
         (None, None, None, Some(device)) => KeyHolder::Device(device),
@@ -197,8 +201,10 @@ pub(super) async fn create_key(
             .coded("expires_in_s"));
     }
     let new = NewApiKey { name, holder, lifetime: expires_in_s.map(Seconds), networks };
-    make(&http, &caller, CredentialKind::ApiKey, |registry, fresh, context| registry.create_api_key(&permit, new, fresh, context))
-        .await
+    make(&http, &caller, CredentialKind::ApiKey, |registry, permit, fresh, context| {
+        registry.create_api_key(permit, new, fresh, context)
+    })
+    .await
 }
 
 /// `POST /credentials/{id}/roll`.
@@ -208,24 +214,29 @@ pub(super) async fn roll(
     PathOf(id): PathOf<CredentialId>,
     JsonOf(Roll { overlap_s }): JsonOf<Roll>,
 ) -> CreatedAnswer {
-    let permit = caller.permit::<ManageCredentials>(&http)?;
-    make(&http, &caller, CredentialKind::ApiKey, |registry, fresh, context| {
-        registry.roll_api_key(&permit, &id, Seconds(overlap_s), fresh, context)
+    caller.may::<ManageCredentials>(&http)?;
+    make(&http, &caller, CredentialKind::ApiKey, |registry, permit, fresh, context| {
+        registry.roll_api_key(permit, &id, Seconds(overlap_s), fresh, context)
     })
     .await
 }
 
-async fn make(
+async fn make<P: Permission>(
     http: &Http,
     caller: &Caller,
     kind: CredentialKind,
-    decide: impl FnOnce(&Registry, (CredentialId, SecretHash), &Context) -> Result<Change<CredentialRecord>, CredentialRefused>,
+    decide: impl FnOnce(
+        &Registry,
+        &UserPermit<'_, P>,
+        (CredentialId, SecretHash),
+        &Context,
+    ) -> Result<Change<CredentialRecord>, CredentialRefused>,
 ) -> CreatedAnswer {
     let _turn = http.turn().await?;
     let context = caller.context(http);
     let (fresh, secret) = http.hub.new_credential(kind);
-    let made = http.hub.decide(|registry| decide(registry, fresh, &context)).await;
-    let record = made.map_err(|error| not_decided(error, refused))?;
+    let decision = |registry: &Registry| decide(registry, &caller.permit(registry)?, fresh, &context).map_err(refused);
+    let record = http.hub.decide(decision).await?;
     Ok(Created::answer(record, &secret, context.now))
 }
 

@@ -10,7 +10,7 @@ use crate::http::{
     extract::{Caller, JsonOf, PathOf, QueryOf, out_of_reach},
     problem::Problem,
 };
-use crate::hub::{Hub, NotDecided, ShownOnce};
+use crate::hub::{Hub, ShownOnce};
 use axum::{
     Json,
     extract::State,
@@ -110,18 +110,20 @@ pub(super) async fn list(
     caller: Caller,
     QueryOf(query): QueryOf<PageQuery>,
 ) -> Answer<Items<Device>> {
-    let permit = caller.permit::<ReadDevices>(&http)?;
+    caller.may::<ReadDevices>(&http)?;
     let page = query.page()?;
     let records = http.hub.view(|registry| {
+        let permit = caller.permit::<ReadDevices>(registry)?;
         let seen = registry.devices().filter(|device| permit.covers(&device.id));
-        page.of(seen, |device| device.id.to_string()).map(|device| (device.clone(), secrets_of(registry, device)))
-    });
+        let page = page.of(seen, |device| device.id.to_string());
+        Ok::<_, Problem>(page.map(|device| (device.clone(), secrets_of(registry, device))))
+    })?;
     Ok(Json(records.map(|(device, secrets)| Device::of(&http.hub, device, secrets))))
 }
 
 /// `GET /devices/{id}`.
 pub(super) async fn show(State(http): State<Arc<Http>>, caller: Caller, PathOf(id): PathOf<DeviceId>) -> Answer<Device> {
-    caller.permit_for::<ReadDevices>(&http, &id)?;
+    caller.may_for::<ReadDevices>(&http, &id)?;
     let record = http.hub.view(|registry| registry.device(&id).cloned());
     let record = record.ok_or_else(|| refused(DeviceRefused::Unknown(id)))?;
     Ok(Json(Device::now(&http.hub, record)))
@@ -133,13 +135,14 @@ pub(super) async fn add(
     caller: Caller,
     JsonOf(addition): JsonOf<Addition>,
 ) -> Result<(StatusCode, [(HeaderName, String); 1], Json<Enrolment>), Problem> {
-    let permit = caller.permit::<ManageDevices>(&http)?;
+    caller.may::<ManageDevices>(&http)?;
     let Addition { id, profile, children, authentication } = addition;
     let location = format!("/api/v1/devices/{id}");
     let new = NewDevice { id, profile, children };
     let hub = &http.hub;
     let answer = enrol(&http, &caller, authentication, async |enrolment, context: &Context| {
-        hub.add_device(&permit, new, enrolment, context).await
+        let added = hub.add_device(&caller.authority, new, enrolment, context).await;
+        added.map_err(|error| not_decided(error, |refusal| refusal.into_problem(refused)))
     });
     Ok((StatusCode::CREATED, [(LOCATION, location)], Json(answer.await?)))
 }
@@ -151,10 +154,14 @@ pub(super) async fn rotate(
     PathOf(id): PathOf<DeviceId>,
     JsonOf(Rotation { authentication, overlap_s }): JsonOf<Rotation>,
 ) -> Answer<Enrolment> {
-    let permit = caller.permit::<ManageDevices>(&http)?;
+    caller.may::<ManageDevices>(&http)?;
     let hub = &http.hub;
     let answer = enrol(&http, &caller, authentication, async |enrolment, context: &Context| {
-        hub.decide(|registry| registry.rotate_device(&permit, &id, enrolment, overlap_s.map(Seconds), context)).await
+        let decision = |registry: &Registry| {
+            let permit = caller.permit(registry)?;
+            registry.rotate_device(&permit, &id, enrolment, overlap_s.map(Seconds), context).map_err(refused)
+        };
+        hub.decide(decision).await.map_err(Problem::from)
     });
     answer.await.map(Json)
 }
@@ -178,7 +185,7 @@ async fn enrol(
     http: &Http,
     caller: &Caller,
     authentication: Authentication,
-    let_in: impl AsyncFnOnce(NewEnrolment, &Context) -> Result<DeviceRecord, NotDecided<DeviceRefused>>,
+    let_in: impl AsyncFnOnce(NewEnrolment, &Context) -> Result<DeviceRecord, Problem>,
 ) -> Result<Enrolment, Problem> {
     let _turn = http.turn().await?;
     let context = caller.context(http);
@@ -186,8 +193,7 @@ async fn enrol(
         Authentication::Key => http.hub.new_enrolment(),
         Authentication::Secret => http.hub.new_client_secret(),
     };
-    let record = let_in(enrolment, &context).await;
-    let device = Device::now(&http.hub, record.map_err(|error| not_decided(error, refused))?);
+    let device = Device::now(&http.hub, let_in(enrolment, &context).await?);
     Ok(match shown {
         ShownOnce::EnrolmentString(string) => {
             let expires_at = context.now.plus(ENROLMENT_CODE_LIFETIME);
@@ -201,14 +207,15 @@ async fn enrol(
 async fn change(
     http: &Http,
     caller: &Caller,
-    decide: impl FnOnce(&Registry, &UserPermit<ManageDevices>, &Context) -> Result<Change<DeviceRecord>, DeviceRefused>,
+    decide: impl FnOnce(&Registry, &UserPermit<'_, ManageDevices>, &Context) -> Result<Change<DeviceRecord>, DeviceRefused>,
 ) -> Answer<Device> {
-    let permit = caller.permit::<ManageDevices>(http)?;
+    caller.may::<ManageDevices>(http)?;
     let _turn = http.turn().await?;
     let context = caller.context(http);
+    let decision = |registry: &Registry| decide(registry, &caller.permit(registry)?, &context).map_err(refused);
     // To let a paused device on again is as small and as rare as to cut one off.
-    let record = http.hub.decide_to_end(|registry| decide(registry, &permit, &context)).await;
-    Ok(Json(Device::now(&http.hub, record.map_err(|error| not_decided(error, refused))?)))
+    let record = http.hub.decide_to_end(decision).await?;
+    Ok(Json(Device::now(&http.hub, record)))
 }
 
 impl Device {

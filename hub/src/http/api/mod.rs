@@ -21,10 +21,10 @@ use super::{
     idempotency, openapi,
     problem::Problem,
 };
-use crate::hub::NotDecided;
+use crate::hub::{NotDecided, Refusal};
 use axum::{Json, Router, extract::State, http::StatusCode, middleware, routing};
 use hearthkey_core::{
-    registry::{ManageCredentials, ReadDevices},
+    registry::{ManageCredentials, ReadDevices, Registry},
     session::Principal,
 };
 use serde::{Deserialize, Serialize};
@@ -95,10 +95,12 @@ async fn status(
     caller: Caller,
     QueryOf(Empty {}): QueryOf<Empty>,
 ) -> Result<Json<Status>, Problem> {
-    let permit = caller.permit::<ReadDevices>(&http)?;
     let hub = &http.hub;
-    let ids: Vec<_> = hub
-        .view(|registry| registry.devices().filter(|device| permit.covers(&device.id)).map(|device| device.id.clone()).collect());
+    let ids: Vec<_> = hub.view(|registry| {
+        let permit = caller.permit::<ReadDevices>(registry)?;
+        let seen = registry.devices().map(|device| &device.id).filter(|device| permit.covers(device));
+        Ok::<_, Problem>(seen.cloned().collect())
+    })?;
     let devices = ids.len();
     let connections = ids.into_iter().filter(|id| hub.is_connected(&Principal::Device(id.clone()))).count();
     Ok(Json(Status {
@@ -114,12 +116,18 @@ async fn status(
 
 /// `POST /signing-keys/rotate`.
 async fn rotate_signing_key(State(http): State<Arc<Http>>, caller: Caller) -> Result<StatusCode, Problem> {
-    let permit = caller.permit_for_all::<ManageCredentials>(&http)?;
+    caller.may_for_all::<ManageCredentials>(&http)?;
     let _turn = http.turn().await?;
-    let rotated = http.hub.rotate_signing_key(&permit.actor().to_string(), &caller.context(&http)).await;
-    rotated.map_err(|why| {
-        tracing::error!(why, "the signing key could not be rotated");
-        Problem::unavailable("the signing key could not be written; the one before stays in use; look at the hub's log")
+    let actor = |registry: &Registry| {
+        let permit = caller.permit_for_all::<ManageCredentials>(registry)?;
+        Ok(permit.actor().to_string())
+    };
+    http.hub.rotate_signing_key(actor, &caller.context(&http)).await.map_err(|error| match error {
+        NotDecided::Refused(problem) => problem,
+        NotDecided::Unavailable(why) => {
+            tracing::error!(why, "the signing key could not be rotated");
+            Problem::unavailable("the signing key could not be written; the one before stays in use; look at the hub's log")
+        }
     })?;
     Ok(StatusCode::NO_CONTENT)
 }
@@ -131,6 +139,22 @@ fn not_decided<E>(error: NotDecided<E>, refused: impl FnOnce(E) -> Problem) -> P
         NotDecided::Unavailable(why) => {
             tracing::error!(why, "the store does not take changes");
             Problem::unavailable("the hub cannot write to its store now; try again shortly, or look at the hub's log")
+        }
+    }
+}
+
+impl From<NotDecided<Self>> for Problem {
+    fn from(error: NotDecided<Self>) -> Self {
+        not_decided(error, |problem| problem)
+    }
+}
+
+impl<E> Refusal<E> {
+    /// What it is to the caller.
+    fn into_problem(self, policy: impl FnOnce(E) -> Problem) -> Problem {
+        match self {
+            Self::NotPermitted(why) => why.into(),
+            Self::Policy(why) => policy(why),
         }
     }
 }

@@ -1,7 +1,7 @@
 //! Profiles: see them as JSON or as the TOML that owners write, and apply one.
 
 use super::{
-    conflict, forbidden, not_decided, not_found,
+    conflict, forbidden, not_found,
     paging::{Items, PageQuery},
 };
 use crate::http::{
@@ -41,7 +41,7 @@ pub(super) async fn list(
     caller: Caller,
     QueryOf(query): QueryOf<PageQuery>,
 ) -> Result<Json<Items<Summary>>, Problem> {
-    caller.permit::<ReadDevices>(&http)?;
+    caller.may::<ReadDevices>(&http)?;
     let summary = |profile: &Profile| Summary {
         name: profile.name.clone(),
         description: profile.description.clone(),
@@ -59,7 +59,7 @@ pub(super) async fn show(
     PathOf(name): PathOf<ProfileName>,
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
-    caller.permit::<ReadDevices>(&http)?;
+    caller.may::<ReadDevices>(&http)?;
     let profile = http.hub.view(|registry| registry.profile(&name).cloned());
     let unknown = || not_found(format!("there is no profile {name}; `hearthkey profile list` shows all"), "unknown_profile");
     let profile = profile.ok_or_else(unknown)?;
@@ -82,7 +82,7 @@ pub(super) async fn apply(
     if_match: IfMatch,
     body: BodyOf,
 ) -> Result<(StatusCode, [(HeaderName, HeaderValue); 1], Json<Profile>), Problem> {
-    let permit = caller.permit::<ManageProfiles>(&http)?;
+    caller.may::<ManageProfiles>(&http)?;
     if !has_media_type(&body.headers, TOML) {
         let detail = "a profile is TOML, with Content-Type: application/toml";
         return Err(Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, detail));
@@ -105,10 +105,11 @@ pub(super) async fn apply(
         None => StatusCode::CREATED,
     });
     let decision = |registry: &Registry| {
+        let permit = caller.permit(registry)?;
         if_match.holds(registry.profile(&name).map(|profile| EntityTag::of(&http.hub, profile)).as_ref())?;
         registry.apply_profile(&permit, profile.clone(), &context).map_err(refused)
     };
-    http.hub.decide(decision).await.map_err(|error| not_decided(error, |problem| problem))?;
+    http.hub.decide(decision).await?;
     let tag = EntityTag::of(&http.hub, &profile).header();
     Ok((status, [(header::ETAG, tag)], Json(profile)))
 }

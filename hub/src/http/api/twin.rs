@@ -1,6 +1,6 @@
 //! Twins: what a device is to be, and what it says it is. The `ETag` is the desired version.
 
-use super::{conflict, not_decided, not_found};
+use super::{conflict, not_found};
 use crate::http::{
     Http,
     etag::{EntityTag, IfMatch},
@@ -44,7 +44,7 @@ pub(super) async fn show(
     caller: Caller,
     PathOf(device): PathOf<DeviceId>,
 ) -> Result<Response, Problem> {
-    caller.permit_for::<ReadDevices>(&http, &device)?;
+    caller.may_for::<ReadDevices>(&http, &device)?;
     let twin = http.hub.view(|registry| registry.device(&device).map(|_| registry.twin(&device)));
     let twin = twin.ok_or_else(|| super::devices::refused(DeviceRefused::Unknown(device.clone())))?;
     Ok(shown(device, twin))
@@ -82,14 +82,15 @@ async fn change(
     change: TwinChange,
 ) -> Result<Response, Problem> {
     // What the twin is like now is told only to who reaches it.
-    let permit = caller.permit_for::<SendCommands>(http, &device)?;
+    caller.may_for::<SendCommands>(http, &device)?;
     let _turn = http.turn().await?;
     let context = caller.context(http);
     let decision = |registry: &Registry| {
+        let permit = caller.permit(registry)?;
         if_match.holds(Some(&tag(&registry.twin(&device))))?;
         registry.change_twin(&permit, &device, change, &context).map_err(refused)
     };
-    http.hub.decide(decision).await.map_err(|error| not_decided(error, |problem| problem))?;
+    http.hub.decide(decision).await?;
     let twin = http.hub.view(|registry| registry.twin(&device));
     Ok(shown(device, twin))
 }

@@ -3,7 +3,7 @@
 use super::{
     Empty, conflict,
     credentials::Credential,
-    forbidden, not_decided, not_found,
+    forbidden, not_found,
     paging::{Items, PageQuery},
 };
 use crate::{
@@ -89,7 +89,7 @@ pub(super) async fn list(
     caller: Caller,
     QueryOf(query): QueryOf<PageQuery>,
 ) -> Result<Json<Items<User>>, Problem> {
-    caller.permit::<ManageUsers>(&http)?;
+    caller.may::<ManageUsers>(&http)?;
     let page = query.page()?;
     let items = http.hub.view(|registry| page.of(registry.users().cloned(), |user| user.name.to_string()));
     Ok(Json(items.map(|user| User::from(&user))))
@@ -101,13 +101,14 @@ pub(super) async fn add(
     caller: Caller,
     JsonOf(Addition { name, role, password }): JsonOf<Addition>,
 ) -> Result<Response, Problem> {
-    let permit = caller.permit::<ManageUsers>(&http)?;
+    caller.may::<ManageUsers>(&http)?;
     let password = hashed(&http, password).await?;
     let _turn = http.turn().await?;
     let context = caller.context(&http);
     let location = format!("/api/v1/users/{name}");
-    let added = http.hub.decide(|registry| registry.add_user(&permit, name, role, password, &context)).await;
-    let user = added.map_err(|error| not_decided(error, refused))?;
+    let decision =
+        |registry: &Registry| registry.add_user(&caller.permit(registry)?, name, role, password, &context).map_err(refused);
+    let user = http.hub.decide(decision).await?;
     Ok((StatusCode::CREATED, [(LOCATION, location)], tagged(&http.hub, &user)).into_response())
 }
 
@@ -117,7 +118,7 @@ pub(super) async fn show(
     caller: Caller,
     PathOf(name): PathOf<UserName>,
 ) -> Result<Response, Problem> {
-    caller.permit::<ManageUsers>(&http)?;
+    caller.may::<ManageUsers>(&http)?;
     let user = http.hub.view(|registry| registry.user(&name).cloned()).ok_or_else(|| refused(UserRefused::Unknown(name)))?;
     Ok(tagged(&http.hub, &user).into_response())
 }
@@ -130,15 +131,16 @@ pub(super) async fn edit(
     if_match: IfMatch,
     JsonOf(Edit { role, password }): JsonOf<Edit>,
 ) -> Result<Response, Problem> {
-    let permit = caller.permit::<ManageUsers>(&http)?;
+    caller.may::<ManageUsers>(&http)?;
     let change = UserChange { role, password: hashed(&http, password).await? };
     let _turn = http.turn().await?;
     let context = caller.context(&http);
     let decision = |registry: &Registry| {
+        let permit = caller.permit(registry)?;
         if_match.holds(registry.user(&name).map(|user| EntityTag::of(&http.hub, user)).as_ref())?;
         registry.change_user(&permit, &name, change, &context).map_err(refused)
     };
-    let user = http.hub.decide_to_end(decision).await.map_err(|error| not_decided(error, |problem| problem))?;
+    let user = http.hub.decide_to_end(decision).await?;
     Ok(tagged(&http.hub, &user).into_response())
 }
 
@@ -149,14 +151,15 @@ pub(super) async fn remove(
     PathOf(name): PathOf<UserName>,
     if_match: IfMatch,
 ) -> Result<StatusCode, Problem> {
-    let permit = caller.permit::<ManageUsers>(&http)?;
+    caller.may::<ManageUsers>(&http)?;
     let _turn = http.turn().await?;
     let context = caller.context(&http);
     let decision = |registry: &Registry| {
+        let permit = caller.permit(registry)?;
         if_match.holds(registry.user(&name).map(|user| EntityTag::of(&http.hub, user)).as_ref())?;
         registry.remove_user(&permit, &name, &context).map_err(refused)
     };
-    http.hub.decide_to_end(decision).await.map_err(|error| not_decided(error, |problem| problem))?;
+    http.hub.decide_to_end(decision).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 
@@ -167,7 +170,7 @@ pub(super) async fn me(
     QueryOf(Empty {}): QueryOf<Empty>,
 ) -> Result<Json<Me>, Problem> {
     let now = http.hub.now();
-    let holding = http.hub.view(|registry| registry.holding(&caller.authority, now)).map_err(|end| ended(&end))?;
+    let holding = http.hub.view(|registry| registry.holding(&caller.authority, now)).map_err(ended)?;
     Ok(Json(Me {
         principal: holding.principal,
         role: holding.role,
@@ -184,12 +187,13 @@ pub(super) async fn set_own_password(
     caller: Caller,
     JsonOf(NewPassword { password }): JsonOf<NewPassword>,
 ) -> Result<StatusCode, Problem> {
-    let permit = caller.permit::<ManageOwnCredentials>(&http)?;
+    caller.may::<ManageOwnCredentials>(&http)?;
     let password = http.hub.passwords().hash(Zeroizing::new(password)).await.map_err(bad_password)?;
     let _turn = http.turn().await?;
     let context = caller.context(&http);
-    let changed = http.hub.decide(|registry| registry.set_own_password(&permit, password, &context)).await;
-    changed.map_err(|error| not_decided(error, refused))?;
+    let decision =
+        |registry: &Registry| registry.set_own_password(&caller.permit(registry)?, password, &context).map_err(refused);
+    http.hub.decide(decision).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 

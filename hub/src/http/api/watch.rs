@@ -63,12 +63,12 @@ pub(super) async fn watch(
     caller: Caller,
     QueryOf(WatchQuery { filter }): QueryOf<WatchQuery>,
 ) -> Result<Response, Problem> {
-    caller.permit::<ReadTelemetry>(&http)?;
+    caller.may::<ReadTelemetry>(&http)?;
     let filter =
         TopicFilter::parse(&filter).map_err(|why| Problem::unprocessable(format!("the filter is no topic filter: {why}")))?;
     let subscription = SubscriptionFilter { share_name: None, filter };
     let front = http.surroundings.front.as_ref().ok_or_else(|| Problem::unavailable("this hub has no MQTT front"))?;
-    let rights = http.hub.judge(&caller.authority).map_err(|end| ended(&end))?.rights;
+    let rights = http.hub.judge(&caller.authority).map_err(ended)?.rights;
     let watch = front.watch(subscription.clone(), rights).await.map_err(|error| match error {
         WatchError::Denied(denied) => forbidden(denied, "filter_denied"),
         WatchError::Fabric(gone) => Problem::unavailable(gone.to_string()),
@@ -77,9 +77,12 @@ pub(super) async fn watch(
 }
 
 async fn follow<L: Link>(mut events: Events<ReadTelemetry>, mut watch: Watch<L>, subscription: SubscriptionFilter) {
+    // What changed while the subscription was made was told to nobody.
+    let mut going_on = look_again(&mut events, &mut watch, &subscription);
     let end = loop {
-        if let Err(end) = step(&mut events, &mut watch, &subscription).await {
-            break end;
+        match going_on {
+            Ok(()) => going_on = step(&mut events, &mut watch, &subscription).await,
+            Err(end) => break end,
         }
     };
     events.end(&end);
@@ -96,13 +99,19 @@ async fn step<L: Link>(
         Some(Some(Watched::Lost(count))) => events.send("lost", &Lost { count }).await,
         Some(None) => Err(StreamEnd::Broken("interrupted; watch again")),
         // Something changed in the hub: perhaps what the caller may see.
-        None => {
-            let rights = events.rights()?;
-            rights.authorize_subscribe(subscription.clone()).map_err(|denied| StreamEnd::NotAllowed(denied.to_string()))?;
-            watch.replace_rights(rights);
-            Ok(())
-        }
+        None => look_again(events, watch, subscription),
     }
+}
+
+fn look_again<L: Link>(
+    events: &mut Events<ReadTelemetry>,
+    watch: &mut Watch<L>,
+    subscription: &SubscriptionFilter,
+) -> Result<(), StreamEnd> {
+    let rights = events.rights()?;
+    rights.authorize_subscribe(subscription.clone()).map_err(|denied| StreamEnd::NotAllowed(denied.to_string()))?;
+    watch.replace_rights(rights);
+    Ok(())
 }
 
 async fn tell(events: &mut Events<ReadTelemetry>, routed: &Routed, retain: bool) -> Result<(), StreamEnd> {

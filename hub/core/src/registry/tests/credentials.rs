@@ -26,17 +26,15 @@ impl World {
         by: &str,
         new: NewPersonalAccessToken,
     ) -> Result<(CredentialId, String), CredentialRefused> {
-        let permit = self.permit::<ManageOwnCredentials>(by);
         let (fresh, text) = self.fresh_credential(CredentialKind::PersonalAccessToken);
         let context = self.context();
-        let change = self.registry.create_personal_access_token(&permit, new, fresh, &context)?;
+        let change = self.registry.create_personal_access_token(&self.permit(by), new, fresh, &context)?;
         Ok((self.commit(change).id, text))
     }
 
     pub(super) fn rotate_pat(&mut self, by: &str, id: &str) -> Result<(CredentialId, String), CredentialRefused> {
-        let permit = self.permit::<ManageOwnCredentials>(by);
         let (fresh, text) = self.fresh_credential(CredentialKind::PersonalAccessToken);
-        let change = self.registry.rotate_personal_access_token(&permit, id, fresh, &self.context())?;
+        let change = self.registry.rotate_personal_access_token(&self.permit(by), id, fresh, &self.context())?;
         Ok((self.commit(change).id, text))
     }
 
@@ -56,7 +54,7 @@ impl World {
         PresentedCredential::parse(token).expect("ours").id.into()
     }
 
-    pub(super) fn permit<P: Permission>(&self, token: &str) -> UserPermit<P> {
+    pub(super) fn permit<P: Permission>(&self, token: &str) -> UserPermit<'_, P> {
         let authority = self.present(token).expect("known");
         self.registry.permit_user(&authority, self.now).expect("permitted")
     }
@@ -199,17 +197,16 @@ fn removing_a_user_ends_their_tokens_and_the_last_owner_stays() {
     let mut world = World::new();
     let owner = world.user_token("olga", Role::Owner);
     let ann = world.user_token("ann", Role::Owner);
-    let permit = world.permit::<ManageUsers>(&owner);
     let context = world.context();
     let owners: Vec<_> = world.registry.users().filter(|user| user.role == Role::Owner).map(|user| user.name.clone()).collect();
     for gone in owners.iter().filter(|owner| owner.as_str() != "olga") {
-        let change = world.registry.remove_user(&permit, gone, &context).expect("others are left");
+        let change = world.registry.remove_user(&world.permit(&owner), gone, &context).expect("others are left");
         world.commit(change);
     }
     assert!(world.present(&ann).is_none());
-    assert!(world.registry.remove_user(&permit, &name("olga"), &context).is_err());
+    assert!(world.registry.remove_user(&world.permit(&owner), &name("olga"), &context).is_err());
     let demoted = UserChange { role: Some(Role::Viewer), password: None };
-    assert!(world.registry.change_user(&permit, &name("olga"), demoted, &context).is_err());
+    assert!(world.registry.change_user(&world.permit(&owner), &name("olga"), demoted, &context).is_err());
 }
 
 #[test]
@@ -239,7 +236,6 @@ fn a_token_limited_to_devices_reaches_no_other() {
 fn an_api_key_rolls_with_an_overlap_and_cannot_manage_credentials() {
     let mut world = World::new();
     let owner = world.user_token("olga", Role::Owner);
-    let permit = world.permit::<ManageCredentials>(&owner);
     let profile = "name = \"greedy\"\n[permissions.all]\napi = [\"devices:read\", \"credentials:manage\", \"users:manage\", \"credentials:own\"]\nsubscribe = [\"dev/#\"]\n";
     let profile = Profile::from_toml(profile).expect("legal");
     world.put(Table::Profile, b"greedy", &profile);
@@ -252,7 +248,7 @@ fn an_api_key_rolls_with_an_overlap_and_cannot_manage_credentials() {
     };
     let (fresh, old) = world.fresh_credential(CredentialKind::ApiKey);
     let context = world.context();
-    let change = world.registry.create_api_key(&permit, new, fresh, &context).expect("legal");
+    let change = world.registry.create_api_key(&world.permit(&owner), new, fresh, &context).expect("legal");
     let id = world.commit(change).id;
     assert!(world.may::<ReadDevices>(&old));
     assert!(!world.may::<ManageCredentials>(&old) && !world.may::<ManageUsers>(&old) && !world.may::<ManageOwnCredentials>(&old));
@@ -260,7 +256,7 @@ fn an_api_key_rolls_with_an_overlap_and_cannot_manage_credentials() {
     assert!(record.may_come_from([10, 1, 2, 3].into()) && !record.may_come_from([192, 168, 0, 1].into()));
 
     let (fresh, new) = world.fresh_credential(CredentialKind::ApiKey);
-    let change = world.registry.roll_api_key(&permit, &id, Seconds(60), fresh, &context).expect("ours");
+    let change = world.registry.roll_api_key(&world.permit(&owner), &id, Seconds(60), fresh, &context).expect("ours");
     world.commit(change);
     assert!(world.may::<ReadDevices>(&old) && world.may::<ReadDevices>(&new), "both work for the overlap");
     world.now = world.now.plus(Seconds(60));
@@ -359,14 +355,13 @@ fn a_token_limited_to_devices_cannot_widen_itself_by_way_of_users_profiles_keys_
     assert!(world.may::<ManageDevices>(&token) && world.may::<SendCommands>(&token) && world.may::<ReadTelemetry>(&token));
     assert!(!world.may::<ManageUsers>(&token) && !world.may::<ManageCredentials>(&token));
     assert!(!world.may::<ManageProfiles>(&token) && !world.may::<ReadAudit>(&token));
-    let permit = world.permit::<ManageOwnCredentials>(&token);
     let (fresh, _) = world.fresh_credential(CredentialKind::PersonalAccessToken);
     let context = world.context();
-    let widened = world.registry.rotate_personal_access_token(&permit, &unlimited, fresh.clone(), &context);
+    let widened = world.registry.rotate_personal_access_token(&world.permit(&token), &unlimited, fresh.clone(), &context);
     assert!(widened.is_err());
-    assert!(world.registry.rotate_personal_access_token(&permit, &own, fresh, &context).is_ok(), "its own it may");
+    assert!(world.registry.rotate_personal_access_token(&world.permit(&token), &own, fresh, &context).is_ok(), "its own it may");
     let password = || PasswordHash::new("$argon2id$…".to_owned());
-    let refused = world.registry.set_own_password(&permit, password(), &context);
+    let refused = world.registry.set_own_password(&world.permit(&token), password(), &context);
     assert_eq!(refused.map(drop), Err(UserRefused::NarrowToken(name("olga"))));
     assert!(world.registry.set_own_password(&world.permit(&owner), password(), &context).is_ok());
 }
@@ -437,25 +432,30 @@ fn people_tokens_and_keys_have_bounds_and_the_largest_fit_into_a_row() {
         lifetime: None,
         networks: vec!["fd00:aaaa:bbbb:cccc:dddd:eeee:ffff:0123/128".parse().expect("legal"); networks],
     };
-    let permit = world.permit::<ManageCredentials>(&owner);
     let (fresh, _) = world.fresh_credential(CredentialKind::ApiKey);
-    let refused = world.registry.create_api_key(&permit, key(MAX_NETWORKS_PER_KEY + 1), fresh, &context);
+    let refused = world.registry.create_api_key(&world.permit(&owner), key(MAX_NETWORKS_PER_KEY + 1), fresh, &context);
     assert!(matches!(refused, Err(CredentialRefused::TooMany(_))));
     for _ in 0..MAX_KEYS_PER_HOLDER {
         let (fresh, _) = world.fresh_credential(CredentialKind::ApiKey);
-        let change = world.registry.create_api_key(&permit, key(MAX_NETWORKS_PER_KEY), fresh, &context).expect("room");
+        let change =
+            world.registry.create_api_key(&world.permit(&owner), key(MAX_NETWORKS_PER_KEY), fresh, &context).expect("room");
         world.commit(change);
     }
     let (fresh, _) = world.fresh_credential(CredentialKind::ApiKey);
-    assert!(matches!(world.registry.create_api_key(&permit, key(0), fresh, &context), Err(CredentialRefused::TooMany(_))));
+    assert!(matches!(
+        world.registry.create_api_key(&world.permit(&owner), key(0), fresh, &context),
+        Err(CredentialRefused::TooMany(_))
+    ));
 
-    let permit = world.permit::<ManageUsers>(&owner);
     for number in world.registry.users().count()..MAX_USERS {
-        let change = world.registry.add_user(&permit, name(&format!("u-{number}")), Role::Viewer, None, &context).expect("room");
+        let change = world
+            .registry
+            .add_user(&world.permit(&owner), name(&format!("u-{number}")), Role::Viewer, None, &context)
+            .expect("room");
         world.commit(change);
     }
     assert_eq!(
-        world.registry.add_user(&permit, name("one-more"), Role::Viewer, None, &context).map(drop),
+        world.registry.add_user(&world.permit(&owner), name("one-more"), Role::Viewer, None, &context).map(drop),
         Err(UserRefused::TooMany)
     );
 }
@@ -531,12 +531,11 @@ fn who_sees_no_devices_does_not_learn_of_one_by_asking_for_a_credential() {
         assert_eq!(world.create_pat(&token, about("ghost")).map(drop), of_a_ghost, "{scope}");
     }
     let (_, blind) = world.create_pat(&owner, pat(Some("credentials:own credentials:manage"), 30)).expect("a subset");
-    let permit = world.permit::<ManageCredentials>(&blind);
     for device in ["lamp", "ghost"] {
         let holder = KeyHolder::Device(name(device));
         let key = NewApiKey { name: "key".to_owned(), holder, lifetime: None, networks: Vec::new() };
         let (fresh, _) = world.fresh_credential(CredentialKind::ApiKey);
-        let made = world.registry.create_api_key(&permit, key, fresh, &world.context()).map(drop);
+        let made = world.registry.create_api_key(&world.permit(&blind), key, fresh, &world.context()).map(drop);
         let missing = Scope::parse("devices:manage").expect("legal");
         assert_eq!(made, Err(CredentialRefused::KeyBeyondOwnRights { missing }), "{device}");
     }

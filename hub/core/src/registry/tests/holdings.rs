@@ -1,7 +1,7 @@
 //! What an authority is told to hold, and who may ask about those of others.
 
 use super::{credentials::pat, *};
-use crate::{oauth::ErrorCode, registry::IntrospectTokens};
+use crate::oauth::ErrorCode;
 
 impl World {
     fn client(&mut self, device: &str) -> AuthenticatedClient {
@@ -46,14 +46,18 @@ fn a_service_may_introspect_a_thermostat_may_not_and_a_proof_counts_once() {
     world.enrol("dashboard", "service");
     let service = world.client("dashboard");
     let context = world.context();
-    let change = world.registry.permit_introspection(&service, &context).expect("its profile grants it");
-    let permit: UserPermit<IntrospectTokens> = world.commit(change);
+    let permit = world.registry.permit_introspection(&service).expect("its profile grants it");
     assert_eq!(permit.actor(), &Principal::Device(name("dashboard")));
-    let replayed = world.registry.permit_introspection(&service, &context).map(drop);
+    let change = world.registry.use_proof(&service, &context).expect("good");
+    world.commit(change);
+    let replayed = world.registry.use_proof(&service, &context).map(drop);
     assert_eq!(replayed.expect_err("used up").code, ErrorCode::InvalidClient);
+    world.disable("dashboard");
+    let refused = world.registry.permit_introspection(&service).map(drop);
+    assert_eq!(refused.expect_err("paused").code, ErrorCode::InvalidClient);
 
     let thermostat = world.client("lamp");
-    let refused = world.registry.permit_introspection(&thermostat, &context).map(drop);
+    let refused = world.registry.permit_introspection(&thermostat).map(drop);
     assert_eq!(refused.expect_err("not granted").code, ErrorCode::UnauthorizedClient);
     let change = world.registry.use_proof(&thermostat, &context).expect("good");
     world.commit(change);

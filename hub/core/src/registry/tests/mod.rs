@@ -128,7 +128,7 @@ impl World {
     }
 
     /// The owner's permit for anything.
-    pub(super) fn owner<P: Permission>(&self) -> UserPermit<P> {
+    pub(super) fn owner<P: Permission>(&self) -> UserPermit<'_, P> {
         self.registry.permit_user(&self.owner, self.now).expect("the owner may do everything")
     }
 

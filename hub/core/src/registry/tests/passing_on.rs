@@ -1,7 +1,7 @@
 //! What a credential can pass on by way of devices, keys and profiles: at most what it has.
 
 use super::{credentials::pat, *};
-use crate::registry::{CredentialRefused, KeyHolder, ManageCredentials, NewApiKey, NewPersonalAccessToken, ProfileRefused};
+use crate::registry::{CredentialRefused, KeyHolder, NewApiKey, NewPersonalAccessToken, ProfileRefused};
 
 /// Profiles that reach beyond a device's own topics, each with what it takes to let a device in that has it.
 const FAR_REACHING: [(&str, &str); 8] = [
@@ -161,11 +161,11 @@ fn a_key_for_a_device_takes_what_the_device_would_get() {
         let id = world.commit(made).id;
         for (token, answer) in [("", Err(CredentialRefused::KeyBeyondOwnRights { missing: scope(takes) })), (takes, Ok(()))] {
             let token = world.token_of(&format!("credentials:manage devices:manage {token}"));
-            let permit = world.permit::<ManageCredentials>(&token);
             let (fresh, _) = world.fresh_credential(CredentialKind::ApiKey);
-            let made = world.registry.create_api_key(&permit, key.clone(), fresh.clone(), &world.context()).map(drop);
+            let made =
+                world.registry.create_api_key(&world.permit(&token), key.clone(), fresh.clone(), &world.context()).map(drop);
             assert_eq!(made, answer, "{profile}");
-            let rolled = world.registry.roll_api_key(&permit, &id, Seconds(60), fresh, &world.context()).map(drop);
+            let rolled = world.registry.roll_api_key(&world.permit(&token), &id, Seconds(60), fresh, &world.context()).map(drop);
             assert_eq!(rolled, answer, "{profile}");
         }
     }
