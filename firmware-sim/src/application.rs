@@ -7,7 +7,7 @@ use hearthkey_agent::json::Object;
 use hearthkey_agent::tls::{Refusal, TlsError};
 use hearthkey_agent::{
     Application, Awaited, Buffer, BufferFull, Command, ConnectFailed, Ending, Event, Farewell, NotQueued, Now, Outbox, Outcome,
-    PublishId, Qos, Reply, Turn,
+    PublishId, Qos, Reply, Turn, UnixTime,
 };
 use hearthkey_thermostat::{Published, Reporting};
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
@@ -34,6 +34,8 @@ pub(crate) struct SimulatedThermostat {
     command_name: String,
     /// The agent knows that it should leave.
     leaving: bool,
+    /// The wrong date that it started with, and when that was, until the hub tells the right one.
+    wrong_clock: Option<(Instant, UnixTime)>,
 }
 
 /// A publish whose PUBACK has not come.
@@ -51,6 +53,7 @@ impl SimulatedThermostat {
         orders: Orders,
         reporter: Reporter,
         permit: Option<OwnedSemaphorePermit>,
+        wrong_clock: Option<(Instant, UnixTime)>,
     ) -> Self {
         let mut thermostat = Reporting::new(seed, interval, time_scale);
         if let Some(first) = reporter.next_number() {
@@ -66,6 +69,7 @@ impl SimulatedThermostat {
             connecting_since: Instant::now(),
             command_name: String::new(),
             leaving: false,
+            wrong_clock,
         }
     }
 
@@ -161,7 +165,14 @@ impl Application for SimulatedThermostat {
                 }
             }
             Event::StorageFailed => tracing::error!("the device's storage failed; it goes on with what it has in memory"),
-            Event::ClockSet(_) | Event::Command(_) => {}
+            Event::ClockSet(date) => {
+                if let Some((since, wrong)) = self.wrong_clock.take() {
+                    let believed = wrong.as_secs().saturating_add(since.elapsed().as_secs());
+                    let by_s = date.as_secs().wrapping_sub(believed).cast_signed();
+                    self.reporter.report(SimEventKind::ClockCorrected { by_s });
+                }
+            }
+            Event::Command(_) => {}
         }
     }
 

@@ -87,11 +87,12 @@ pub(crate) async fn run(options: &mut DeviceOptions, orders: Orders, mut reporte
         Err(failure) => return reporter.report(SimEventKind::Stopped { failure: Some(failure) }),
     };
     let Enrolled { identity, mut clock } = enrolled;
-    if let Some(error) = *clock_error {
-        let now = host.now();
-        clock.learn(now, UnixTime::from_secs(system_date().saturating_add_signed(error)));
+    let wrong_date = clock_error.map(|error| UnixTime::from_secs(system_date().saturating_add_signed(error)));
+    if let Some(date) = wrong_date {
+        clock.learn(host.now(), date);
     }
-    let mut thermostat = SimulatedThermostat::new(*seed, *interval, *time_scale, orders, reporter, permit);
+    let wrong_clock = wrong_date.map(|date| (Instant::now(), date));
+    let mut thermostat = SimulatedThermostat::new(*seed, *interval, *time_scale, orders, reporter, permit, wrong_clock);
     let mut agent = Agent::with_clock(identity, *agent, clock);
     let ended = agent.run(&mut host, &mut thermostat, &mut workspace).await;
     thermostat.reporter().report(SimEventKind::Stopped {

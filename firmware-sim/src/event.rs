@@ -80,6 +80,11 @@ pub enum SimEventKind {
         #[serde(serialize_with = "milliseconds", rename = "ms")]
         took: Duration,
     },
+    /// The hub told the date to a device that had started with a wrong one ([`crate::DeviceOptions::clock_error`]).
+    ClockCorrected {
+        /// By how much the device's clock moves, in seconds; negative if it was ahead.
+        by_s: i64,
+    },
     /// The session ended, or none came about.
     Disconnected {
         /// Why, in words.

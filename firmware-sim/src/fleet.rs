@@ -24,6 +24,9 @@ const MAILBOX_LENGTH: usize = 16;
 /// A device that has not said goodbye by then is dropped, and the hub publishes its will. The agent takes up to 5 s.
 const FAREWELL: Duration = Duration::from_secs(8);
 
+/// Why the session of a device ended that lost its power.
+pub(crate) const POWER_CUT: &str = "power cut";
+
 /// How a fleet runs.
 #[derive(Clone, Debug)]
 pub struct FleetOptions {
@@ -477,7 +480,7 @@ async fn run_seat(seat: Seat) {
         tokio::select! {
             () = life => return,
             () = becomes(&mut watched, |power| power.cuts != cuts) => {
-                reporter.report(SimEventKind::Disconnected { reason: "power cut".to_owned() });
+                reporter.report(SimEventKind::Disconnected { reason: POWER_CUT.to_owned() });
             }
             () = &mut patience => return stopped(),
         }

@@ -221,7 +221,9 @@ pub struct Expectations {
     /// Revoked devices lose their session within this, and do not come back.
     #[serde(deserialize_with = "optional_duration")]
     pub revoked_within: Option<Duration>,
-    /// A subscriber gets every reading that the hub acknowledged.
+    /// Whoever is not revoked keeps the session that it had when the first was.
+    pub others_undisturbed: bool,
+    /// A subscriber gets every reading that the hub acknowledged, and everyone who is not revoked has had one acknowledged.
     pub no_reading_lost: bool,
     /// No device is refused a publish, except by foreign-topics.
     pub nothing_refused: bool,

@@ -6,12 +6,15 @@ mod network;
 mod play;
 mod record;
 mod report;
+mod verdict;
 mod witness;
 
 pub use file::{
     Action, AgentSettings, Chances, ClockKind, Expectations, Fault, MAX_SCENARIO_BYTES, NetworkSettings, Scenario, ScenarioError,
     Step,
 };
-pub use play::{Outcome, PlayError, Stage, Verdict, play};
+pub use network::NetworkCounts;
+pub use play::{Outcome, PlayError, Stage, play};
 pub use record::{Mark, Record, Sample};
 pub use report::{Report, VirtualReport};
+pub use verdict::{Verdict, judge_life};

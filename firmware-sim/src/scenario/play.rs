@@ -1,6 +1,6 @@
-//! Plays a scenario by the wall clock: starts its fleet at a real hub, lets things happen, and judges what was expected.
+//! Plays a scenario by the wall clock: starts its fleet at a real hub, lets things happen, and has judged what was seen.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use hearthkey_agent::{Backoff, Config};
@@ -9,17 +9,18 @@ use tokio::time::{Instant, sleep_until};
 
 use super::attack::{Attempts, Battlefield};
 use super::file::{Action, Scenario, Step};
-use super::network::BadNetwork;
+use super::network::{BadNetwork, NetworkCounts};
 use super::record::Record;
+use super::verdict::{Seen, Verdict, judge, notes};
 use super::witness::Witness;
 use crate::device::DeviceOptions;
 use crate::enrolment::EnrolmentString;
-use crate::fleet::{Fleet, FleetOptions};
+use crate::fleet::{Fleet, FleetOptions, POWER_CUT};
 use crate::ledger::{Delivery, Ledger};
 use crate::local_hub::LocalHub;
 use crate::owner::Owner;
 use crate::storage::Storage;
-use crate::summary::Summary;
+use crate::summary::{DeviceState, Summary};
 
 /// How long anything may take that a scenario sets no bound for.
 const PATIENCE: Duration = Duration::from_secs(120);
@@ -64,21 +65,12 @@ pub struct Outcome {
     pub notes: Vec<String>,
     /// Readings and their fate, if a witness watched.
     pub delivery: Option<Delivery>,
+    /// What the bad network did, if there was one.
+    pub network: Option<NetworkCounts>,
     /// Counts and latencies.
     pub summary: Summary,
     /// The course of it.
     pub record: Record,
-}
-
-/// An expectation and what was found.
-#[derive(Clone, Debug, Serialize)]
-pub struct Verdict {
-    /// What was expected.
-    pub expected: String,
-    /// What was found.
-    pub found: String,
-    /// Whether that is it.
-    pub met: bool,
 }
 
 /// Why a scenario could not be played to its end.
@@ -95,23 +87,6 @@ impl Outcome {
     pub fn is_as_expected(&self) -> bool {
         !self.interrupted && self.verdicts.iter().all(|verdict| verdict.met)
     }
-}
-
-/// What the story saw, to be judged at its end.
-#[derive(Default)]
-struct Seen {
-    /// What came back, how fast, and who did not.
-    recoveries: Vec<(String, Duration, usize)>,
-    /// Who was revoked, and how many sessions each had had when it was cut.
-    revoked: BTreeMap<usize, u64>,
-    cut_after: Vec<Duration>,
-    /// Who was revoked and went on, or came back.
-    went_on: BTreeSet<usize>,
-    commands: usize,
-    failed_commands: Vec<String>,
-    attempts: usize,
-    let_through: Vec<String>,
-    refused_as_it_should: u64,
 }
 
 /// Plays `scenario` until its end or until `interrupted`. `watch` is told a few times a second what goes on.
@@ -189,8 +164,9 @@ pub async fn play(
         Some(witness) => Some(witness.delivery(STRAGGLERS).await),
         None => None,
     };
-    let verdicts = judge(scenario, &seen, &summary, delivery);
-    let notes = notes(scenario, &seen, network.as_ref());
+    let network = network.as_ref().map(BadNetwork::counts);
+    let verdicts = judge(scenario, &seen, &summary, delivery, network.as_ref());
+    let notes = notes(scenario, &seen);
     Ok(Outcome {
         scenario: scenario.name.clone(),
         seed: scenario.seed,
@@ -199,6 +175,7 @@ pub async fn play(
         verdicts,
         notes,
         delivery,
+        network,
         summary,
         record,
     })
@@ -245,30 +222,37 @@ impl Story<'_> {
         }
         sleep_until(began + self.scenario.duration).await;
         self.recovery("the end", &everyone, &[], Duration::ZERO, seen).await;
-        seen.look_for_the_revoked(&self.fleet.states());
+        seen.end(self.fleet.states());
         Ok(())
     }
 
     async fn happen(&self, step: &Step, stage: &mut Stage, seen: &mut Seen) -> Result<(), PlayError> {
         let action = *step.r#do.get_ref();
         let chosen = self.choose(step, seen);
-        let before: Vec<u64> = self.fleet.states().iter().map(|state| state.sessions).collect();
+        let states = self.fleet.states();
+        let before: Vec<u64> = states.iter().map(|state| state.sessions).collect();
         let what = in_words(step);
         match action {
             Action::RestartHub | Action::KillHub => {
                 let Some(hub) = &mut stage.hub else { return Err(failed(&what, "the hub is not ours to stop")) };
+                let process = hub.process_id();
                 let stopped = if action == Action::KillHub { hub.kill().await } else { hub.stop().await };
                 stopped.map_err(|error| failed(&what, error))?;
                 tokio::time::sleep(step.down.unwrap_or(DOWN)).await;
                 hub.start_again().await.map_err(|error| failed(&what, error))?;
-                self.recovery(&what, &(0..self.scenario.devices).collect(), &before, Duration::ZERO, seen).await;
+                let is_another = process.is_some() && hub.process_id() != process;
+                let everyone: BTreeSet<usize> = self.unrevoked(seen).collect();
+                self.recovery(&what, &everyone, &before, Duration::ZERO, seen).await;
+                let lost = self.count(&everyone, |index, state| is_another && state.sessions > before[index]);
+                seen.step(&what, lost, everyone.len(), "lost their session and opened another");
             }
             Action::CutPower => {
                 for device in chosen.iter().filter_map(|index| self.fleet.device(*index)) {
                     device.cut_power();
                 }
-                let all_dark = |devices: &[crate::DeviceState]| chosen.iter().all(|index| !devices[*index].online);
-                self.fleet.wait_until(PATIENCE, all_dark).await;
+                let is_dark = |state: &DeviceState| !state.online && state.last_reason.as_deref() == Some(POWER_CUT);
+                self.fleet.wait_until(PATIENCE, |states| chosen.iter().all(|index| is_dark(&states[*index]))).await;
+                seen.step(&what, self.count(&chosen, |_, state| is_dark(state)), chosen.len(), "went dark");
                 tokio::time::sleep(step.down.unwrap_or(DOWN)).await;
                 for device in chosen.iter().filter_map(|index| self.fleet.device(*index)) {
                     device.restore_power();
@@ -284,20 +268,41 @@ impl Story<'_> {
                     }
                 }
                 self.recovery(&what, &chosen, &before, Duration::ZERO, seen).await;
+                let has_new_key = |index: usize, state: &DeviceState| {
+                    state.enrolments > states[index].enrolments && state.id.is_some() && state.id == states[index].id
+                };
+                seen.step(&what, self.count(&chosen, has_new_key), chosen.len(), "enrolled a new key under their own name");
             }
-            Action::Revoke => self.revoke(&chosen, stage, seen).await.map_err(|error| failed(&what, error))?,
-            Action::Command => self.command(&chosen, stage, seen).await,
-            Action::StolenToken => self.attack(Battlefield::stolen_token, "stolen token", stage, seen).await?,
-            Action::ReplayedAssertion => self.attack(Battlefield::replayed_assertion, "replayed assertion", stage, seen).await?,
-            Action::ForeignTopics => self.attack(Battlefield::foreign_topics, "foreign topics", stage, seen).await?,
-            Action::Flood => self.attack(Battlefield::flood, "flood", stage, seen).await?,
+            Action::Revoke => {
+                seen.before_revocation(|| states);
+                self.revoke(&chosen, stage, seen).await.map_err(|error| failed(&what, error))?;
+                seen.step(&what, chosen.iter().filter(|index| seen.revoked.contains_key(index)).count(), chosen.len(), "revoked");
+            }
+            Action::Command => {
+                let taken = self.command(&chosen, stage, seen).await;
+                seen.step(&what, taken, chosen.len(), "commands were taken by the hub");
+            }
+            Action::StolenToken => self.attack(Battlefield::stolen_token, &what, stage, seen).await?,
+            Action::ReplayedAssertion => self.attack(Battlefield::replayed_assertion, &what, stage, seen).await?,
+            Action::ForeignTopics => self.attack(Battlefield::foreign_topics, &what, stage, seen).await?,
+            Action::Flood => self.attack(Battlefield::flood, &what, stage, seen).await?,
         }
         Ok(())
     }
 
+    fn unrevoked(&self, seen: &Seen) -> impl Iterator<Item = usize> {
+        (0..self.scenario.devices).filter(|index| !seen.revoked.contains_key(index))
+    }
+
+    /// Of how many of `devices` `is_so` is true now, given the index of each.
+    fn count(&self, devices: &BTreeSet<usize>, is_so: impl Fn(usize, &DeviceState) -> bool) -> usize {
+        let states = self.fleet.states();
+        devices.iter().filter(|index| states.get(**index).is_some_and(|state| is_so(**index, state))).count()
+    }
+
     /// Draws from those who are not revoked.
     fn choose(&self, step: &Step, seen: &Seen) -> BTreeSet<usize> {
-        let mut candidates: Vec<usize> = (0..self.scenario.devices).filter(|index| !seen.revoked.contains_key(index)).collect();
+        let mut candidates: Vec<usize> = self.unrevoked(seen).collect();
         let mut random = fastrand::Rng::with_seed(self.scenario.seed ^ step.at.as_millis() as u64);
         random.shuffle(&mut candidates);
         candidates.truncate(step.count_of(self.scenario.devices));
@@ -310,7 +315,7 @@ impl Story<'_> {
         let began = Instant::now();
         let mut missing: BTreeSet<usize> = devices.iter().copied().filter(|index| !seen.revoked.contains_key(index)).collect();
         let bound = self.scenario.expect.online_within.unwrap_or(PATIENCE) + grace;
-        let back = |states: &[crate::DeviceState]| {
+        let back = |states: &[DeviceState]| {
             missing.retain(|index| {
                 let state = &states[*index];
                 let earlier = before.get(*index).copied();
@@ -339,11 +344,13 @@ impl Story<'_> {
         Ok(())
     }
 
-    async fn command(&self, chosen: &BTreeSet<usize>, stage: &Stage, seen: &mut Seen) {
+    /// How many of the commands the hub took.
+    async fn command(&self, chosen: &BTreeSet<usize>, stage: &Stage, seen: &mut Seen) -> usize {
         use futures_util::StreamExt as _;
         let owner = &stage.owner;
         let sending = chosen.iter().map(|index| async move { self.fleet.command(owner, *index, "identify", None).await });
         let ends: Vec<_> = futures_util::stream::iter(sending).buffer_unordered(COMMANDS_AT_ONCE).collect().await;
+        let taken = ends.iter().filter(|end| end.is_ok()).count();
         for end in ends {
             seen.commands += 1;
             match end {
@@ -352,12 +359,13 @@ impl Story<'_> {
                 Err(error) => seen.failed_commands.push(error.to_string()),
             }
         }
+        taken
     }
 
     async fn attack<'s>(
         &'s self,
         way: impl AsyncFnOnce(&Battlefield<'s>) -> Result<Attempts, String>,
-        name: &str,
+        what: &str,
         stage: &'s Stage,
         seen: &mut Seen,
     ) -> Result<(), PlayError> {
@@ -370,95 +378,10 @@ impl Story<'_> {
             profile: &stage.profile,
             seed: self.scenario.seed,
         };
-        let Attempts { let_through, made, refused_publishes, cut_after } =
-            way(&battlefield).await.map_err(|error| failed(name, error))?;
-        seen.attempts += made;
-        seen.let_through.extend(let_through);
-        seen.refused_as_it_should += refused_publishes;
-        seen.cut_after.extend(cut_after);
+        let attempts = way(&battlefield).await.map_err(|error| failed(what, error))?;
+        seen.attack(what, attempts);
         Ok(())
     }
-}
-
-impl Seen {
-    /// Whoever was revoked is not online, and has had no session since.
-    fn look_for_the_revoked(&mut self, states: &[crate::DeviceState]) {
-        let has_gone_on = |(index, sessions): (&usize, &u64)| {
-            let state = states.get(*index)?;
-            (state.online || state.sessions > *sessions).then_some(*index)
-        };
-        self.went_on.extend(self.revoked.iter().filter_map(has_gone_on));
-    }
-}
-
-fn judge(scenario: &Scenario, seen: &Seen, summary: &Summary, delivery: Option<Delivery>) -> Vec<Verdict> {
-    let expect = &scenario.expect;
-    let mut verdicts = Vec::new();
-    let mut expected = |expected: String, met: bool, found: String| verdicts.push(Verdict { expected, found, met });
-    if let Some(bound) = expect.online_within {
-        for (what, took, missing) in &seen.recoveries {
-            let found = match missing {
-                0 => format!("after {}", seconds(*took)),
-                missing => format!("{missing} of {} did not", scenario.devices),
-            };
-            expected(format!("after {what} everyone comes online within {}", seconds(bound)), *missing == 0, found);
-        }
-    }
-    if let Some(bound) = expect.revoked_within {
-        let slowest = seen.cut_after.iter().max().copied().unwrap_or_default();
-        let found = match seen.went_on.len() {
-            0 => format!("{} cut, the slowest after {}", seen.cut_after.len(), seconds(slowest)),
-            not_cut => format!("{not_cut} went on"),
-        };
-        // Where nobody was revoked, nothing was shown.
-        let met = seen.went_on.is_empty() && !seen.cut_after.is_empty() && slowest <= bound;
-        expected(format!("the revoked are cut within {} and stay away", seconds(bound)), met, found);
-    }
-    if expect.no_reading_lost {
-        let Delivery { acknowledged, arrived, lost } = delivery.unwrap_or_default();
-        let found = format!("{acknowledged} acknowledged, {arrived} arrived, {lost} lost");
-        expected("no acknowledged reading is lost".to_owned(), lost == 0 && acknowledged > 0, found);
-    }
-    if expect.nothing_refused {
-        let refused = summary.refused.saturating_sub(seen.refused_as_it_should);
-        expected("no device is refused what is its own".to_owned(), refused == 0, format!("{refused} of its own refused"));
-    }
-    if expect.commands_succeed {
-        let found = match seen.failed_commands.first() {
-            None => format!("{} of {} did", seen.commands, seen.commands),
-            Some(first) => format!("{} of {} did not; {first}", seen.failed_commands.len(), seen.commands),
-        };
-        expected("every command succeeds".to_owned(), seen.failed_commands.is_empty() && seen.commands > 0, found);
-    }
-    if seen.attempts > 0 {
-        let found = match seen.let_through.first() {
-            None => format!("{} held", seen.attempts),
-            Some(first) => format!("{} of {} did; {first}", seen.let_through.len(), seen.attempts),
-        };
-        expected("no attack succeeds".to_owned(), seen.let_through.is_empty(), found);
-    }
-    let latency = summary.publish;
-    for (name, bound, found) in [("half", expect.publish_p50, latency.p50_ms), ("99 of 100", expect.publish_p99, latency.p99_ms)]
-    {
-        if let Some(bound) = bound {
-            let met = latency.count > 0 && found <= bound.as_secs_f64() * 1e3;
-            expected(format!("{name} publishes are acknowledged within {}", seconds(bound)), met, format!("{found:.1} ms"));
-        }
-    }
-    verdicts
-}
-
-fn notes(scenario: &Scenario, seen: &Seen, network: Option<&BadNetwork>) -> Vec<String> {
-    let mut notes = Vec::new();
-    if let Some(network) = network {
-        notes.push(format!("the network: {}", network.in_words()));
-    }
-    if scenario.expect.online_within.is_none() {
-        for (what, took, missing) in &seen.recoveries {
-            notes.push(format!("after {what}: {missing} not online after {}", seconds(*took)));
-        }
-    }
-    notes
 }
 
 fn in_words(step: &Step) -> String {
@@ -477,36 +400,6 @@ fn in_words(step: &Step) -> String {
     .to_owned()
 }
 
-fn seconds(duration: Duration) -> String {
-    format!("{:.1} s", duration.as_secs_f64())
-}
-
 fn failed(doing: &str, problem: impl std::fmt::Display) -> PlayError {
     PlayError { doing: doing.to_owned(), problem: problem.to_string() }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::DeviceState;
-
-    /// Whether "the revoked are cut and stay away" holds.
-    fn holds(seen: &Seen) -> bool {
-        let scenario = Scenario::shipped("revoke-one").expect("a story");
-        let verdicts = judge(&scenario, seen, &Summary::default(), None);
-        verdicts.iter().find(|verdict| verdict.expected.starts_with("the revoked")).expect("expected").met
-    }
-
-    #[test]
-    fn the_revoked_stay_away_only_if_somebody_was_revoked_and_had_no_session_since() {
-        assert!(!holds(&Seen::default()), "nobody was revoked");
-        let revoked = || Seen { revoked: [(1, 3)].into(), cut_after: vec![Duration::from_secs(1)], ..Seen::default() };
-        let states = |online, sessions| [DeviceState::default(), DeviceState { online, sessions, ..DeviceState::default() }];
-        for (online, sessions, stayed_away) in [(false, 3, true), (true, 3, false), (false, 4, false)] {
-            let mut seen = revoked();
-            seen.look_for_the_revoked(&states(online, sessions));
-            assert_eq!(holds(&seen), stayed_away, "online {online}, {sessions} sessions");
-        }
-        assert!(!holds(&Seen { cut_after: vec![Duration::from_secs(60)], ..revoked() }), "too slow");
-    }
 }

@@ -38,10 +38,10 @@ pub struct Sample {
     pub online: u64,
     /// Publishes that the hub acknowledged, per second since the sample before.
     pub acknowledged_per_s: f64,
-    /// Half of them took at most this long, milliseconds.
-    pub publish_p50_ms: f64,
+    /// Half of them took at most this long, milliseconds; `None` if there were none.
+    pub publish_p50_ms: Option<f64>,
     /// All but a hundredth of them took at most this long, milliseconds.
-    pub publish_p99_ms: f64,
+    pub publish_p99_ms: Option<f64>,
 }
 
 /// Something that happened.
@@ -105,7 +105,7 @@ mod tests {
     #[test]
     fn a_run_without_end_is_kept_in_bounded_memory_from_its_start_to_now() {
         let mut record = Record::default();
-        let sample = |at_s| Sample { at_s, online: 1, acknowledged_per_s: 1.0, publish_p50_ms: 1.0, publish_p99_ms: 1.0 };
+        let sample = |at_s| Sample { at_s, online: 1, acknowledged_per_s: 1.0, publish_p50_ms: Some(1.0), publish_p99_ms: None };
         for at in 0..100_000 {
             record.push(sample(f64::from(at)));
         }

@@ -6,8 +6,9 @@ use std::fmt::Write as _;
 use plotters::prelude::*;
 use plotters::style::text_anchor::{HPos, Pos, VPos};
 
-use super::play::Verdict;
+use super::network::NetworkCounts;
 use super::record::{Mark, Record};
+use super::verdict::Verdict;
 use crate::summary::{Latency, Summary};
 use crate::world::Chronicle;
 
@@ -49,6 +50,8 @@ pub struct Report<'a> {
     pub verdicts: &'a [Verdict],
     /// Further remarks.
     pub notes: &'a [String],
+    /// What a bad network did, if there was one.
+    pub network: Option<&'a NetworkCounts>,
     /// Counts and latencies.
     pub summary: &'a Summary,
     /// The course of it.
@@ -79,10 +82,10 @@ impl Report<'_> {
             vec![std::iter::once((0.0, 0.0)).chain(points).collect()]
         };
         // Where nothing was acknowledged, nothing took any time: there the line is interrupted.
-        let while_acknowledging = |value: fn(&super::Sample) -> f64| -> Line {
-            let stretches = samples.chunk_by(|one, next| one.acknowledged_per_s > 0.0 && next.acknowledged_per_s > 0.0);
-            let stretches = stretches.filter(|stretch| stretch[0].acknowledged_per_s > 0.0);
-            stretches.map(|stretch| stretch.iter().map(|sample| (sample.at_s, value(sample))).collect()).collect()
+        let while_acknowledging = |value: fn(&super::Sample) -> Option<f64>| -> Line {
+            let points = samples.iter().map(|sample| Some((sample.at_s, value(sample)?))).collect::<Vec<_>>();
+            let stretches = points.split(Option::is_none).filter(|stretch| !stretch.is_empty());
+            stretches.map(|stretch| stretch.iter().copied().flatten().collect()).collect()
         };
         let online = from_nothing(|sample| sample.online as f64);
         let rate = from_nothing(|sample| sample.acknowledged_per_s);
@@ -113,7 +116,7 @@ impl Report<'_> {
              <th class=\"number\">p99 ms</th><th class=\"number\">max ms</th></tr>\n",
         );
         for (name, Latency { count, p50_ms, p99_ms, max_ms }) in self.summary.latencies() {
-            let cell = |value: f64| if count == 0 { "-".to_owned() } else { format!("{value:.1}") };
+            let cell = |value: Option<f64>| value.map_or_else(|| "-".to_owned(), |value| format!("{value:.1}"));
             writeln!(
                 html,
                 "<tr><td>{name}</td><td class=\"number\">{count}</td><td class=\"number\">{}</td><td class=\"number\">{}</td>\
@@ -129,7 +132,8 @@ impl Report<'_> {
 
     fn write_counts(&self, html: &mut String) -> std::fmt::Result {
         html.push_str("<table>\n");
-        for (name, value) in self.summary.counts() {
+        let network = self.network.map(NetworkCounts::named).into_iter().flatten();
+        for (name, value) in self.summary.counts().into_iter().chain(network) {
             writeln!(html, "<tr><td>{name}</td><td class=\"number\">{value}</td></tr>")?;
         }
         let Summary { disconnected_by_reason, failed_by_reason, .. } = self.summary;
@@ -305,14 +309,15 @@ mod tests {
                 at_s: f64::from(at),
                 online: 7,
                 acknowledged_per_s: f64::from(at % 9),
-                publish_p50_ms: 1.5,
-                publish_p99_ms: 20.0,
+                publish_p50_ms: (at % 9 > 0).then_some(1.5),
+                publish_p99_ms: (at % 9 > 0).then_some(20.0),
             })
             .collect();
         record.marks.push(Mark { at_s: 12.0, what: "the <hub> restarts".to_owned() });
         let summary = Summary { devices: 7, ..Summary::default() };
-        let report = Report { title: "morning", story: "a & b", verdicts, notes: &[], summary: &summary, record: &record };
-        report.to_html().expect("drawn")
+        let network = NetworkCounts { connections: 20, half_open: 3, ..NetworkCounts::default() };
+        let (network, summary, record) = (Some(&network), &summary, &record);
+        Report { title: "morning", story: "a & b", verdicts, notes: &[], network, summary, record }.to_html().expect("drawn")
     }
 
     #[test]
@@ -327,6 +332,15 @@ mod tests {
         assert!(html.contains("light-dark(") && html.contains("\"var(--first)\"") && html.contains("\"var(--mark)\""));
         for (colour, _) in THEME {
             assert!(!html.contains(colour), "{colour} is no colour of a theme");
+        }
+    }
+
+    #[test]
+    fn a_report_counts_each_fault_of_a_bad_network() {
+        let html = html(&[]);
+        for (name, count) in [("connections left half-open", 3), ("connections truncated", 0)] {
+            let row = format!("<td>{name}</td><td class=\"number\">{count}</td>");
+            assert!(html.contains(&row), "{row}: {html}");
         }
     }
 

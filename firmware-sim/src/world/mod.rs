@@ -27,6 +27,8 @@ use crate::scenario::{Chances, Scenario};
 const BEGINNING: u64 = 1_767_225_600;
 /// A year, as chances count it.
 const YEAR_MS: f64 = 365.0 * 86_400_000.0;
+/// What is to be expected so often does come: that it stays away altogether has a chance of one in 20,000.
+const PROMISED: f64 = 10.0;
 /// How often the hub sweeps and the whole world is looked at.
 const LOOK_EVERY_MS: u64 = 600_000;
 /// The longest that a device or the hub is without power.
@@ -108,6 +110,30 @@ pub struct Chronicle {
     pub digest: u64,
 }
 
+impl Chronicle {
+    /// What `chances` promise to so many devices in the time that passed, and how often it came. What is so rare that it may well
+    /// not come is no promise.
+    #[must_use]
+    pub fn of_promised(&self, chances: &Chances, devices: usize) -> Vec<(&'static str, u64)> {
+        let years = self.passed_s as f64 * 1e3 / YEAR_MS;
+        let all = [
+            (Chance::PowerCut, 1.0, "power cuts", self.power_cuts),
+            (Chance::Break, 1.0, "breaks", self.breaks),
+            (Chance::HubRestart, 1.0, "hub restarts", self.hub_restarts),
+            (Chance::Command, 1.0, "commands", self.commands),
+            (Chance::Rotation, 1.0, "rotations", self.rotations),
+            (Chance::Disabling, 1.0, "disablings", self.disablings),
+            (Chance::Revocation, 1.0, "revocations", self.revocations),
+            // One of two attacks is the one, the other the other.
+            (Chance::Attack, 0.5, "replays", self.replays),
+            (Chance::Attack, 0.5, "refused publishes", self.refused),
+        ];
+        let is_promised = |chance: Chance, share| chance.in_a_year(chances, devices) * share * years >= PROMISED;
+        let promised = all.into_iter().filter(|(chance, share, ..)| is_promised(*chance, *share));
+        promised.map(|(_, _, name, count)| (name, count)).collect()
+    }
+}
+
 /// The world is not as it should be.
 #[derive(Clone, Debug, thiserror::Error)]
 #[error("seed {seed}, day {}, step {step}: {what}; the same seed shows it again", .at_ms / 86_400_000)]
@@ -178,6 +204,24 @@ enum Chance {
     Disabling,
     Revocation,
     Attack,
+}
+
+impl Chance {
+    /// How often it comes in a year of so many devices.
+    fn in_a_year(self, chances: &Chances, devices: usize) -> f64 {
+        let Chances { power_cuts, breaks, hub_restarts, commands, rotations, disablings, revocations, attacks } = chances;
+        let each = |chance: &f64| chance * devices as f64;
+        match self {
+            Self::PowerCut => each(power_cuts),
+            Self::Break => each(breaks),
+            Self::HubRestart => *hub_restarts,
+            Self::Command => each(commands),
+            Self::Rotation => each(rotations),
+            Self::Disabling => each(disablings),
+            Self::Revocation => *revocations,
+            Self::Attack => *attacks,
+        }
+    }
 }
 
 impl World {
@@ -382,18 +426,7 @@ impl World {
 
     /// Draws when this happens next.
     fn draw(&mut self, chance: Chance) {
-        let devices = self.devices.len() as f64;
-        let Chances { power_cuts, breaks, hub_restarts, commands, rotations, disablings, revocations, attacks } = self.chances;
-        let in_a_year = match chance {
-            Chance::PowerCut => power_cuts * devices,
-            Chance::Break => breaks * devices,
-            Chance::HubRestart => hub_restarts,
-            Chance::Command => commands * devices,
-            Chance::Rotation => rotations * devices,
-            Chance::Disabling => disablings * devices,
-            Chance::Revocation => revocations,
-            Chance::Attack => attacks,
-        };
+        let in_a_year = chance.in_a_year(&self.chances, self.devices.len());
         if in_a_year > 0.0 {
             let after = YEAR_MS / in_a_year * -(1.0 - self.random.f64()).ln();
             self.at(self.now_ms + after as u64 + 1, Event::Chance(chance));

@@ -35,8 +35,8 @@ impl Terminal {
         std::fs::set_permissions(&starts_hub, std::fs::Permissions::from_mode(0o700)).expect("ours");
 
         let mut command = binary("hearthkey-sim");
-        command.args(["fleet", "--devices", "2", "--with-hub", "--interval", "100ms", "-o", "json", "--hub-binary"]);
-        command.arg(&starts_hub).env("TMPDIR", home.path()).process_group(0);
+        command.args(["fleet", "--devices", "2", "--with-hub", "--interval", "100ms", "--seed", "17", "-o", "json"]);
+        command.arg("--hub-binary").arg(&starts_hub).env("TMPDIR", home.path()).process_group(0);
         let simulator = Running::start(command);
         let data = until("word of where the hub is", async || {
             simulator.err().lines().find_map(|line| Some(PathBuf::from(line.split_once("--data ")?.1)))
@@ -100,6 +100,10 @@ async fn after_ctrl_c_the_devices_leave_first_and_their_hub_after_them() {
     assert_eq!(terminal.simulator.ended().await, 0, "{}", terminal.simulator.err());
     let summary: serde_json::Value = serde_json::from_str(&terminal.simulator.out()).expect("one document");
     assert_eq!((&summary["reached"], &summary["disconnected_by_reason"]), (&2.into(), &serde_json::json!({})), "{summary}");
+    // What repeats it, and how long it took.
+    assert_eq!(summary["seed"], 17, "{summary}");
+    assert!(summary["took_s"].as_f64() > Some(0.0) && summary["enrol"]["p50_ms"].is_f64(), "{summary}");
+    assert!(summary["command"]["p50_ms"].is_null(), "nobody commanded: {summary}");
     terminal.hub_is_gone().await;
     assert_eq!(terminal.leftovers(), Vec::<PathBuf>::new());
     // Each said goodbye to a hub that still served.

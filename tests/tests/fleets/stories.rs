@@ -6,6 +6,7 @@ use hearthkey_sim::LocalHub;
 use hearthkey_sim::scenario::{Outcome, Scenario, Stage, play};
 use hearthkey_tests::patience::PATIENCE;
 use hearthkey_tests::process::{binary, run};
+use serde_json::json;
 
 /// Devices of a story in a test, at most.
 const DEVICES: usize = 12;
@@ -86,11 +87,15 @@ async fn a_hundred_devices_survive_restarts_of_their_hub_and_no_acknowledged_rea
 #[tokio::test]
 async fn a_story_that_does_not_come_as_expected_says_what_was_missed() {
     let text = "name = \"too-fast\"\nstory = \"Nothing is acknowledged in a nanosecond, and no lamp knows how to dance.\"\n\
-                devices = 2\ninterval = \"100ms\"\nduration = \"1s\"\n[expect]\npublish_p50 = \"1ns\"\nnothing_refused = true\n";
+                devices = 2\ninterval = \"100ms\"\nduration = \"1s\"\n[network]\nfault_every = \"24h\"\nfaults = [\"reset\"]\n\
+                [expect]\npublish_p50 = \"1ns\"\nnothing_refused = true\n";
     let outcome = played(&Scenario::parse("too-fast.toml", text).expect("a story")).await;
     assert!(!outcome.is_as_expected());
     let missed: Vec<_> = outcome.verdicts.iter().filter(|verdict| !verdict.met).collect();
-    assert!(matches!(&missed[..], [verdict] if verdict.expected.starts_with("half publishes")), "{missed:?}");
+    assert_eq!(missed.len(), 2, "{missed:?}");
+    assert_eq!(missed[0].expected, "every fault of the network occurs");
+    assert!(missed[0].found.starts_with("reset 0; give it a longer duration"), "{missed:?}");
+    assert!(missed[1].expected.starts_with("half publishes"), "{missed:?}");
 }
 
 #[tokio::test]
@@ -98,7 +103,7 @@ async fn the_program_plays_a_story_writes_its_report_and_fails_when_it_is_not_as
     let home = tempfile::tempdir().expect("a temporary directory");
     let (story, report) = (home.path().join("my.toml"), home.path().join("report.html"));
     let text = "name = \"mine\"\nstory = \"Two devices report.\"\ndevices = 2\ninterval = \"200ms\"\nduration = \"2s\"\n\
-                [expect]\nonline_within = \"60s\"\nno_reading_lost = true\n";
+                [network]\ndelay = \"1ms..2ms\"\n[expect]\nonline_within = \"60s\"\nno_reading_lost = true\n";
     let program = |with: &str| {
         std::fs::write(&story, format!("{text}{with}")).expect("written");
         let mut command = binary("hearthkey-sim");
@@ -109,9 +114,18 @@ async fn the_program_plays_a_story_writes_its_report_and_fails_when_it_is_not_as
     assert_eq!(good.exit, 0, "{good:?}");
     let outcome = good.json();
     assert_eq!((&outcome["summary"]["enrolled"], &outcome["delivery"]["lost"]), (&2.into(), &0.into()), "{outcome}");
-    assert!(std::fs::read_to_string(&report).expect("a report").contains("<svg"));
+    assert!(outcome["network"]["delayed_segments"].as_u64() > Some(0), "{outcome}");
+    // Nobody measured that.
+    assert_eq!(outcome["summary"]["renew"], json!({ "count": 0, "p50_ms": null, "p99_ms": null, "max_ms": null }));
+    let html = std::fs::read_to_string(&report).expect("a report");
+    for shown in ["<svg", "<td>segments delayed</td>", "<td>renew</td><td class=\"number\">0</td><td class=\"number\">-</td>"] {
+        assert!(html.contains(shown), "{shown}: {html}");
+    }
     let bad = run(program("publish_p50 = \"1ns\"\n"), "").await;
-    assert_eq!((bad.exit, &bad.json()["verdicts"][3]["met"]), (1, &false.into()), "{bad:?}");
+    let outcome = bad.json();
+    let unmet = outcome["verdicts"].as_array().unwrap().iter().filter(|verdict| verdict["met"] == false).collect::<Vec<_>>();
+    assert_eq!((bad.exit, unmet.len()), (1, 1), "{bad:?}");
+    assert!(unmet[0]["expected"].as_str().unwrap().starts_with("half publishes"), "{bad:?}");
 
     let mut check = binary("hearthkey-sim");
     check.args(["scenario", "check"]).arg(&story);

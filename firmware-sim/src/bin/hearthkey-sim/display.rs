@@ -5,9 +5,10 @@ use std::time::Duration;
 
 use anstyle::{AnsiColor, Style};
 use comfy_table::{CellAlignment, Table, presets};
-use hearthkey_sim::scenario::{Outcome, Verdict};
+use hearthkey_sim::scenario::{NetworkCounts, Outcome, Verdict};
 use hearthkey_sim::world::Chronicle;
 use hearthkey_sim::{Latency, SimEvent, SimEventKind, Summary};
+use serde::Serialize;
 
 use crate::arguments::Output;
 
@@ -30,15 +31,30 @@ pub(crate) fn print_event(event: &SimEvent, output: Output) -> io::Result<()> {
     }
 }
 
+/// A fleet that ran, with what repeats it. The names are those of [`Outcome`].
+#[derive(Serialize)]
+pub(crate) struct Run<'a> {
+    /// What chance drew from.
+    pub(crate) seed: u64,
+    /// From its start to its last goodbye, seconds.
+    pub(crate) took_s: f64,
+    #[serde(flatten)]
+    pub(crate) summary: &'a Summary,
+}
+
 /// Prints what a fleet did as a table, or as one JSON object.
 ///
 /// # Errors
 /// When standard output is closed.
-pub(crate) fn print_summary(summary: &Summary, output: Output) -> io::Result<()> {
+pub(crate) fn print_run(run: &Run<'_>, output: Output) -> io::Result<()> {
     let mut stdout = anstream::stdout().lock();
+    let Run { seed, took_s, summary } = run;
     match output {
-        Output::Json => writeln!(stdout, "{}", serde_json::to_string(summary)?),
-        Output::Text => writeln!(stdout, "{}\n{}{}", latencies(summary), counts(summary), reasons(summary)),
+        Output::Json => writeln!(stdout, "{}", serde_json::to_string(run)?),
+        Output::Text => {
+            writeln!(stdout, "{}\n{}{}", latencies(summary), counts(summary, None), reasons(summary))?;
+            writeln!(stdout, "\n{} devices, seed {seed}, {took_s:.0} s", summary.devices)
+        }
     }
 }
 
@@ -52,33 +68,39 @@ pub(crate) fn print_outcome(outcome: &Outcome, output: Output) -> io::Result<()>
         return writeln!(stdout, "{}", serde_json::to_string(outcome)?);
     }
     let summary = &outcome.summary;
-    writeln!(stdout, "{}\n{}{}\n", latencies(summary), counts(summary), reasons(summary))?;
-    for Verdict { expected, found, met } in &outcome.verdicts {
-        let word = if *met { format!("{GOOD}met{GOOD:#}    ") } else { format!("{BAD}not met{BAD:#}") };
-        writeln!(stdout, "{word} {expected} {QUIET}({found}){QUIET:#}")?;
-    }
+    let counts = counts(summary, outcome.network.as_ref());
+    writeln!(stdout, "{}\n{counts}{}\n", latencies(summary), reasons(summary))?;
+    write_verdicts(&mut stdout, &outcome.verdicts)?;
     for note in &outcome.notes {
         writeln!(stdout, "        {QUIET}{note}{QUIET:#}")?;
     }
     let Outcome { scenario, seed, took_s, .. } = outcome;
-    let end = match (outcome.interrupted, outcome.is_as_expected()) {
-        (true, _) => format!("{BAD}interrupted{BAD:#}"),
-        (false, true) => format!("{GOOD}as expected{GOOD:#}"),
-        (false, false) => format!("{BAD}not as expected{BAD:#}"),
-    };
+    let end = end_in_words(outcome.interrupted, outcome.is_as_expected());
     writeln!(stdout, "\n{scenario}, seed {seed}: {end} after {took_s:.0} s")
+}
+
+/// A virtual home that lived. The names are those of [`Outcome`].
+#[derive(Serialize)]
+pub(crate) struct Life<'a> {
+    /// Seconds by the wall clock.
+    pub(crate) took_s: f64,
+    pub(crate) interrupted: bool,
+    pub(crate) verdicts: &'a [Verdict],
+    #[serde(flatten)]
+    pub(crate) chronicle: &'a Chronicle,
 }
 
 /// Prints what happened in a virtual home.
 ///
 /// # Errors
 /// When standard output is closed.
-pub(crate) fn print_chronicle(chronicle: &Chronicle, took: Duration, is_whole: bool, output: Output) -> io::Result<()> {
+pub(crate) fn print_life(life: &Life<'_>, is_as_expected: bool, output: Output) -> io::Result<()> {
     let mut stdout = anstream::stdout().lock();
-    let fields = serde_json::to_value(chronicle)?;
     if output == Output::Json {
-        return writeln!(stdout, "{fields}");
+        return writeln!(stdout, "{}", serde_json::to_string(life)?);
     }
+    let Life { took_s, interrupted, verdicts, chronicle } = life;
+    let fields = serde_json::to_value(chronicle)?;
     let mut table = plain_table();
     for (name, value) in fields.as_object().into_iter().flatten() {
         let value = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
@@ -87,9 +109,26 @@ pub(crate) fn print_chronicle(chronicle: &Chronicle, took: Duration, is_whole: b
     if let Some(column) = table.column_mut(1) {
         column.set_cell_alignment(CellAlignment::Right);
     }
-    let end = if is_whole { format!("{GOOD}all invariants held{GOOD:#}") } else { format!("{BAD}ended early{BAD:#}") };
-    let days = chronicle.passed_s / 86_400;
-    writeln!(stdout, "{table}\n{days} days in {:.1} s, seed {}: {end}", took.as_secs_f64(), chronicle.seed)
+    writeln!(stdout, "{table}\n")?;
+    write_verdicts(&mut stdout, verdicts)?;
+    let (days, end) = (chronicle.passed_s / 86_400, end_in_words(*interrupted, is_as_expected));
+    writeln!(stdout, "\n{days} days in {took_s:.1} s, seed {}: {end}", chronicle.seed)
+}
+
+fn write_verdicts(out: &mut impl Write, verdicts: &[Verdict]) -> io::Result<()> {
+    for Verdict { expected, found, met } in verdicts {
+        let word = if *met { format!("{GOOD}met{GOOD:#}    ") } else { format!("{BAD}not met{BAD:#}") };
+        writeln!(out, "{word} {expected} {QUIET}({found}){QUIET:#}")?;
+    }
+    Ok(())
+}
+
+fn end_in_words(interrupted: bool, is_as_expected: bool) -> String {
+    match (interrupted, is_as_expected) {
+        (true, _) => format!("{BAD}interrupted{BAD:#}"),
+        (false, true) => format!("{GOOD}as expected{GOOD:#}"),
+        (false, false) => format!("{BAD}not as expected{BAD:#}"),
+    }
 }
 
 /// Writes a remark to standard error: it is not part of the result.
@@ -122,6 +161,7 @@ fn in_words(event: &SimEventKind) -> String {
             format!("command {name} {outcome} {QUIET}({id}){QUIET:#}")
         }
         SimEventKind::Renewed { took } => format!("token renewed in {}", milliseconds(took)),
+        SimEventKind::ClockCorrected { by_s } => format!("clock set by {by_s} s to the hub's"),
         SimEventKind::Disconnected { reason } => format!("{BAD}disconnected{BAD:#}: {reason}"),
         SimEventKind::Retrying { after } => format!("{QUIET}tries again in {:.1} s{QUIET:#}", after.as_secs_f64()),
         SimEventKind::Stopped { failure: None } => "stopped".to_owned(),
@@ -134,7 +174,7 @@ fn latencies(summary: &Summary) -> Table {
     let mut table = plain_table();
     table.set_header(["", "count", "p50 ms", "p99 ms", "max ms"]);
     let mut row = |name: &str, latency: Latency| {
-        let digits = |value: f64| if latency.count == 0 { "-".to_owned() } else { format!("{value:.1}") };
+        let digits = |value: Option<f64>| value.map_or_else(|| "-".to_owned(), |value| format!("{value:.1}"));
         let count = latency.count.to_string();
         table.add_row([name.to_owned(), count, digits(latency.p50_ms), digits(latency.p99_ms), digits(latency.max_ms)]);
     };
@@ -147,9 +187,10 @@ fn latencies(summary: &Summary) -> Table {
     table
 }
 
-fn counts(summary: &Summary) -> Table {
+fn counts(summary: &Summary, network: Option<&NetworkCounts>) -> Table {
     let mut table = plain_table();
-    for (name, value) in summary.counts() {
+    let network = network.map(NetworkCounts::named).into_iter().flatten();
+    for (name, value) in summary.counts().into_iter().chain(network) {
         table.add_row([name.to_owned(), value.to_string()]);
     }
     if let Some(column) = table.column_mut(1) {
@@ -185,6 +226,18 @@ mod tests {
         });
         let plain = anstream::adapter::strip_str(&words).to_string();
         assert_eq!(plain, "dev/lamp-2/state refused: not authorized (0x87)");
+    }
+
+    #[test]
+    fn what_nobody_measured_is_a_dash() {
+        let renew = Latency { count: 2, p50_ms: Some(1.25), p99_ms: Some(3.0), max_ms: Some(3.0) };
+        let table = latencies(&Summary { renew, ..Summary::default() }).to_string();
+        let row = |name: &str| -> Vec<String> {
+            let line = table.lines().find(|line| line.trim_start().starts_with(name)).expect("a row");
+            line.split_whitespace().map(str::to_owned).collect()
+        };
+        assert_eq!(row("enrol"), ["enrol", "0", "-", "-", "-"]);
+        assert_eq!(row("renew"), ["renew", "2", "1.2", "3.0", "3.0"]);
     }
 
     #[test]

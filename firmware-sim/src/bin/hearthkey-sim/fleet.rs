@@ -2,7 +2,7 @@
 
 use std::convert::Infallible;
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use hearthkey_sim::scenario::{Record, Report};
 use hearthkey_sim::{DeviceOptions, EnrolmentString, Fleet, FleetOptions, LocalHub, Owner, Storage, Summary};
@@ -10,7 +10,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use crate::arguments::{FleetArguments, RunArguments};
-use crate::display::{print_summary, remark};
+use crate::display::{Run, print_run, remark};
 use crate::ending::Signals;
 use crate::{Failure, read_strings};
 
@@ -36,6 +36,7 @@ pub(crate) async fn run(arguments: FleetArguments, signals: &Signals) -> Result<
         ramp: arguments.ramp.unwrap_or_default(),
         ..FleetOptions::default()
     };
+    let began = Instant::now();
     let (fleet, events) = Fleet::start(devices, options)?;
     drop(events);
     let mut record = Record::default();
@@ -43,14 +44,17 @@ pub(crate) async fn run(arguments: FleetArguments, signals: &Signals) -> Result<
     watch_fleet(&fleet, run, commands, &mut record, signals).await;
     let summary = fleet.stop().await;
     // A closed standard output has nobody to tell.
-    let _ = print_summary(&summary, run.output);
+    let took = began.elapsed();
+    let _ = print_run(&Run { seed: run.seed(), took_s: took.as_secs_f64(), summary: &summary }, run.output);
     if let Some((_, Some(mut hub))) = hub {
         hub.stop().await?;
     }
     if let Some(file) = &arguments.report {
         let interval = humantime::format_duration(run.interval());
-        let story = format!("{} devices, a reading every {interval}, seed {}", summary.devices, run.seed());
-        let report = Report { title: "A fleet", story: &story, verdicts: &[], notes: &[], summary: &summary, record: &record };
+        let took = humantime::format_duration(Duration::from_secs(took.as_secs()));
+        let story = format!("{} devices, a reading every {interval}, seed {}, {took}", summary.devices, run.seed());
+        let (summary, record) = (&summary, &record);
+        let report = Report { title: "A fleet", story: &story, verdicts: &[], notes: &[], network: None, summary, record };
         write_report(file, report.to_html()?)?;
     }
     Ok(every_device_was_served(&summary))

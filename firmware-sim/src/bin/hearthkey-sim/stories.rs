@@ -4,12 +4,12 @@ use std::io::{self, Read as _, Write as _};
 use std::path::Path;
 use std::time::Instant;
 
-use hearthkey_sim::scenario::{self, ClockKind, MAX_SCENARIO_BYTES, Report, Scenario, Stage, Verdict, VirtualReport};
+use hearthkey_sim::scenario::{self, ClockKind, MAX_SCENARIO_BYTES, Report, Scenario, Stage, VirtualReport};
 use hearthkey_sim::world::World;
 
 use crate::Failure;
 use crate::arguments::{FleetArguments, Output, RunArguments, ScenarioCommand};
-use crate::display::{print_chronicle, print_outcome};
+use crate::display::{Life, print_life, print_outcome};
 use crate::ending::Signals;
 use crate::fleet::{allow_open_files, find_hub, progress_bar, show_progress, try_report, write_report};
 
@@ -92,6 +92,7 @@ pub(crate) async fn play(name: &str, arguments: &FleetArguments, signals: &Signa
             story: &scenario.story,
             verdicts: &outcome.verdicts,
             notes: &outcome.notes,
+            network: outcome.network.as_ref(),
             summary,
             record,
         };
@@ -127,23 +128,21 @@ async fn live(scenario: &Scenario, run: &RunArguments, report: Option<&Path>, si
         }
     };
     bar.finish_and_clear();
-    let is_whole = matches!(end, Ok(false));
+    let chronicle = &world.chronicle();
+    let verdicts = &scenario::judge_life(scenario, chronicle, &end);
+    let interrupted = matches!(end, Ok(true));
     if let Some(file) = report {
-        let (met, found) = match &end {
-            Ok(false) => (true, "after each step".to_owned()),
-            Ok(true) => (true, "interrupted before the end".to_owned()),
-            Err(violation) => (false, violation.to_string()),
-        };
-        let verdicts = &[Verdict { expected: "every invariant holds".to_owned(), found, met }];
-        let (title, story, chronicle) = (&scenario.name, &scenario.story, &world.chronicle());
+        let (title, story) = (&scenario.name, &scenario.story);
         write_report(file, VirtualReport { title, story, verdicts, chronicle, stages: &stages }.to_html()?)?;
     }
+    let is_as_expected = !interrupted && verdicts.iter().all(|verdict| verdict.met);
+    let life = Life { took_s: began.elapsed().as_secs_f64(), interrupted, verdicts, chronicle };
     // A closed standard output has nobody to tell.
-    let _ = print_chronicle(&world.chronicle(), began.elapsed(), is_whole, run.output);
+    let _ = print_life(&life, is_as_expected, run.output);
     if let Err(violation) = end {
         return Err(format!("{violation}: --scenario {} --seed {}", scenario.name, scenario.seed).into());
     }
-    Ok(is_whole)
+    Ok(is_as_expected)
 }
 
 fn list(output: Output) -> io::Result<()> {
