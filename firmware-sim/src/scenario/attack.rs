@@ -6,8 +6,8 @@ use std::time::Duration;
 use hearthkey_agent::keys::Drbg;
 use hearthkey_agent::{Buffer, Enrolment, Software, UnixTime, Workspace, enrol, oauth};
 use rumqttc::v5::mqttbytes::QoS;
-use rumqttc::v5::mqttbytes::v5::{Packet, PubAckReason, SubscribeReasonCode};
-use rumqttc::v5::{AsyncClient, Event, EventLoop, MqttOptions};
+use rumqttc::v5::mqttbytes::v5::{ConnectReturnCode, Packet, PubAckReason, SubscribeReasonCode};
+use rumqttc::v5::{AsyncClient, ConnectionError, Event, EventLoop, MqttOptions};
 use rumqttc::{TlsConfiguration, Transport};
 use serde_json::json;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -121,7 +121,8 @@ impl Battlefield<'_> {
         Ok(attempts)
     }
 
-    /// An assertion is good once, for whom it was made, as it was made.
+    /// An assertion is good once, for whom it was made, as it was made: over HTTP, over MQTT (method `client_credentials`), and
+    /// once over both together.
     pub(super) async fn replayed_assertion(&self) -> Result<Attempts, String> {
         let mut attempts = Attempts::default();
         let id = format!("{}-overheard", self.prefix);
@@ -143,24 +144,46 @@ impl Battlefield<'_> {
             let written = oauth::write_token_request(&mut out, &identity, issuer, UnixTime::from_secs(date), &mut random);
             written.map(|()| out.written().to_vec()).map_err(|error| format!("{error:?}"))
         };
-        let overheard = form(now.as_secs())?;
-        let ask = async |form: Vec<u8>| self.owner.form("/oauth2/token", None, form).await.map_err(in_words);
-        let (status, answer) = ask(overheard.clone()).await?;
+        let now = now.as_secs();
+        let over_http = async |form: Vec<u8>| self.owner.form("/oauth2/token", None, form).await.map_err(in_words);
+        let used_over_http = form(now)?;
+        let (status, answer) = over_http(used_over_http.clone()).await?;
         if status != 200 {
             return Err(format!("the first use of an assertion should give a token: {status} {answer}"));
         }
-        let (status, _) = ask(overheard.clone()).await?;
-        attempts.hold(status == 400, || format!("an assertion was used twice ({status})"));
-        let mut altered = form(now.as_secs())?;
-        if let Some(last) = altered.iter_mut().rev().nth(4) {
-            *last = if *last == b'A' { b'B' } else { b'A' };
+        let used_over_mqtt = form(now)?;
+        let mut session = self.connect_with_form(&id, used_over_mqtt.clone());
+        if connected(&mut session.1).await.is_err() {
+            return Err("the first use of an assertion should open a session, but the hub refused it".to_owned());
         }
-        let (status, _) = ask(altered).await?;
-        attempts.hold(status == 400, || format!("an altered signature was taken ({status})"));
-        for (what, date) in [("an old", now.as_secs() - 86_400), ("a future", now.as_secs() + 86_400)] {
-            let (status, _) = ask(form(date)?).await?;
-            attempts.hold(status == 400, || format!("{what} assertion was taken ({status})"));
+        // Each way gets bad ones of its own: what the one refused, the other has not seen.
+        let mut bad = || {
+            let mut altered = form(now)?;
+            if let Some(last) = altered.iter_mut().rev().nth(4) {
+                *last = if *last == b'A' { b'B' } else { b'A' };
+            }
+            Ok::<_, String>([
+                ("an assertion that was used over HTTP", used_over_http.clone()),
+                ("an assertion that was used over MQTT", used_over_mqtt.clone()),
+                ("an altered signature", altered),
+                ("an old assertion", form(now - 86_400)?),
+                ("a future assertion", form(now + 86_400)?),
+            ])
+        };
+        for (what, form) in bad()? {
+            let (status, _) = over_http(form).await?;
+            attempts.hold(status == 400, || format!("{what} was taken over HTTP ({status})"));
         }
+        for (what, form) in bad()? {
+            let (_client, mut events) = self.connect_with_form(&id, form);
+            let answer = tokio::time::timeout(PATIENCE, events.poll()).await;
+            let held = matches!(answer, Ok(Err(ConnectionError::ConnectionRefused(ConnectReturnCode::NotAuthorized))));
+            attempts.hold(held, || format!("{what} was taken over MQTT ({answer:?})"));
+        }
+        // Whoever replays does not take the session over either.
+        session.0.publish(format!("dev/{id}/tele/temperature"), QoS::AtLeastOnce, false, "20").await.map_err(in_words)?;
+        let answered = packet(&mut session.1, |packet| matches!(packet, Packet::PubAck(_)).then_some(())).await;
+        attempts.hold(answered.is_some(), || "a replayed assertion ended the session of its device".to_owned());
         Ok(attempts)
     }
 
@@ -198,7 +221,8 @@ impl Battlefield<'_> {
                 garbage_to(self.host, self.ports[index % 2], garbage)
             });
             for held in futures_util::future::join_all(streams).await {
-                attempts.hold(held, || "garbage was answered for longer than the hub allows".to_owned());
+                attempts
+                    .hold(held, || "the hub took no connection any more, or bore garbage for longer than it allows".to_owned());
             }
         }
         for number in 0..WRONG_PASSWORDS {
@@ -223,6 +247,16 @@ impl Battlefield<'_> {
     fn connect(&self, client_identifier: &str, password: &str) -> (AsyncClient, EventLoop) {
         let mut options = MqttOptions::new(client_identifier, self.host, self.ports[1]);
         options.set_credentials(client_identifier, password).set_keep_alive(Duration::from_secs(30));
+        options.set_transport(Transport::tls_with_config(TlsConfiguration::Rustls(self.owner.tls())));
+        AsyncClient::new(options, 16)
+    }
+
+    /// As an agent connects: the token request is in CONNECT.
+    fn connect_with_form(&self, client_identifier: &str, form: Vec<u8>) -> (AsyncClient, EventLoop) {
+        let mut options = MqttOptions::new(client_identifier, self.host, self.ports[1]);
+        options.set_keep_alive(Duration::from_secs(30));
+        options.set_authentication_method(Some("client_credentials".to_owned()));
+        options.set_authentication_data(Some(form.into()));
         options.set_transport(Transport::tls_with_config(TlsConfiguration::Rustls(self.owner.tls())));
         AsyncClient::new(options, 16)
     }
@@ -254,7 +288,8 @@ async fn packet<T>(events: &mut EventLoop, look: impl Fn(&Packet) -> Option<T>) 
 
 /// Whether the hub closed in time.
 async fn garbage_to(host: &str, port: u16, garbage: Vec<u8>) -> bool {
-    let Ok(mut stream) = TcpStream::connect((host, port)).await else { return true };
+    // A hub that listens no more has not held.
+    let Ok(mut stream) = TcpStream::connect((host, port)).await else { return false };
     // The hub may have closed already.
     let _ = stream.write_all(&garbage).await;
     let mut sink = Vec::new();
