@@ -81,11 +81,10 @@ pub(super) async fn send(
     let Some(patience) = patience else { return Ok((StatusCode::ACCEPTED, location, Json(command)).into_response()) };
     let mut stop = http.stop.clone();
     tokio::select! {
-        // What became of it is told to who may still know.
-        Some(after) = http.hub.command_after(&device, &command.id, patience) => {
-            if caller.may_for::<SendCommands>(&http, &device).is_ok() {
-                command = after;
-            }
+        after = http.hub.command_after(&device, &command.id, patience) => {
+            // What became of it is told to who may still know; it may have gone with its device.
+            let may_know = caller.may_for::<SendCommands>(&http, &device).is_ok();
+            command = after.filter(|_| may_know).unwrap_or(command);
         }
         _ = stop.wait_for(|stop| *stop) => {}
     }
