@@ -15,7 +15,7 @@ use super::{
     publishing::Answer,
     rows,
     session::{Discarded, Keep, Next, Pending, Received},
-    slot::{Slot, lock},
+    slot::{Slot, SlotState, lock},
 };
 use hearthkey_core::{DeviceId, UnixTime, session::Principal};
 use std::sync::atomic::Ordering;
@@ -65,6 +65,9 @@ impl<G: Gate, F: Fabric, S: AsyncRead + AsyncWrite + Send> Connection<'_, G, F, 
         let identifiers: &[u32] = subscription.identifier.as_slice();
         let mut state = lock(&self.slot.state);
         if state.attached.as_ref().is_none_or(|attached| attached.connection != self.number) {
+            return Ok(());
+        }
+        if self.front.was_offered(&state, &self.slot, &routed) {
             return Ok(());
         }
         let outbound = &mut state.session.outbound;
@@ -241,6 +244,13 @@ impl<G: Gate, F: Fabric, S: AsyncRead + AsyncWrite + Send> Connection<'_, G, F, 
 }
 
 impl<G: Gate, F: Fabric> Inner<G, F> {
+    /// Whether a message is a command that a session has got, or gets, because it waited for it.
+    pub(super) fn was_offered(&self, state: &SlotState, slot: &Slot, routed: &Routed) -> bool {
+        !state.offered.is_empty()
+            && device_of_command(slot, routed).is_some()
+            && self.gate.command_id(&routed.message.payload).is_some_and(|id| state.offered.has(&id))
+    }
+
     /// Tells the hub that a device's session has a command.
     fn note_delivery(&self, slot: &Slot, routed: &Routed) {
         if let (Principal::Device(listener), Some(device)) = (&slot.key.principal, device_of_command(slot, routed)) {

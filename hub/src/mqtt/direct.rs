@@ -269,7 +269,13 @@ impl<G: Gate, F: Fabric> Inner<G, F> {
             let mut states: Vec<_> =
                 by_slot.filter_map(|same| same.first().map(|first| (same, lock(&first.slot.state)))).collect();
             for (same, state) in &mut states {
-                queued.extend(same.iter().map(|matched| matched.queue(state, routed, &mut writes, &rows_stored)));
+                queued.extend(same.iter().map(|matched| {
+                    // What is shared is offered to nobody.
+                    match matched.share.is_none() && self.was_offered(state, &matched.slot, routed) {
+                        true => Queued::Whole,
+                        false => matched.queue(state, routed, &mut writes, &rows_stored),
+                    }
+                }));
             }
             // Under the locks, so that a row is stored before its deletion.
             store(writes, rows_stored)

@@ -1,6 +1,9 @@
 //! Every bound of the MQTT front, each with its reason and what happens there.
 
-use hearthkey_core::{Seconds, limits::MAX_TOPIC_LEVELS};
+use hearthkey_core::{
+    Seconds,
+    limits::{MAX_PENDING_COMMANDS_PER_DEVICE, MAX_TOPIC_LEVELS},
+};
 use std::time::Duration;
 
 /// The bounds that an owner may change: `[limits]` in the configuration, docs/limits.md.
@@ -130,6 +133,9 @@ pub const OUTBOX_HIGH_WATER: usize = 64 * 1024;
 /// Most memory of answers that wait for a client's socket, beside the largest message: their bytes, and eight for each. A client
 /// that asks without reading is cut with 0x97.
 pub const OUTBOX_LIMIT: usize = 1024 * 1024;
+/// Most commands that a session remembers to have got because they waited: those of a gateway with sixteen children. It forgets
+/// the oldest, which may then come once more if it is published only now.
+pub const MAX_OFFERED_COMMANDS: usize = 16 * MAX_PENDING_COMMANDS_PER_DEVICE;
 /// How long a connection lingers after DISCONNECT, so that a reset does not destroy the reason on its way.
 pub const LINGER: Duration = Duration::from_secs(1);
 /// Denials of one connection that are recorded in a second; more are counted only.

@@ -2,6 +2,7 @@
 //! connection.
 
 use super::{
+    limits::MAX_OFFERED_COMMANDS,
     rows::{self, SessionRow},
     session::{Pending, QueueBounds, Session},
     wills::Armed,
@@ -12,9 +13,12 @@ use hearthkey_core::{
     session::{Authority, EndReason, Principal, Standing},
     write::Write,
 };
-use std::sync::{
-    Arc, Mutex, MutexGuard, PoisonError,
-    atomic::{AtomicBool, AtomicU64, Ordering},
+use std::{
+    collections::VecDeque,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
 };
 use tokio::{sync::Notify, time::Instant};
 
@@ -55,6 +59,32 @@ pub(super) struct SlotState {
     pub(super) dropped: u64,
     /// Messages that the client was promised and will not get unless it subscribes again: the connection is to end.
     pub(super) lost: u64,
+    pub(super) offered: OfferedCommands,
+}
+
+/// The ids of the newest commands that a session got because they waited for it. One that is kept and not yet published when it
+/// begins to listen comes by its publish too, and must not come to it twice.
+#[derive(Debug, Default)]
+pub(super) struct OfferedCommands(VecDeque<Box<str>>);
+
+impl OfferedCommands {
+    pub(super) fn remember(&mut self, id: &str) {
+        if self.has(id) {
+            return;
+        }
+        if self.0.len() >= MAX_OFFERED_COMMANDS {
+            self.0.pop_front();
+        }
+        self.0.push_back(id.into());
+    }
+
+    pub(super) fn has(&self, id: &str) -> bool {
+        self.0.iter().any(|offered| **offered == *id)
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
 }
 
 /// The connection that holds a session.
@@ -135,6 +165,7 @@ impl Slot {
                 overflowed: false,
                 dropped: 0,
                 lost: 0,
+                offered: OfferedCommands::default(),
             }),
             questions: AtomicU64::new(0),
             wake: Notify::new(),
@@ -170,4 +201,22 @@ impl Slot {
 /// Locks; a panic elsewhere while it was held leaves the value as it was, which each holder here keeps consistent.
 pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_session_remembers_the_newest_commands_that_it_was_offered() {
+        let mut offered = OfferedCommands::default();
+        assert!(offered.is_empty());
+        for number in 0..=MAX_OFFERED_COMMANDS {
+            for _ in 0..2 {
+                offered.remember(&format!("c-{number}"));
+            }
+        }
+        assert!(!offered.has("c-0") && offered.has("c-1") && offered.has(&format!("c-{MAX_OFFERED_COMMANDS}")));
+        assert_eq!(offered.0.len(), MAX_OFFERED_COMMANDS);
+    }
 }

@@ -175,7 +175,8 @@ impl<G: Gate, F: Fabric, S: AsyncRead + AsyncWrite + Send> Connection<'_, G, F, 
     fn offer_waiting(&self, device: &DeviceId, waiting: Vec<(TopicName, Message)>, listening: &[Subscription]) {
         let gate = &self.front.gate;
         let mut state = lock(&self.slot.state);
-        let outbound = &mut state.session.outbound;
+        let SlotState { session, offered, .. } = &mut *state;
+        let outbound = &mut session.outbound;
         let mut held: HashMap<String, Arc<Routed>> = HashMap::new();
         for (pending, _) in outbound.kept_and_groups() {
             let routed = &pending.routed;
@@ -185,8 +186,9 @@ impl<G: Gate, F: Fabric, S: AsyncRead + AsyncWrite + Send> Connection<'_, G, F, 
         }
         let mut later: Vec<Arc<Routed>> = Vec::new();
         for (topic, message) in waiting.into_iter().rev() {
+            let id = gate.command_id(&message.payload);
             // Less is left of its time than when it was queued: its id tells that it is the same.
-            if let Some(known) = gate.command_id(&message.payload).and_then(|id| held.get(&id)) {
+            if let Some(known) = id.as_ref().and_then(|id| held.get(id)) {
                 later.push(known.clone());
                 continue;
             }
@@ -200,6 +202,7 @@ impl<G: Gate, F: Fabric, S: AsyncRead + AsyncWrite + Send> Connection<'_, G, F, 
             let routed = Arc::new(Routed { topic, message, publisher: None, queued_for: Box::default() });
             // Without a row: a command that waits is the hub's to send again.
             let pending = Pending { subscription_identifiers, ..Pending::of(routed.clone(), qos) };
+            id.iter().for_each(|id| offered.remember(id));
             outbound.offer_before(pending, |queued| later.iter().any(|later| Arc::ptr_eq(later, &queued.routed)));
             later.push(routed);
         }

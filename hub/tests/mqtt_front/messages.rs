@@ -503,3 +503,36 @@ async fn a_command_that_waits_comes_once_however_many_filters_match_it() {
         }
     }
 }
+
+#[tokio::test]
+async fn a_command_that_a_device_got_because_it_waited_does_not_come_again_when_it_is_published_only_then() {
+    for (granted, is_acknowledged) in [(1, false), (1, true), (2, true), (0, true)] {
+        for connect in [Connect::v5("lamp"), Connect::kept("lamp")] {
+            let home = Home::new().await;
+            let mut onlooker = home.v5("owner").await;
+            onlooker.subscribe("dev/lamp/cmd/+", 1).await;
+            // A second session of the device, which listens from the beginning: it gets what is published.
+            let mut other = home.connected(Connect { client_identifier: "lamp/2".to_owned(), ..connect.clone() }).await;
+            other.subscribe("dev/lamp/cmd/+", 1).await;
+            // Kept, and not published yet.
+            home.gate.state.lock().unwrap().commands_waiting.insert("lamp".to_owned(), vec!["identify".to_owned()]);
+            let mut lamp = home.connected(connect).await;
+            lamp.subscribe("dev/lamp/cmd/+", granted).await;
+            let command = lamp.message_unacknowledged().await;
+            assert_eq!(command.payload, "identify");
+            if is_acknowledged && granted > 0 {
+                lamp.puback(command.packet_identifier).await;
+                lamp.nothing_came().await;
+            }
+            for name in ["identify", "set-mode"] {
+                let permit = PublishPermit::for_hub(TopicName::parse(&format!("dev/lamp/cmd/{name}")).unwrap());
+                home.front.publish(permit, Message::at_least_once(name)).await.unwrap();
+                assert_eq!(onlooker.message().await.payload, name);
+                assert_eq!(other.message().await.payload, name);
+            }
+            let next = lamp.message().await;
+            assert_eq!(next.payload, "set-mode", "granted {granted}");
+            lamp.nothing_came().await;
+        }
+    }
+}
