@@ -222,8 +222,11 @@ impl<G: Gate, F: Fabric> Inner<G, F> {
                 writes.extend(rows);
             }
         }
-        let store = |writes: Vec<Write>, stored| match writes.is_empty() {
-            true => None,
+        let store = |writes: Vec<Write>, stored: Stored| match writes.is_empty() {
+            true => {
+                stored.settle(true);
+                None
+            }
             false if promised => Some(self.persister.store_and_tell(writes, stored)),
             false => {
                 self.persister.store_some_time(writes);
@@ -382,7 +385,9 @@ impl Slot {
         stored: &Stored,
     ) -> Option<Pending> {
         if !self.is_durable || pending.qos == QoS::AtMostOnce {
-            return Some(pending);
+            // Had one member seen it, and a power cut taken it back, its publisher's repetition would go to another.
+            let is_for_one = pending.share.is_some() && pending.qos == QoS::ExactlyOnce;
+            return Some(Pending { stored: is_for_one.then(|| stored.clone()), ..pending });
         }
         let Some(reserved) = state.session.outbound.reserve(pending.is_extra) else {
             // More is retained than there are packet identifiers: it comes all the same, but does not outlive the hub.

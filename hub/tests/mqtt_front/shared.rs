@@ -240,3 +240,29 @@ async fn a_group_has_as_many_members_as_it_may_have_and_a_further_one_is_told() 
     member.unsubscribe(GROUP).await;
     assert_eq!(one_more.subscribe(GROUP, 1).await, 1);
 }
+
+#[tokio::test]
+async fn no_member_sees_with_qos_2_what_a_power_cut_would_have_its_publisher_repeat_to_another() {
+    let home = Home::new().await;
+    let mut one = member(&home, "one", "$share/g/dev/lamp/tele/+", 2).await;
+    let mut lamp = home.connected(Connect::kept("lamp")).await;
+    home.gate.disk.set(DiskMode::Hangs);
+    let mut publish = lamp.publish_packet(TEMPERATURE, "21", 2, false, &[]);
+    lamp.send(&publish).await;
+    // The hub has taken it when it answers what follows.
+    lamp.nothing_came().await;
+    one.nothing_came().await;
+    let home = home.after_a_power_cut().await;
+    let mut two = member(&home, "two", "$share/g/dev/lamp/tele/+", 2).await;
+    let mut lamp = home.connected(Connect::kept("lamp")).await;
+    publish[0] |= 0x08;
+    lamp.send(&publish).await;
+    assert_eq!(lamp.expect_ack(0x50, 1).await, 0);
+    assert_eq!(two.message().await.payload, "21");
+    // Nobody waits for a disk that has nothing to keep.
+    home.gate.disk.set(DiskMode::Hangs);
+    let mut oven = home.v5("oven").await;
+    let mut three = member(&home, "three", "$share/g/dev/oven/tele/+", 2).await;
+    assert_eq!(oven.publish2("dev/oven/tele/temperature", "23").await, 0);
+    assert_eq!(three.message().await.payload, "23");
+}
