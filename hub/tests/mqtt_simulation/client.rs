@@ -89,12 +89,23 @@ pub(crate) fn number_property(number: usize) -> Vec<u8> {
     [&[0x09][..], &string(&number.to_string())].concat()
 }
 
-/// The number, behind Message Expiry Interval if that is there.
-pub(crate) fn number_of(published: &Published) -> Option<usize> {
-    let properties = &published.properties;
-    let at = properties.first().map(|first| if *first == 0x02 { 5 } else { 0 })?;
-    let (identifier, text) = (properties.get(at)?, properties.get(at + 3..)?);
-    (*identifier == 0x09).then(|| std::str::from_utf8(text).ok()?.parse().ok()).flatten()
+/// The number, and whether it comes by a subscription with an identifier: a shared one.
+pub(crate) fn number_of(published: &Published) -> Option<(usize, bool)> {
+    let (mut rest, mut number, mut is_shared) = (published.properties.as_slice(), None, false);
+    while let [identifier, value @ ..] = rest {
+        let length = match identifier {
+            0x02 => 4,
+            0x09 => 2 + usize::from(*value.get(1)?),
+            0x0B => 1,
+            _ => return None,
+        };
+        is_shared |= *identifier == 0x0B;
+        if *identifier == 0x09 {
+            number = std::str::from_utf8(value.get(2..length)?).ok()?.parse().ok();
+        }
+        rest = value.get(length..)?;
+    }
+    Some((number?, is_shared))
 }
 
 async fn read(mut reader: ReadHalf<DuplexStream>, found: mpsc::UnboundedSender<Packet>) {

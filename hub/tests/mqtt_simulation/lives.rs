@@ -30,20 +30,27 @@ fn lives<F: Ground>() {
         (Some(seed), _) => (seed, 1),
         (None, count) => (1, count.unwrap_or(if F::HAS_THREAD { LIVES / 3 } else { LIVES })),
     };
-    let (mut received, mut fired, mut retained) = (0, 0, 0);
+    let (mut received, mut fired, mut retained, mut taken_over, mut shared) = (0, 0, 0, 0, 0);
     for seed in first..first + count {
         let (outcome, world) = life::<F>(seed, Sabotage::None);
         received += world.received;
         fired += world.fired;
         retained += world.retained_came;
+        taken_over += world.taken_over;
+        shared += world.shared;
         if let Err(why) = outcome {
             println!("{}", world.log.join("\n"));
             panic!("seed {seed} on the fabric `{}`: {why}\nrepeat it with HEARTHKEY_SEED={seed}", F::NAME);
         }
     }
-    println!("{count} lives on the fabric `{}`: {received} messages received, {fired} wills fired, {retained} retained", F::NAME);
-    let lives = usize::try_from(count).unwrap();
-    assert!(received > 20 * lives && fired > lives && retained > lives, "too quiet to prove anything");
+    println!(
+        "{count} lives on the fabric `{}`: {received} messages received, {shared} of them shared, {fired} wills fired, \
+         {retained} retained, {taken_over} connections taken over",
+        F::NAME
+    );
+    let least = [received / 20, fired, retained, shared, taken_over].into_iter().min().unwrap();
+    // One life may be a quiet one.
+    assert!(count == 1 || least > usize::try_from(count).unwrap(), "too quiet to prove anything");
 }
 
 /// The first seed at which the checks see it, and what they say.
@@ -93,4 +100,22 @@ fn the_checks_see_a_restart_that_forgets_a_row() {
 fn the_checks_see_a_restart_that_forgets_the_wills() {
     let why = seen::<NativeFabric>(Sabotage::WilllessRestart);
     assert!(why.contains("what is owed") || why.contains("retained"), "{why}");
+}
+
+#[test]
+fn the_checks_see_a_hub_that_leaves_a_connection_beside_the_one_that_takes_over() {
+    let why = seen::<NativeFabric>(Sabotage::StrangersTakeover);
+    assert!(why.contains("taken over") || why.contains("session present"), "{why}");
+}
+
+#[test]
+fn the_checks_see_a_message_that_two_members_of_a_group_get() {
+    let why = seen::<NativeFabric>(Sabotage::EverybodysShare);
+    assert!(why.contains("a second time"), "{why}");
+}
+
+#[test]
+fn the_checks_see_a_message_that_no_member_of_a_group_gets() {
+    let why = seen::<NativeFabric>(Sabotage::SecretMember);
+    assert!(why.contains("what is owed"), "{why}");
 }

@@ -1,4 +1,4 @@
-//! What clients were promised: the reference that the front is held to. Knows nothing of packets.
+//! What was promised to sessions and groups: the reference that the front is held to. Knows nothing of packets.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -28,49 +28,155 @@ impl Message {
     }
 }
 
+/// How a message came.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Subscription {
-    /// Granted to what is published after this step.
-    qos: u8,
-    replaced_at: usize,
-    /// The lowest QoS that it ever had, and the step at which it began.
-    lowest_qos: u8,
-    begun_at: usize,
-    /// The right was lost for a while: messages of that time may be missing.
-    pub(crate) is_weak: bool,
+pub(crate) struct Copy {
+    pub(crate) client: usize,
+    pub(crate) connection: usize,
+    pub(crate) qos: u8,
+    pub(crate) dup: bool,
 }
 
-#[derive(Clone, Debug, Default)]
-pub(crate) struct Session {
-    pub(crate) is_kept: bool,
-    pub(crate) subscriptions: BTreeMap<usize, Subscription>,
-    /// Highest QoS ever granted, by topic.
-    granted: BTreeMap<usize, u8>,
+impl Copy {
+    fn repeats(self, before: Self) -> bool {
+        let is_elsewhere = self.client == before.client && self.connection != before.connection;
+        self.dup && is_elsewhere && self.qos.max(before.qos) == 1
+    }
+}
+
+/// The messages of one session, or of a group, each of which is for any one of its members.
+#[derive(Debug, Default)]
+pub(crate) struct Promises {
     /// Messages that must still come.
     pub(crate) owed: BTreeMap<usize, Message>,
-    /// By message: copies, and the connection and QoS of the last.
-    got: BTreeMap<usize, (usize, usize, u8)>,
+    /// The last copy of each, and whether who got it has let go of it: another member may get it.
+    got: BTreeMap<usize, (Copy, bool)>,
     /// By publisher, topic and QoS.
     last: BTreeMap<(usize, usize, u8), usize>,
+}
+
+impl Promises {
+    pub(crate) fn owe(&mut self, number: usize, message: Message) {
+        if !self.got.contains_key(&number) {
+            self.owed.insert(number, message);
+        }
+    }
+
+    /// A member is gone or may not see it any more: what it got with QoS 1 may go to another member, what it may know with
+    /// QoS 2, up to a step, goes to nobody.
+    pub(crate) fn let_go(&mut self, client: usize, known_until: usize) {
+        self.owed.retain(|_, message| message.qos < 2 || message.step > known_until);
+        self.got.values_mut().filter(|(copy, _)| copy.client == client).for_each(|(_, is_free)| *is_free = true);
+    }
+
+    /// A copy came: whether that breaks a promise, given whether its time was over, and whether the hub has restarted since it
+    /// was published.
+    pub(crate) fn receive(
+        &mut self,
+        number: usize,
+        message: Message,
+        copy: Copy,
+        (is_expired, has_restarted): (bool, bool),
+        is_shared: bool,
+    ) -> Result<(), String> {
+        self.owed.remove(&number);
+        if let Some((before, is_free)) = self.got.insert(number, (copy, false)) {
+            // What comes at QoS 0 does not wait for the disk: a power cut may take back that it was published.
+            let is_excused = message.was_resent && (message.qos < 2 || has_restarted && copy.qos.min(before.qos) == 0);
+            let is_handed_on = copy.client != before.client && is_free && before.qos == 1;
+            let may_be = is_excused || is_handed_on || copy.repeats(before);
+            return if may_be { Ok(()) } else { Err(format!("a second time, as {copy:?} after {before:?}, given up {is_free}")) };
+        }
+        let last = self.last.entry((message.publisher, message.topic, copy.qos)).or_default();
+        if is_expired || !is_shared && *last > number {
+            return Err(format!(
+                "expired at {:?}, after message {last} of the same publisher, topic and QoS",
+                message.expires_at
+            ));
+        }
+        *last = number;
+        Ok(())
+    }
+}
+
+/// A session: what it subscribed to, by topic, and by [`TOPICS`] more for the group of a topic.
+#[derive(Debug, Default)]
+pub(crate) struct Session {
+    pub(crate) is_kept: bool,
+    /// From each step on the QoS that was granted: 0 promises nothing.
+    granted: BTreeMap<usize, Vec<(usize, Option<u8>)>>,
+    pub(crate) promises: Promises,
     /// The topic whose retained message is to come, if there is one, and what came.
     pub(crate) awaits_retained: Option<usize>,
     pub(crate) came_retained: Option<usize>,
-    /// By message: the connection of the last copy.
-    got_retained: BTreeMap<usize, usize>,
+    got_retained: BTreeMap<usize, Copy>,
+}
+
+impl Session {
+    pub(crate) fn new(is_kept: bool) -> Self {
+        Self { is_kept, ..Self::default() }
+    }
+
+    /// It asks for a subscription, anew or in place of the one it has (messages may come before SUBACK), or for none.
+    pub(crate) fn subscribe(&mut self, key: usize, qos: Option<u8>, step: usize) {
+        self.granted.entry(key).or_default().push((step, qos));
+        if qos.is_none() {
+            self.forgive(key);
+        }
+    }
+
+    pub(crate) fn subscribes(&self, key: usize) -> bool {
+        self.granted.get(&key).and_then(|granted| granted.last()).is_some_and(|(_, qos)| qos.is_some())
+    }
+
+    pub(crate) fn has_subscribed(&self, key: usize) -> bool {
+        self.granted.contains_key(&key)
+    }
+
+    /// Whether a message must come: what is published while the subscription changes falls under any of what it was.
+    pub(crate) fn is_promised(&self, key: usize, message: Message) -> bool {
+        let granted = self.granted.get(&key).map_or(&[][..], Vec::as_slice);
+        let before = granted.partition_point(|(step, _)| *step < message.step);
+        message.qos > 0 && before > 0 && granted[before - 1..].iter().all(|(_, qos)| qos.is_some_and(|qos| qos > 0))
+    }
+
+    /// Messages of this topic need not come any more.
+    pub(crate) fn forgive(&mut self, topic: usize) {
+        self.promises.owed.retain(|_, message| message.topic != topic);
+    }
+
+    pub(crate) fn check_qos(&self, key: usize, message: Message, qos: u8) -> Result<(), String> {
+        let highest = self.granted.get(&key).into_iter().flatten().filter_map(|(_, qos)| *qos).max();
+        let is_right = highest.is_some_and(|highest| qos <= highest.min(message.qos));
+        if is_right { Ok(()) } else { Err(format!("QoS {qos} although granted {highest:?} and published at {}", message.qos)) }
+    }
+
+    /// A retained message came: once for each subscription that asked, and again only as a repetition.
+    pub(crate) fn receive_retained(&mut self, number: usize, message: Message, copy: Copy) -> Result<(), String> {
+        let before = self.got_retained.insert(number, copy);
+        if self.awaits_retained.take_if(|topic| *topic == message.topic).is_some() {
+            self.came_retained = Some(number);
+        } else if !before.is_some_and(|before| copy.repeats(before)) {
+            return Err(format!("retained and not asked for, as {copy:?} after {before:?}"));
+        }
+        Ok(())
+    }
 }
 
 /// What may be retained on each topic: one of these messages, or none.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Retained([BTreeSet<Option<usize>>; TOPICS]);
+
+impl Default for Retained {
+    fn default() -> Self {
+        Self(std::array::from_fn(|_| BTreeSet::from([None])))
+    }
+}
 
 impl Retained {
     /// It may have been published.
     pub(crate) fn may_become(&mut self, number: usize, message: Message) {
-        let values = &mut self.0[message.topic];
-        if values.is_empty() {
-            values.insert(None);
-        }
-        values.insert((!message.is_empty).then_some(number));
+        self.0[message.topic].insert((!message.is_empty).then_some(number));
     }
 
     /// These were published last, in any order.
@@ -81,111 +187,7 @@ impl Retained {
     /// A subscriber got it: whether it may be that.
     pub(crate) fn check(&self, topic: usize, came: Option<usize>, is_expired: impl Fn(usize) -> bool) -> Result<(), String> {
         let known = |value: &Option<usize>| value.filter(|number| !is_expired(*number));
-        let values = &self.0[topic];
-        if values.iter().any(|value| known(value) == came) || values.is_empty() && came.is_none() {
-            return Ok(());
-        }
-        Err(format!("{came:?} was retained on {topic}, should be one of {values:?}"))
-    }
-}
-
-impl Session {
-    pub(crate) fn new(is_kept: bool) -> Self {
-        Self { is_kept, ..Self::default() }
-    }
-
-    /// It asks for a subscription that it may have, anew or in place of the one it has: messages may come before SUBACK.
-    pub(crate) fn subscribe(&mut self, topic: usize, qos: u8, step: usize) {
-        let highest = self.granted.entry(topic).or_default();
-        *highest = qos.max(*highest);
-        let begun = Subscription { qos, replaced_at: step, lowest_qos: qos, begun_at: step, is_weak: false };
-        let replaced = self.subscriptions.get(&topic).filter(|earlier| !earlier.is_weak);
-        let replaced =
-            replaced.map(|earlier| Subscription { lowest_qos: earlier.lowest_qos.min(qos), begun_at: earlier.begun_at, ..begun });
-        self.subscriptions.insert(topic, replaced.unwrap_or(begun));
-    }
-
-    pub(crate) fn unsubscribe(&mut self, topic: usize) {
-        self.subscriptions.remove(&topic);
-        self.forgive(topic);
-    }
-
-    /// Messages that have expired need not come any more.
-    pub(crate) fn expire(&mut self, now_s: u64) {
-        self.owed.retain(|_, message| !message.is_expired(now_s));
-    }
-
-    /// Messages of this topic need not come any more.
-    pub(crate) fn forgive(&mut self, topic: usize) {
-        self.owed.retain(|_, message| message.topic != topic);
-    }
-
-    /// A publish was acknowledged.
-    pub(crate) fn promise(&mut self, number: usize, message: Message, can_read: bool) {
-        let Some(subscription) = self.subscriptions.get(&message.topic) else { return };
-        // What is published while a subscription is replaced has either QoS.
-        let Subscription { qos, replaced_at, lowest_qos, begun_at, is_weak } = *subscription;
-        let granted = if message.step > replaced_at { qos } else { lowest_qos };
-        let holds = message.step > begun_at && granted.min(message.qos) > 0 && can_read;
-        if holds && !self.got.contains_key(&number) && (self.is_kept || !is_weak) {
-            self.owed.insert(number, message);
-        }
-    }
-
-    /// A retained message came: once for each subscription that asked, and again only as a repetition.
-    pub(crate) fn receive_retained(
-        &mut self,
-        number: usize,
-        message: Message,
-        (qos, dup, connection): (u8, bool, usize),
-    ) -> Result<(), String> {
-        let highest = self.granted.get(&message.topic).map_or(0, |highest| message.qos.min(*highest));
-        let earlier = self.got_retained.insert(number, connection);
-        if qos > highest {
-            return Err(format!("retained at QoS {qos}, should be at most {highest}"));
-        }
-        if self.awaits_retained.take_if(|topic| *topic == message.topic).is_some() {
-            self.came_retained = Some(number);
-            return Ok(());
-        }
-        let is_repetition = dup && earlier.is_some_and(|on| on != connection);
-        if is_repetition { Ok(()) } else { Err(format!("retained and not asked for, before {earlier:?}")) }
-    }
-
-    /// A message came: whether that breaks a promise. Whether its time was over, and
-    /// whether the hub has restarted since it was published.
-    pub(crate) fn receive(
-        &mut self,
-        number: usize,
-        message: Message,
-        (qos, dup, connection): (u8, bool, usize),
-        (is_expired, has_restarted): (bool, bool),
-    ) -> Result<(), String> {
-        self.owed.remove(&number);
-        let highest = self.granted.get(&message.topic).copied();
-        if highest.is_none_or(|highest| qos > highest.min(message.qos)) {
-            return Err(format!("QoS {qos} although granted {highest:?} and published at {}", message.qos));
-        }
-        let earlier = self.got.get(&number).copied();
-        let copies = earlier.map_or(0, |(copies, ..)| copies) + 1;
-        self.got.insert(number, (copies, connection, qos));
-        if let Some((_, on, before)) = earlier {
-            // What comes at QoS 0 does not wait for the disk: a power cut may take back that it was published.
-            let is_excused = message.was_resent && (message.qos < 2 || has_restarted && qos.min(before) == 0);
-            return match qos.max(before) {
-                _ if is_excused => Ok(()),
-                1 if on != connection && dup => Ok(()),
-                _ => Err(format!("copy {copies}, at QoS {qos} with DUP {dup} on connection {connection}, before {earlier:?}")),
-            };
-        }
-        if is_expired {
-            return Err(format!("expired at {:?}", message.expires_at));
-        }
-        let last = self.last.entry((message.publisher, message.topic, qos)).or_default();
-        if *last > number {
-            return Err(format!("after message {last} of the same publisher, topic and QoS"));
-        }
-        *last = number;
-        Ok(())
+        let is_right = self.0[topic].iter().any(|value| known(value) == came);
+        if is_right { Ok(()) } else { Err(format!("{came:?} was retained on {topic}, should be one of {:?}", self.0[topic])) }
     }
 }

@@ -2,7 +2,7 @@
 
 use crate::client::{Connection, Memory, number_of, number_property};
 use crate::fabrics::Ground;
-use crate::model::{CLIENTS, Message, Retained, Session, TOPICS};
+use crate::model::{CLIENTS, Copy, Message, Promises, Retained, Session, TOPICS};
 use crate::support::{self, packet as encode, *};
 use hearthkey::mqtt::{Front, Limits};
 use hearthkey_core::{UnixTime, session::EndReason};
@@ -10,6 +10,8 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+mod arrivals;
+mod groups;
 mod wills;
 use wills::Will;
 
@@ -32,6 +34,12 @@ pub(crate) enum Sabotage {
     WilllessRestart,
     /// Who takes leave does not say so to the hub.
     WordlessLeave,
+    /// Who comes back while its connection is open comes as somebody else.
+    StrangersTakeover,
+    /// Each member of a group gets what is for one of them.
+    EverybodysShare,
+    /// Somebody whom nobody knows is in each group, and takes its share.
+    SecretMember,
 }
 
 pub(crate) struct World<F: Ground> {
@@ -44,6 +52,8 @@ pub(crate) struct World<F: Ground> {
     clients: Vec<Client>,
     messages: Vec<Message>,
     retained: Retained,
+    /// By topic, what the group that shares it was promised.
+    groups: [Promises; TOPICS],
     step: usize,
     highest_qos: u8,
     restarted_at: usize,
@@ -55,11 +65,17 @@ pub(crate) struct World<F: Ground> {
     /// Wills that fired, and retained messages that came.
     pub(crate) fired: usize,
     pub(crate) retained_came: usize,
+    /// Connections that were taken over, and messages that groups got.
+    pub(crate) taken_over: usize,
+    pub(crate) shared: usize,
+    secret: Option<Connection>,
 }
 
 #[derive(Default)]
 struct Client {
     connection: Option<Connection>,
+    /// A connection that is not accepted yet, or whose predecessor has not ended.
+    successor: Option<Connection>,
     memory: Memory,
     session: Option<Session>,
     /// Of the connection; of an absent client, a delayed one.
@@ -69,6 +85,7 @@ struct Client {
     is_revoked: bool,
     good_until: u64,
     left_at: u64,
+    left_at_step: usize,
     answer: Option<Packet>,
     pings: usize,
 }
@@ -81,6 +98,17 @@ fn name(client: usize) -> String {
 
 fn topic(topic: usize) -> String {
     format!("t/{topic}")
+}
+
+/// Of a topic, or of the group that shares it.
+fn filter(key: usize) -> String {
+    key.checked_sub(TOPICS).map_or_else(|| topic(key), |shared| format!("$share/g/{}", topic(shared)))
+}
+
+/// What comes by a group is known by a Subscription Identifier.
+fn subscribe_packet(key: usize, options: u8) -> Vec<u8> {
+    let identifier: &[u8] = if key < TOPICS { &[0] } else { &[2, 0x0B, 1] };
+    packet(0x82, &[&[0xFF, 0xFF], identifier, &string(&filter(key)), &[options]].concat())
 }
 
 impl<F: Ground> World<F> {
@@ -100,6 +128,7 @@ impl<F: Ground> World<F> {
             clients,
             messages: Vec::new(),
             retained: Retained::default(),
+            groups: Default::default(),
             step: 0,
             highest_qos: 1,
             restarted_at: 0,
@@ -109,6 +138,9 @@ impl<F: Ground> World<F> {
             received: 0,
             fired: 0,
             retained_came: 0,
+            taken_over: 0,
+            shared: 0,
+            secret: None,
         };
         (0..CLIENTS).for_each(|client| world.grant(client));
         world
@@ -116,10 +148,14 @@ impl<F: Ground> World<F> {
 
     /// Lives so many steps, lets everybody come back, and waits for what is owed.
     pub(crate) async fn live(&mut self, steps: usize) -> Checked {
+        if self.sabotage == Sabotage::SecretMember {
+            self.join_in_secret().await;
+        }
         for _ in 0..steps {
             self.step += 1;
             let client = self.random.usize(..CLIENTS);
             self.act(client).await.map_err(|why| format!("step {}: {why}", self.step))?;
+            self.forgive_groups();
         }
         for client in 0..CLIENTS {
             self.clients[client].is_revoked = false;
@@ -131,7 +167,8 @@ impl<F: Ground> World<F> {
             }
         }
         self.wait("what is owed", |world| {
-            world.clients.iter().all(|client| client.session.as_ref().is_none_or(|session| session.owed.is_empty()))
+            let sessions = world.clients.iter().filter_map(|client| client.session.as_ref());
+            sessions.map(|session| &session.promises).chain(&world.groups).all(|promises| promises.owed.is_empty())
         })
         .await
     }
@@ -151,6 +188,7 @@ impl<F: Ground> World<F> {
             81..88 => self.pass_time().await,
             88..91 => self.restart().await,
             91..93 => self.kill_fabric().await,
+            93..96 if is_connected => self.connect(client, choice < 95).await,
             _ => self.acknowledge(client).await,
         }
     }
@@ -168,79 +206,6 @@ impl<F: Ground> World<F> {
             |topics: &[String]| topics.iter().map(|topic| Box::leak(topic.clone().into_boxed_str()) as &str).collect::<Vec<_>>();
         let rights = rights(&words(&publish), &words(&read));
         self.gate.grant(&name(client), user(&name(client)), rights, Some(UnixTime(NOW.0 + of.good_until)));
-    }
-
-    async fn connect(&mut self, client: usize, keep: bool) -> Checked {
-        let of = &mut self.clients[client];
-        if of.is_revoked {
-            return Ok(());
-        }
-        let number = self.connections;
-        self.connections += 1;
-        let (ours, theirs) = tokio::io::duplex(1 << 16);
-        let front = self.front.clone();
-        let peer = ([127, 0, 0, 1], 1).into();
-        let served = tokio::spawn(async move { front.serve_connection(theirs, peer).await });
-        of.connection = Some(Connection::new(number, ours, served));
-        of.answer = None;
-        self.grant(client);
-        let mut connect = Connect::by_method(&name(client), "client_credentials", name(client).as_bytes());
-        connect.clean_start = !keep;
-        if keep {
-            connect.properties.push(0x11);
-            connect.properties.extend(u32::try_from(KEPT_S).unwrap().to_be_bytes());
-        }
-        let will = self.random_will(client);
-        connect.will = will.as_ref().map(|will| self.encoded(will));
-        let may_will = will.as_ref().is_none_or(|will| self.clients[client].may_publish[self.messages[will.number].topic]);
-        if may_will && !keep {
-            // The session ends here, and what waits for its end comes. What ended with the hub is forgiven.
-            let ended = self.clients[client].session.take();
-            let due = self.due(|of| of.connection.as_ref().is_some_and(|connection| connection.number == number));
-            self.fire(ended.is_some_and(|session| session.is_kept).then_some(due).into_iter().flatten());
-        }
-        self.send(client, &connect.packet()).await;
-        let connack = self.answer(client, 0x20).await?;
-        if connack.body[1] == 0x87 && !may_will {
-            self.note(format!("client {client} may not have this will"));
-            self.clients[client].connection = None;
-            return self.settle().await;
-        }
-        if connack.body[1] != 0 || !may_will {
-            return Err(format!("client {client} was answered, may have its will {may_will}: {connack:?}"));
-        }
-        // Maximum QoS: absent if it is 2.
-        self.highest_qos = if connack.body.windows(2).any(|two| two == [0x24, 1]) { 1 } else { 2 };
-        let of = &mut self.clients[client];
-        let expected = keep && of.session.as_ref().is_some_and(|session| session.is_kept);
-        let present = connack.body[0] == 1;
-        if present != expected {
-            return Err(format!("client {client}: session present {present}, should be {expected}"));
-        }
-        // Whatever was delayed is no more, since the client is back.
-        of.will = will;
-        let may_publish = of.may_publish;
-        if present {
-            for (_, entry) in of.memory.unacknowledged.clone() {
-                let message = &mut self.messages[entry.message];
-                message.was_resent = true;
-                message.is_denied &= !may_publish[message.topic];
-                if message.retain && !message.is_denied {
-                    self.retained.may_become(entry.message, *message);
-                }
-                let bytes = if entry.is_released {
-                    packet(0x62, &entry.identifier.to_be_bytes())
-                } else {
-                    self.publish_packet(entry.message, entry.identifier, true)
-                };
-                self.send(client, &bytes).await;
-            }
-        } else {
-            of.memory = Memory { next: of.memory.next, ..Memory::default() };
-            of.session = Some(Session::new(keep));
-        }
-        self.note(format!("client {client} connects, connection {number}, keep {keep}, session present {present}"));
-        self.settle().await
     }
 
     fn publish_packet(&self, number: usize, identifier: u16, dup: bool) -> Vec<u8> {
@@ -275,7 +240,8 @@ impl<F: Ground> World<F> {
     /// Some messages, without waiting for their acknowledgements.
     async fn send_publishes(&mut self, client: usize, lowest_qos: u8) -> Range<usize> {
         let first = self.messages.len();
-        for _ in 0..self.random.usize(1..6) {
+        let count = if self.clients[client].connection.is_some() { self.random.usize(1..6) } else { 0 };
+        for _ in 0..count {
             let (topic, qos) = (self.random.usize(..TOPICS), self.random.u8(lowest_qos..=self.highest_qos));
             let number = self.messages.len();
             let is_denied = !self.clients[client].may_publish[topic];
@@ -313,7 +279,7 @@ impl<F: Ground> World<F> {
         .await?;
         self.wait("what is owed to the connected", |world| {
             let sessions = world.clients.iter().filter_map(|of| of.session.as_ref());
-            sessions.filter(|session| !session.is_kept).all(|session| session.owed.is_empty())
+            sessions.filter(|session| !session.is_kept).all(|session| session.promises.owed.is_empty())
         })
         .await?;
         self.settle().await?;
@@ -324,19 +290,23 @@ impl<F: Ground> World<F> {
     }
 
     async fn subscribe(&mut self, client: usize) -> Checked {
-        let (index, qos) = (self.random.usize(..TOPICS), self.random.u8(..=self.highest_qos));
+        let (index, is_shared) = (self.random.usize(..TOPICS), self.random.u8(..3) == 0);
+        let key = if is_shared { TOPICS + index } else { index };
+        let qos = self.random.u8(u8::from(is_shared)..=self.highest_qos);
         let may = self.clients[client].may_read[index];
         // Retain handling: always, for a subscription that is new, never.
         let handling = self.random.u8(..3);
-        let mut body = vec![0xFF, 0xFF, 0];
-        body.extend(string(&topic(index)));
-        body.push(qos | handling << 4);
         let (step, mut wants_retained) = (self.step, false);
         if let Some(session) = self.clients[client].session.as_mut().filter(|_| may) {
-            wants_retained = handling == 0 || handling == 1 && !session.subscriptions.contains_key(&index);
+            wants_retained = !is_shared && (handling == 0 || handling == 1 && !session.subscribes(key));
             session.awaits_retained = wants_retained.then_some(index);
-            session.subscribe(index, qos, step);
+            session.subscribe(key, Some(qos), step);
         }
+        let is_everybodys = is_shared && self.sabotage == Sabotage::EverybodysShare;
+        let packet = match is_everybodys {
+            true => packet(0x82, &[&[0xFF, 0xFF, 2, 0x0B, 1][..], &string(&topic(index)), &[qos | 2 << 4]].concat()),
+            false => subscribe_packet(key, qos | handling << 4),
+        };
         // Sometimes messages are on their way meanwhile.
         let publisher = self.random.usize(..CLIENTS);
         let is_busy = publisher != client && self.clients[publisher].connection.is_some() && self.random.u8(..4) > 0;
@@ -347,10 +317,10 @@ impl<F: Ground> World<F> {
                 tokio::task::yield_now().await;
             }
         }
-        self.send(client, &encode(0x82, &body)).await;
+        self.send(client, &packet).await;
         let suback = self.answer(client, 0x90).await?;
         let code = *suback.body.last().unwrap();
-        self.note(format!("client {client} subscribes to {index} at QoS {qos}: {code:#04x}"));
+        self.note(format!("client {client} subscribes to {index} at QoS {qos}, shared {is_shared}: {code:#04x}"));
         match (code, may) {
             (0x87, false) => {}
             (granted, true) if granted == qos => {}
@@ -362,42 +332,15 @@ impl<F: Ground> World<F> {
     }
 
     async fn unsubscribe(&mut self, client: usize) -> Checked {
-        let index = self.random.usize(..TOPICS);
-        let mut body = vec![0xFF, 0xFF, 0];
-        body.extend(string(&topic(index)));
-        self.send(client, &packet(0xA2, &body)).await;
+        let key = self.random.usize(..2 * TOPICS);
+        self.send(client, &packet(0xA2, &[&[0xFF, 0xFF, 0][..], &string(&filter(key))].concat())).await;
         self.answer(client, 0xB0).await?;
-        self.note(format!("client {client} unsubscribes from {index}"));
-        if let Some(session) = &mut self.clients[client].session {
-            session.unsubscribe(index);
+        self.note(format!("client {client} unsubscribes from {}", filter(key)));
+        let step = self.step;
+        if let Some(session) = self.clients[client].session.as_mut().filter(|session| session.subscribes(key)) {
+            session.subscribe(key, None, step);
         }
         Ok(())
-    }
-
-    async fn leave(&mut self, client: usize, politely: bool) -> Checked {
-        if !politely {
-            let firing = self.connection_ends(client);
-            self.fire(firing);
-        } else if self.sabotage != Sabotage::WordlessLeave {
-            self.send(client, &[0xE0, 0]).await;
-        }
-        // A normal disconnect removes the will; a delayed one stays.
-        self.clients[client].will.take_if(|_| politely);
-        self.note(format!("client {client} leaves, politely {politely}"));
-        self.clients[client].connection = None;
-        self.lost(client);
-        self.settle().await
-    }
-
-    /// The connection is gone, whoever ended it.
-    fn lost(&mut self, client: usize) {
-        let of = &mut self.clients[client];
-        of.connection = None;
-        of.pings = 0;
-        of.left_at = self.now_s;
-        if of.session.as_ref().is_some_and(|session| !session.is_kept) {
-            of.session = None;
-        }
     }
 
     async fn change_rights(&mut self, client: usize) -> Checked {
@@ -410,14 +353,18 @@ impl<F: Ground> World<F> {
             of.may_publish[index] = is_granted;
         } else {
             of.may_read[index] = is_granted;
-            if let Some(session) = of.session.as_mut().filter(|_| !of.may_read[index]) {
+            if let Some(session) = of.session.as_mut().filter(|_| !is_granted) {
                 session.forgive(index);
-                if let Some(subscription) = session.subscriptions.get_mut(&index) {
-                    subscription.is_weak = true;
+                if !session.is_kept && session.subscribes(index) {
+                    // Until it subscribes anew.
+                    session.subscribe(index, Some(0), self.step);
                 }
             }
         }
         let (may_publish, may_read) = (of.may_publish, of.may_read);
+        if !may_read[index] {
+            self.let_go(client, index);
+        }
         self.note(format!("client {client} may now publish {may_publish:?} and read {may_read:?}"));
         if self.sabotage != Sabotage::DeafToRights {
             let good_until = self.clients[client].good_until;
@@ -477,10 +424,14 @@ impl<F: Ground> World<F> {
         let expiring: Vec<_> = (0..CLIENTS).filter(|client| expire(&self.clients[*client])).collect();
         let mut firing: Vec<_> = expiring.into_iter().filter_map(|client| self.connection_ends(client)).collect();
         let is_over = |of: &Client| of.connection.is_none() && of.left_at + KEPT_S < now_s;
-        self.clients.iter_mut().filter(|of| is_over(of)).for_each(|of| of.session = None);
+        for client in (0..CLIENTS).filter(|client| is_over(&self.clients[*client])).collect::<Vec<_>>() {
+            self.end_session(client);
+        }
         firing.extend(self.due(is_over));
         self.fire(firing);
-        self.clients.iter_mut().filter_map(|of| of.session.as_mut()).for_each(|session| session.expire(now_s));
+        let sessions = self.clients.iter_mut().filter_map(|of| of.session.as_mut()).map(|session| &mut session.promises);
+        let promises = sessions.chain(&mut self.groups);
+        promises.for_each(|promises| promises.owed.retain(|_, message| !message.is_expired(now_s)));
         self.gate.state.lock().unwrap().later = now_s;
         tokio::time::advance(Duration::from_secs(seconds)).await;
         self.note(format!("{seconds} s pass"));
@@ -504,6 +455,7 @@ impl<F: Ground> World<F> {
             longest.and_then(|key| rows.remove(&key));
         }
         rows.retain(|key, _| self.sabotage != Sabotage::WilllessRestart || key.first() != Some(&b'w'));
+        self.forgive_what_may_die();
         for client in 0..CLIENTS {
             // What reached the client before is its own.
             self.drain().await?;
@@ -512,7 +464,6 @@ impl<F: Ground> World<F> {
                 connection.abort();
                 self.lost(client);
             }
-            self.clients[client].left_at = self.now_s;
         }
         let before = std::mem::take(&mut *self.gate.state.lock().unwrap());
         let gate = FakeGate::default();
@@ -612,7 +563,7 @@ impl<F: Ground> World<F> {
 
     fn outstanding(&self) -> String {
         let of = |(index, client): (usize, &Client)| {
-            let owed = client.session.as_ref().map(|session| session.owed.keys().copied().collect::<Vec<_>>());
+            let owed = client.session.as_ref().map(|session| session.promises.owed.keys().copied().collect::<Vec<_>>());
             format!("client {index}: owed {owed:?}, unacknowledged {:?}", client.memory.unacknowledged)
         };
         self.clients.iter().enumerate().map(of).collect::<Vec<_>>().join("; ")
@@ -632,14 +583,22 @@ impl<F: Ground> World<F> {
         let mut came = false;
         for client in 0..CLIENTS {
             // What follows an answer waits until the answer is understood.
-            while self.clients[client].answer.is_none()
-                && let Some(connection) = &mut self.clients[client].connection
+            while let of = &mut self.clients[client]
+                && (of.answer.is_none() || of.successor.is_some())
+                && let Some(connection) = &mut of.connection
             {
                 match connection.packet() {
                     Ok(Some(packet)) => self.arrived(client, packet).await?,
                     Ok(None) => break,
                     Err(()) => self.lost(client),
                 }
+                came = true;
+            }
+            let of = &mut self.clients[client];
+            if let Some(successor) = of.successor.as_mut().filter(|_| of.answer.is_none())
+                && let Ok(Some(connack)) = successor.packet()
+            {
+                of.answer = Some(connack);
                 came = true;
             }
         }
@@ -655,7 +614,13 @@ impl<F: Ground> World<F> {
                 Ok(())
             }
             14 => {
-                let expected = self.clients[client].is_revoked || self.clients[client].good_until <= self.now_s;
+                let of = &self.clients[client];
+                let expected = match packet.body[0] {
+                    0x8E => of.successor.is_some(),
+                    0x98 => of.is_revoked,
+                    0xA0 => of.good_until <= self.now_s,
+                    _ => false,
+                };
                 self.note(format!("client {client} is cut with {:#04x}", packet.body[0]));
                 if expected { Ok(()) } else { Err(format!("client {client} was cut: {packet:?}")) }
             }
@@ -667,16 +632,15 @@ impl<F: Ground> World<F> {
     }
 
     async fn delivered(&mut self, client: usize, published: &Published) -> Checked {
-        let number = number_of(published).ok_or_else(|| format!("a message of nobody: {published:?}"))?;
+        let (number, is_shared) = number_of(published).ok_or_else(|| format!("a message of nobody: {published:?}"))?;
         let message = self.messages[number];
         let payload = if message.is_empty { String::new() } else { number.to_string() };
         let says = format!("client {client} gets message {number} ({message:?}) as {published:?}");
         self.note(format!(
-            "client {client} gets message {number} at QoS {}, DUP {}, retained {}",
+            "client {client} gets message {number} at QoS {}, DUP {}, retained {}, shared {is_shared}",
             published.qos, published.dup, published.retain
         ));
         self.received += 1;
-        let since = (message.is_expired(self.now_s), self.restarted_at >= message.step);
         let of = &mut self.clients[client];
         let identifier = published.packet_identifier;
         let is_repetition = published.qos == 2 && !of.memory.taken.insert(identifier);
@@ -692,12 +656,16 @@ impl<F: Ground> World<F> {
             return Err(format!("without a right: {says}"));
         }
         if !is_repetition {
-            let how = (published.qos, published.dup, connection.number);
+            let copy = Copy { client, connection: connection.number, qos: published.qos, dup: published.dup };
             let session = of.session.as_mut().ok_or_else(|| format!("without a session: {says}"))?;
-            let received = match published.retain {
-                true => session.receive_retained(number, message, how),
-                false => session.receive(number, message, how, since),
+            session.check_qos(message.topic + if is_shared { TOPICS } else { 0 }, message, copy.qos)?;
+            let since = (message.is_expired(self.now_s), self.restarted_at >= message.step);
+            let received = match (published.retain, is_shared) {
+                (true, _) => session.receive_retained(number, message, copy),
+                (false, false) => session.promises.receive(number, message, copy, since, false),
+                (false, true) => self.groups[message.topic].receive(number, message, copy, since, true),
             };
+            self.shared += usize::from(is_shared);
             received.map_err(|why| format!("{why}: {says}"))?;
         }
         self.maybe_acknowledge(client).await
@@ -742,14 +710,18 @@ impl<F: Ground> World<F> {
         if message.is_expired(self.now_s) {
             return;
         }
-        for of in &mut self.clients {
-            let can_read = of.may_read[message.topic];
-            if let Some(session) = &mut of.session {
-                // Of a publish that was sent twice, only kept sessions can be sure.
-                if session.is_kept || !message.was_resent {
-                    session.promise(number, message, can_read);
-                }
+        for of in self.clients.iter_mut().filter(|of| of.may_read[message.topic]) {
+            // Of a publish that was sent twice, only kept sessions can be sure.
+            let is_sure = |session: &&mut Session| session.is_kept || !message.was_resent;
+            if let Some(session) = of.session.as_mut().filter(is_sure)
+                && session.is_promised(message.topic, message)
+            {
+                session.promises.owe(number, message);
             }
+        }
+        let is_sure = !message.was_resent || self.members(message.topic).all(|session| session.is_kept);
+        if is_sure && self.members(message.topic).any(|session| session.is_promised(TOPICS + message.topic, message)) {
+            self.groups[message.topic].owe(number, message);
         }
     }
 
