@@ -102,9 +102,12 @@ async fn a_board_enrols_reports_obeys_becomes_what_is_desired_renews_and_comes_b
     board.said("a fault at 0x").await;
     board.said("connected for 10 s").await;
 
-    // Revoked, it stops and says so.
+    // Revoked, it stops and says so. It has no identity any more, and enrols anew: not with a string that is used up.
     assert_eq!(hub.told(&["device", "revoke", "board"]).await["status"], "revoked");
     board.said("revoked: ").await;
+    board.type_in("p").await;
+    let failed = board.said("enrolment failed: ").await;
+    assert!(failed.contains("create a new string"), "{failed}");
     hub.assert_shows_no_secret("the board", &board.shown());
     hub.finish().await;
 }
