@@ -47,6 +47,17 @@ impl Phase {
         }
     }
 
+    /// The lesser of each figure.
+    fn least(self, other: &Self) -> Self {
+        Self {
+            name: self.name,
+            thousand_instructions: self.thousand_instructions.min(other.thousand_instructions),
+            stack: self.stack.min(other.stack),
+            sent: self.sent.min(other.sent),
+            received: self.received.min(other.received),
+        }
+    }
+
     fn figures(&self) -> [(String, u64); 4] {
         let Self { name, thousand_instructions, stack, sent, received } = self;
         [
@@ -80,16 +91,21 @@ async fn measured(image: Image) -> BTreeMap<String, u64> {
         assert_eq!(phase.name, name);
         figures.extend(phase.figures());
     }
-    // Of the publishes the one with which nothing else fell together.
+    // The least of some publishes, for something may fall together with one; the last of them has a renewal before it, and not what a
+    // connection begins with.
     let (mut publish, mut renewal) = (None::<Phase>, None);
-    while publish.is_none() || renewal.is_none() {
+    loop {
         let phase = Phase::next(&mut board).await;
-        match phase.name.as_str() {
-            "renewal" => renewal = renewal.or(Some(phase)),
-            "publish" if publish.as_ref().is_none_or(|least| phase.thousand_instructions < least.thousand_instructions) => {
-                publish = Some(phase);
+        if phase.name == "renewal" {
+            renewal = renewal.or(Some(phase));
+        } else if phase.name == "publish" {
+            publish = Some(match publish {
+                Some(former) => former.least(&phase),
+                None => phase,
+            });
+            if renewal.is_some() {
+                break;
             }
-            _ => {}
         }
     }
     figures.extend([publish, renewal].into_iter().flatten().flat_map(|phase| phase.figures()));
