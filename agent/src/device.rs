@@ -12,7 +12,7 @@ use crate::keys::Drbg;
 use crate::lifecycle::{Awaited, Backoff, Ending, Lifecycle, Next as Course};
 use crate::mqtt::codec::{self, Auth, ConnAck, Connect, DecodeError, Packet, Publish, Qos, SubAck};
 use crate::mqtt::reason::ReasonCode;
-use crate::mqtt::session::{ANSWERS, Class, Next, PublishId, QUEUE, RESERVED, Session, Settled};
+use crate::mqtt::session::{ACKNOWLEDGEMENT_PATIENCE, ANSWERS, Class, Next, PublishId, QUEUE, RESERVED, Session, Settled};
 use crate::mqtt::{MAX_INCOMING_PACKET, MAX_PAYLOAD, MAX_TOPIC, RECEIVE_MAXIMUM};
 use crate::oauth::{self, Grant, MAX_TOKEN_REQUEST};
 use crate::time::{Clock, Instant, UnixTime};
@@ -94,6 +94,7 @@ enum Subscribe {
     ToSend,
     Awaited {
         packet_id: u16,
+        deadline: Instant,
     },
     /// Not all of it was granted: asked again with the next token, whose rights may be others.
     Refused,
@@ -236,7 +237,11 @@ impl Device {
                     Some(Leaving::Clean { deadline, .. }) => Some(deadline),
                     _ => None,
                 };
-                [self.session.deadline(), farewell].into_iter().flatten().fold(renewal, Instant::min).into()
+                let suback = match online.subscribe {
+                    Subscribe::Awaited { deadline, .. } => Some(deadline),
+                    Subscribe::ToSend | Subscribe::Refused | Subscribe::Done => None,
+                };
+                [self.session.deadline(), farewell, suback].into_iter().flatten().fold(renewal, Instant::min).into()
             }
         }
     }
@@ -248,7 +253,11 @@ impl Device {
             Phase::Online(Online { renewal: Renewal::Awaited { deadline }, .. }) if now >= *deadline => {
                 Err(Ending::TimedOut(Awaited::Renewal))
             }
+            Phase::Online(Online { subscribe: Subscribe::Awaited { deadline, .. }, .. }) if now >= *deadline => {
+                Err(Ending::TimedOut(Awaited::Acknowledgement))
+            }
             Phase::Online(_) if self.session.is_dead(now) => Err(Ending::TimedOut(Awaited::PingResp)),
+            Phase::Online(_) if self.session.is_stuck(now) => Err(Ending::TimedOut(Awaited::Acknowledgement)),
             Phase::Offline | Phase::Authenticating { .. } | Phase::Online(_) => Ok(()),
         }
     }
@@ -324,7 +333,7 @@ impl Device {
             let packet_id = self.session.new_packet_id();
             let filters = [topic(&self.identity, "cmd/+"), topic(&self.identity, "twin/desired")];
             codec::write_subscribe(out, packet_id, &[&filters[0], &filters[1]]).map_err(too_large)?;
-            online.subscribe = Subscribe::Awaited { packet_id };
+            online.subscribe = Subscribe::Awaited { packet_id, deadline: now.after(ACKNOWLEDGEMENT_PATIENCE) };
             self.session.sent(now);
             return Ok(true);
         }
@@ -540,7 +549,8 @@ impl Device {
         let Phase::Online(online) = &mut self.phase else {
             return Ok(());
         };
-        if online.subscribe != (Subscribe::Awaited { packet_id: suback.packet_id }) || suback.reason_codes.len() != 2 {
+        let is_awaited = matches!(online.subscribe, Subscribe::Awaited { packet_id, .. } if packet_id == suback.packet_id);
+        if !is_awaited || suback.reason_codes.len() != 2 {
             return Err(Ending::BadPacket(DecodeError::Protocol("SUBACK that answers no SUBSCRIBE")));
         }
         let refused = suback.reason_codes.iter().map(|code| ReasonCode(*code)).find(|code| code.is_failure());

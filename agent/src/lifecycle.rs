@@ -101,6 +101,8 @@ pub enum Awaited {
     Renewal,
     /// PINGRESP.
     PingResp,
+    /// PUBACK or SUBACK.
+    Acknowledgement,
     /// Room to send: the hub takes no more bytes.
     Reading,
 }

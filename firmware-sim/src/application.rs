@@ -240,6 +240,7 @@ pub(crate) fn in_words(ending: &Ending) -> String {
                 Awaited::ConnAck => "CONNACK",
                 Awaited::Renewal => "the renewal",
                 Awaited::PingResp => "PINGRESP",
+                Awaited::Acknowledgement => "an acknowledgement",
                 Awaited::Reading => "the hub to read",
             };
             format!("timed out waiting for {what}")

@@ -18,6 +18,8 @@ pub const ANSWERS: usize = 3;
 pub const RESERVED: usize = ANSWERS + 2;
 /// How long the hub may take to answer a PINGREQ.
 const PING_PATIENCE: Duration = Duration::from_secs(20);
+/// How long the hub may take over the next acknowledgement that it owes: its storage may be slow, but not for ever.
+pub(crate) const ACKNOWLEDGEMENT_PATIENCE: Duration = Duration::from_secs(60);
 
 /// Names one publish, so that its acknowledgement can be told apart.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -103,6 +105,8 @@ struct Connected {
     last_sent: Instant,
     last_received: Instant,
     ping_sent: Option<Instant>,
+    /// Since when nothing was acknowledged, although something is in flight. The hub acknowledges in order (MQTT 5, 4.6).
+    unacknowledged_since: Option<Instant>,
 }
 
 /// The session.
@@ -187,6 +191,7 @@ impl Session {
             last_sent: now,
             last_received: now,
             ping_sent: None,
+            unacknowledged_since: None,
         });
     }
 
@@ -209,7 +214,12 @@ impl Session {
     pub(crate) fn receive_puback(&mut self, puback: &PubAck<'_>) -> Option<Settled> {
         let in_flight = Delivery::InFlight { packet_id: puback.packet_id };
         let position = self.queue.iter().position(|outgoing| outgoing.delivery == in_flight)?;
-        Some(self.settle(position, puback.reason_code))
+        let settled = self.settle(position, puback.reason_code);
+        let is_in_flight = self.queue.iter().any(|outgoing| matches!(outgoing.delivery, Delivery::InFlight { .. }));
+        if let Some(connected) = &mut self.connected {
+            connected.unacknowledged_since = is_in_flight.then_some(connected.last_received);
+        }
+        Some(settled)
     }
 
     fn settle(&mut self, position: usize, reason_code: ReasonCode) -> Settled {
@@ -302,6 +312,7 @@ impl Session {
         connected.last_sent = now;
         if qos == Qos::AtLeastOnce {
             outgoing.delivery = Delivery::InFlight { packet_id };
+            connected.unacknowledged_since.get_or_insert(now);
         } else {
             self.queue.remove(position);
         }
@@ -311,10 +322,18 @@ impl Session {
     /// When the session wants to be asked again: a ping is due, or its answer is overdue.
     pub(crate) fn deadline(&self) -> Option<Instant> {
         let connected = self.connected.as_ref()?;
-        Some(match connected.ping_sent {
+        let ping = match connected.ping_sent {
             Some(sent) => sent.after(PING_PATIENCE),
             None => connected.ping_due(),
-        })
+        };
+        let acknowledgement = connected.unacknowledged_since.map(|since| since.after(ACKNOWLEDGEMENT_PATIENCE));
+        Some(acknowledgement.map_or(ping, |due| due.min(ping)))
+    }
+
+    /// Whether the hub acknowledges nothing any more.
+    pub(crate) fn is_stuck(&self, now: Instant) -> bool {
+        let since = self.connected.as_ref().and_then(|connected| connected.unacknowledged_since);
+        since.is_some_and(|since| now.since(since) >= ACKNOWLEDGEMENT_PATIENCE)
     }
 
     /// Whether a PINGREQ went unanswered for too long.
@@ -466,6 +485,23 @@ mod tests {
         assert!(session.is_dead(at(65)));
         session.received(at(64));
         assert!(!session.is_dead(at(65)));
+    }
+
+    #[test]
+    fn a_hub_that_acknowledges_is_given_its_time_for_each_and_one_that_stops_is_not() {
+        let mut session = Session::new();
+        online(&mut session, false);
+        for _ in 0..2 {
+            publish(&mut session, Qos::AtLeastOnce).expect("room");
+            sent(&mut session, at(0));
+        }
+        assert!(!session.is_stuck(at(59)));
+        session.received(at(59));
+        assert!(session.receive_puback(&puback(1, ReasonCode::SUCCESS)).is_some());
+        assert!(!session.is_stuck(at(118)) && session.is_stuck(at(119)));
+        session.received(at(118));
+        assert!(session.receive_puback(&puback(2, ReasonCode::SUCCESS)).is_some());
+        assert!(!session.is_stuck(at(1_000)), "nothing is owed");
     }
 
     #[test]

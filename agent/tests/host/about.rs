@@ -169,11 +169,11 @@ async fn however_much_news_there_is_a_minute_hears_one_about() {
 #[tokio::test(start_paused = true)]
 async fn an_about_waits_as_long_as_anything_else_is_queued() {
     let mut home = Home::new(64).await;
-    let (lamp, crowded_out) = lamp(Duration::from_secs(40));
+    let (lamp, crowded_out) = lamp(Duration::from_secs(20));
     let script = async |hub: &mut Hub| {
         let mut call = hub.admit().await;
         let mut unacknowledged = vec![];
-        let end = Instant::now() + Duration::from_secs(130);
+        let end = Instant::now() + Duration::from_secs(70);
         while let Ok(packet) = tokio::time::timeout_at(end, call.packet()).await {
             match packet {
                 FromClient::Subscribe { packet_id, .. } => call.send(&mqtt::suback(packet_id, &[1, 0x87])).await,

@@ -247,6 +247,32 @@ async fn a_silent_hub_is_noticed() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_hub_that_lives_but_never_acknowledges_a_subscription_or_a_publish_is_left() {
+    for acknowledges_publishes in [false, true] {
+        let mut home = Home::new(38).await;
+        let (lamp, events) = lamp();
+        let check = async |hub: &mut Hub| {
+            let mut call = hub.admit().await;
+            while let Some(packet) = call.next().await {
+                match packet {
+                    FromClient::PingReq => call.send(&mqtt::PINGRESP).await,
+                    FromClient::Publish { packet_id: Some(packet_id), .. } if acknowledges_publishes => {
+                        call.send(&mqtt::puback(packet_id, 0, "")).await;
+                    }
+                    FromClient::Subscribe { packet_id, .. } if !acknowledges_publishes => {
+                        call.send(&mqtt::suback(packet_id, &[1, 1])).await;
+                    }
+                    _ => {}
+                }
+            }
+            hub.let_in().await;
+        };
+        home.run(lamp, check).await;
+        assert_eq!(count(&events, "TimedOut(Acknowledgement)"), 1, "{events:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_hub_that_takes_the_call_and_says_nothing_is_given_up() {
     let mut home = Home::new(11).await;
     let (lamp, events) = lamp();
