@@ -39,6 +39,8 @@ pub struct Connect {
     pub method: Option<(String, Vec<u8>)>,
     /// Will: topic and payload, QoS 0, not retained.
     pub will: Option<(String, String)>,
+    /// Whether the session goes on where it was, and is kept for an hour (MQTT 5).
+    pub is_kept: bool,
 }
 
 impl Wire<TlsStream<TcpStream>> {
@@ -139,6 +141,7 @@ impl Connect {
             password: Some(password.as_bytes().to_vec()),
             method: None,
             will: None,
+            is_kept: false,
         }
     }
 
@@ -150,13 +153,13 @@ impl Connect {
     /// The packet.
     pub fn packet(&self) -> Vec<u8> {
         let mut body = string("MQTT");
-        let flags = 0x02
+        let flags = u8::from(!self.is_kept) << 1
             | u8::from(self.password.is_some()) << 6
             | u8::from(self.password.is_some() && self.version == 4) << 7
             | u8::from(self.will.is_some()) << 2;
         body.extend([self.version, flags, 0, 60]);
         if self.version == 5 {
-            let mut properties = Vec::new();
+            let mut properties = if self.is_kept { vec![0x11, 0, 0, 0x0e, 0x10] } else { Vec::new() };
             if let Some((method, data)) = &self.method {
                 properties.push(0x15);
                 properties.extend(string(method));
