@@ -1,7 +1,9 @@
 //! A device without an enrolment string: it asks, shows a code, and the owner types the code.
 
 use hearthkey_tests::hub::Hub;
+use hearthkey_tests::keyed::Keyed;
 use hearthkey_tests::process::{Running, binary, run};
+use hearthkey_tests::wire::{Connect, Wire};
 use rustix::process::Signal;
 use serde_json::Value;
 use tokio::process::Command;
@@ -84,5 +86,38 @@ async fn a_hub_that_forgot_who_waits_is_asked_anew() {
     hub.restart().await;
     assert_eq!(device.ended().await, 1);
     assert!(device.out().contains("nobody approved in time"), "{}", device.out());
+    hub.finish().await;
+}
+
+#[tokio::test]
+async fn a_device_enrols_or_joins_and_works_where_its_profile_takes_no_token_that_is_merely_shown() {
+    let hub = Hub::start().await;
+    let thermostat = hub.ran(&["profile", "show", "thermostat"]).await.out;
+    hub.apply_profile(&format!("proof = \"required\"\n{thermostat}")).await;
+
+    let mut window = open_window(&hub).await;
+    let mut joined = Running::start(newcomer(&hub, "oven"));
+    let code = shown(&mut joined).await;
+    hub.told(&["approve", &code, "--name", "oven", "--profile", "thermostat"]).await;
+    joined.json("telemetry", |event| (event["topic"] == "dev/oven/tele/temperature").then_some(())).await;
+    let mut enrolled = hub.agent("lamp", "thermostat").await;
+    enrolled.telemetry().await;
+    for device in ["oven", "lamp"] {
+        assert_eq!(hub.told(&["send", device, "identify", "--wait", "30s"]).await["state"], "succeeded");
+    }
+
+    // The same by a token and without its key.
+    let porch = Keyed::enrolled(&hub, "porch", "thermostat").await;
+    let token = porch.token(&hub).await;
+    let refused = Wire::tls(&hub).await.connect(&Connect::by_password("porch", &token)).await;
+    assert!(refused.connack_code() == 0x87 && refused.says("must be proven"), "{refused:?}");
+    let by_https = hub.http().get(hub.url("/api/v1/me")).bearer_auth(&token).send().await.expect("an answer");
+    assert_eq!(by_https.status(), 401);
+
+    for running in [&mut joined, &mut window] {
+        running.signal(Signal::INT);
+        running.ended().await;
+    }
+    enrolled.leave().await;
     hub.finish().await;
 }
