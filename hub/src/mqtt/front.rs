@@ -347,7 +347,7 @@ impl<G: Gate, F: Fabric> Inner<G, F> {
             resumes
         });
         if let Some(left) = lock(&self.left_behind).take(&arrival.key) {
-            match discarded.is_some() {
+            match discarded.is_some() || left.is_due(Instant::now()) {
                 true => wills.push(left.fires(&arrival.key, None)),
                 false => forget.extend(left.forget()),
             }
@@ -709,7 +709,7 @@ impl<G: Gate, F: Fabric> Inner<G, F> {
             for slot in sessions.values() {
                 let mut state = lock(&slot.state);
                 let is_over = state.is_over(now);
-                if is_over || state.armed.as_ref().is_some_and(|armed| armed.due.is_some_and(|due| due <= now)) {
+                if is_over || state.armed.as_ref().is_some_and(|armed| armed.is_due(now)) {
                     wills.extend(state.armed.take().map(|armed| armed.fires(&slot.key, None)));
                 }
                 if is_over {

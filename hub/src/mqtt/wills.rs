@@ -65,6 +65,11 @@ impl Armed {
         Firing { key: key.clone(), armed: self, rights }
     }
 
+    /// Whether its time has come.
+    pub(super) fn is_due(&self, now: Instant) -> bool {
+        self.due.is_some_and(|due| due <= now)
+    }
+
     /// The rows to delete when it is no more.
     pub(super) fn forget(&self) -> impl Iterator<Item = Write> + use<> {
         rows::delete_will(self.number, self.parts)
@@ -112,7 +117,7 @@ impl LeftBehind {
 
     /// Whose clients did not come back in time.
     fn due(&self, now: Instant) -> Vec<SessionKey> {
-        self.0.iter().filter(|(_, armed)| armed.due.is_some_and(|due| due <= now)).map(|(key, _)| key.clone()).collect()
+        self.0.iter().filter(|(_, armed)| armed.is_due(now)).map(|(key, _)| key.clone()).collect()
     }
 }
 

@@ -258,6 +258,28 @@ async fn the_grace_is_the_owners_to_choose() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_device_that_comes_back_when_the_grace_is_over_is_announced_dead_before_it_speaks_again() {
+    for connect in lamps() {
+        let home = VirtualHome::new();
+        let _lamp = home.connected(connect.clone()).await;
+        let limits = Limits { will_grace: Duration::from_millis(2_500), ..Limits::default() };
+        let home = home.killed_with(limits).await;
+        let mut observer = home.observer().await;
+        // The hub looks once a second: it has not noticed yet.
+        for milliseconds in [1_000, 1_000, 600] {
+            advance(Duration::from_millis(milliseconds)).await;
+            observer.nothing_came().await;
+        }
+        let mut lamp = home.connected(connect).await;
+        assert_eq!(lamp.publish(STATUS, "online", true, &[]).await, 0);
+        for status in ["offline", "online"] {
+            assert_eq!(observer.message().await.payload, status);
+        }
+        observer.nothing_came().await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_will_for_which_there_is_no_room_is_recorded_and_counted_and_forgotten() {
     let limits = Limits { max_retained_bytes_per_principal: 300, ..Limits::default() };
     let home = VirtualHome::on(FakeGate::of_a_home(), limits);
