@@ -1,6 +1,6 @@
 //! The thermostat as the agent's application: when it reports, how it obeys, what watchers are told.
 
-use std::collections::BTreeMap;
+use std::collections::VecDeque;
 use std::time::Duration;
 
 use hearthkey_agent::json::Object;
@@ -14,7 +14,8 @@ use tokio::sync::{OwnedSemaphorePermit, oneshot};
 use tokio::time::Instant;
 
 use crate::event::SimEventKind;
-use crate::fleet::{Orders, PublishError, PublishOrder, Reporter};
+use crate::fleet::Reporter;
+use crate::handle::{Orders, PublishError, PublishOrder};
 
 /// More publishes than the agent's queue holds cannot await an answer; the oldest is forgotten.
 const MAX_UNANSWERED: usize = 32;
@@ -28,7 +29,8 @@ pub(crate) struct SimulatedThermostat {
     reporter: Reporter,
     /// Held until the first connection succeeded or failed.
     permit: Option<OwnedSemaphorePermit>,
-    unanswered: BTreeMap<PublishId, Unanswered>,
+    /// In the order in which they were sent.
+    unanswered: VecDeque<Unanswered>,
     connecting_since: Instant,
     /// Name of the command being carried out.
     command_name: String,
@@ -40,6 +42,7 @@ pub(crate) struct SimulatedThermostat {
 
 /// A publish whose PUBACK has not come.
 struct Unanswered {
+    id: PublishId,
     payload: String,
     since: Instant,
     answer: Option<oneshot::Sender<Result<(), PublishError>>>,
@@ -65,7 +68,7 @@ impl SimulatedThermostat {
             order: None,
             reporter,
             permit,
-            unanswered: BTreeMap::new(),
+            unanswered: VecDeque::new(),
             connecting_since: Instant::now(),
             command_name: String::new(),
             leaving: false,
@@ -75,6 +78,11 @@ impl SimulatedThermostat {
 
     pub(crate) fn reporter(&self) -> &Reporter {
         &self.reporter
+    }
+
+    fn answered(&mut self, id: PublishId) -> Option<Unanswered> {
+        let place = self.unanswered.iter().position(|unanswered| unanswered.id == id)?;
+        self.unanswered.remove(place)
     }
 
     fn carry_out_order(&mut self, outbox: &mut Outbox<'_>) {
@@ -127,7 +135,7 @@ impl Application for SimulatedThermostat {
             }
             Event::Renewed { took, .. } => self.reporter.report(SimEventKind::Renewed { took }),
             Event::Acknowledged { id, topic } => {
-                if let Some(Unanswered { payload, since, answer }) = self.unanswered.remove(&id) {
+                if let Some(Unanswered { payload, since, answer, .. }) = self.answered(id) {
                     let took = since.elapsed();
                     self.reporter.report(SimEventKind::Acknowledged { topic: topic.to_owned(), payload, took });
                     tell(answer, Ok(()));
@@ -137,7 +145,7 @@ impl Application for SimulatedThermostat {
                 let reason = if reason.is_empty() { reason_code.name() } else { reason }.to_owned();
                 let (topic, code) = (topic.to_owned(), reason_code.0);
                 self.reporter.report(SimEventKind::Refused { topic, code, reason: reason.clone() });
-                let answer = self.unanswered.remove(&id).and_then(|unanswered| unanswered.answer);
+                let answer = self.answered(id).and_then(|unanswered| unanswered.answer);
                 tell(answer, Err(PublishError::Refused { code, reason }));
             }
             Event::SubscriptionRefused { filter, reason_code } => {
@@ -179,35 +187,28 @@ impl Application for SimulatedThermostat {
     async fn wake(&mut self) {
         if self.leaving {
             // A wish that the agent is fulfilling must not wake it again and again.
-            return std::future::pending().await;
-        }
-        if self.order.is_some() {
+            std::future::pending().await
+        } else if self.order.is_some() {
             // One order at a time; the next waits in the mailbox.
-            return self.orders.stopping().await;
-        }
-        let stopping = self.orders.stopping();
-        tokio::select! {
-            order = self.orders.publishes.recv() => match order {
-                // Nothing is awaited between taking the order and keeping it: a dropped future loses none.
-                Some(order) => self.order = Some(order),
-                None => std::future::pending().await,
-            },
-            () = stopping => {}
+            self.orders.stopping().await;
+        } else {
+            // Nothing is awaited between taking the order and keeping it: a dropped future loses none.
+            self.order = self.orders.next_publish().await;
         }
     }
 }
 
 fn await_answer(
-    unanswered: &mut BTreeMap<PublishId, Unanswered>,
+    unanswered: &mut VecDeque<Unanswered>,
     id: PublishId,
     payload: &[u8],
     answer: Option<oneshot::Sender<Result<(), PublishError>>>,
 ) {
     if unanswered.len() >= MAX_UNANSWERED {
-        unanswered.pop_first();
+        unanswered.pop_front();
     }
     let payload = String::from_utf8_lossy(payload).into_owned();
-    unanswered.insert(id, Unanswered { payload, since: Instant::now(), answer });
+    unanswered.push_back(Unanswered { id, payload, since: Instant::now(), answer });
 }
 
 fn refuse(order: PublishOrder, problem: &str) {

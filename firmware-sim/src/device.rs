@@ -13,7 +13,8 @@ use tokio::time::Instant;
 use crate::application::{SimulatedThermostat, in_words};
 use crate::enrolment::EnrolmentString;
 use crate::event::SimEventKind;
-use crate::fleet::{Orders, Reporter};
+use crate::fleet::Reporter;
+use crate::handle::Orders;
 use crate::host::Host;
 use crate::storage::Storage;
 
@@ -72,28 +73,29 @@ impl DeviceOptions {
 /// Runs a device until it is asked to stop, is revoked, or cannot become a device of this home.
 ///
 /// Dropping the future is a power cut: what is left in `options` is what a device still has afterwards.
-pub(crate) async fn run(options: &mut DeviceOptions, orders: Orders, mut reporter: Reporter, starting: Arc<Semaphore>) {
-    let stopping = orders.stopping();
+pub(crate) async fn run(options: &mut DeviceOptions, orders: &Orders, mut reporter: Reporter, starting: &Arc<Semaphore>) {
     let DeviceOptions { enrolment, join, erase, storage, interval, seed, time_scale, agent, clock_error } = options;
     let mut host = Host::new(storage);
     let mut workspace = Box::new(Workspace::new());
-
-    let started = tokio::select! {
-        started = start(&mut host, enrolment, join.as_ref(), erase, &mut workspace, &mut reporter, &starting) => started,
-        () = stopping => return reporter.report(SimEventKind::Stopped { failure: None }),
+    // What is needed only until the agent runs ends with this block: the future holds it no longer.
+    let (mut agent, mut thermostat) = {
+        let started = tokio::select! {
+            started = start(&mut host, enrolment, join.as_ref(), erase, &mut workspace, &mut reporter, starting) => started,
+            () = orders.stopping() => return reporter.report(SimEventKind::Stopped { failure: None }),
+        };
+        let (Enrolled { identity, mut clock }, permit) = match started {
+            Ok(started) => started,
+            Err(failure) => return reporter.report(SimEventKind::Stopped { failure: Some(failure) }),
+        };
+        let wrong_date = clock_error.map(|error| UnixTime::from_secs(system_date().saturating_add_signed(error)));
+        if let Some(date) = wrong_date {
+            clock.learn(host.now(), date);
+        }
+        let wrong_clock = wrong_date.map(|date| (Instant::now(), date));
+        let orders = orders.clone();
+        let thermostat = SimulatedThermostat::new(*seed, *interval, *time_scale, orders, reporter, permit, wrong_clock);
+        (Agent::with_clock(identity, *agent, clock), thermostat)
     };
-    let (enrolled, permit) = match started {
-        Ok(started) => started,
-        Err(failure) => return reporter.report(SimEventKind::Stopped { failure: Some(failure) }),
-    };
-    let Enrolled { identity, mut clock } = enrolled;
-    let wrong_date = clock_error.map(|error| UnixTime::from_secs(system_date().saturating_add_signed(error)));
-    if let Some(date) = wrong_date {
-        clock.learn(host.now(), date);
-    }
-    let wrong_clock = wrong_date.map(|date| (Instant::now(), date));
-    let mut thermostat = SimulatedThermostat::new(*seed, *interval, *time_scale, orders, reporter, permit, wrong_clock);
-    let mut agent = Agent::with_clock(identity, *agent, clock);
     let ended = agent.run(&mut host, &mut thermostat, &mut workspace).await;
     thermostat.reporter().report(SimEventKind::Stopped {
         failure: match ended {

@@ -8,19 +8,17 @@ use std::time::Duration;
 
 use serde_json::Value;
 use tokio::runtime::Runtime;
-use tokio::sync::{Mutex, Semaphore, mpsc, oneshot, watch};
+use tokio::sync::Semaphore;
 use tokio::task::{JoinSet, LocalSet};
 
 use crate::builder::FleetBuilder;
 use crate::device::{self, DeviceOptions};
-use crate::enrolment::EnrolmentString;
 use crate::event::{EventDoor, EventSink, Events, SimEvent, SimEventKind};
+use crate::handle::{DeviceHandle, Orders};
 use crate::ledger::{Delivery, Ledger};
 use crate::owner::{CommandEnd, Owner, OwnerError};
 use crate::summary::{DeviceState, Summary, Tally, Window};
 
-/// Publishes that wait for a device; a test or a demonstration sends one at a time.
-const MAILBOX_LENGTH: usize = 16;
 /// A device that has not said goodbye by then is dropped, and the hub publishes its will. The agent takes up to 5 s.
 const FAREWELL: Duration = Duration::from_secs(8);
 
@@ -108,12 +106,10 @@ impl Fleet {
         let mut shares: Vec<Vec<Seat>> = (0..thread_count).map(|_| Vec::new()).collect();
         for (index, options) in devices.into_iter().enumerate() {
             let (handle, orders) = DeviceHandle::new();
-            let power = Arc::clone(&handle.power);
             handles.push(handle);
             shares[index % thread_count].push(Seat {
                 options,
                 orders,
-                power,
                 delay: step * u32::try_from(index).unwrap_or(u32::MAX),
                 reporter: Reporter { index, device: None, sink: sink.clone(), tally: tally.clone(), ledger: ledger.clone() },
                 starting: Arc::clone(&starting),
@@ -245,128 +241,6 @@ impl Drop for Fleet {
     }
 }
 
-/// Drives one device of a fleet.
-#[derive(Clone, Debug)]
-pub struct DeviceHandle {
-    publishes: mpsc::Sender<PublishOrder>,
-    stop: Arc<watch::Sender<bool>>,
-    power: Arc<watch::Sender<Power>>,
-}
-
-/// Whether a device runs, and what it finds when it starts.
-#[derive(Clone, Debug)]
-pub(crate) struct Power {
-    on: bool,
-    /// Moves with each interruption, however short.
-    cuts: u64,
-    /// Makes a new key with this, once.
-    enrolment: Option<EnrolmentString>,
-}
-
-/// Why a publish that was injected into a device did not happen.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[non_exhaustive]
-pub enum PublishError {
-    /// The hub said no.
-    #[error("the hub refused it: {reason} (0x{code:02X})")]
-    Refused {
-        /// Reason code of PUBACK.
-        code: u8,
-        /// Reason string of PUBACK, or the meaning of the code.
-        reason: String,
-    },
-    /// The agent cannot send it: no valid topic, or too long.
-    #[error("the device cannot send it: {0}")]
-    Unsendable(String),
-    /// The device has stopped, or stopped before the hub answered.
-    #[error("the device has stopped")]
-    Stopped,
-}
-
-impl DeviceHandle {
-    fn new() -> (Self, Orders) {
-        let (publishes, publish_orders) = mpsc::channel(MAILBOX_LENGTH);
-        let (stop, stopping) = watch::channel(false);
-        let power = Arc::new(watch::Sender::new(Power { on: true, cuts: 0, enrolment: None }));
-        let handle = Self { publishes, stop: Arc::new(stop), power };
-        let orders = Orders { publishes: Mailbox(Arc::new(Mutex::new(publish_orders))), stopping };
-        (handle, orders)
-    }
-
-    /// Has the device publish to any topic, its neighbours' among them, as soon as it has a session, and waits for
-    /// the hub's answer. The device's own code has no such door: the hub must hold against firmware that does.
-    ///
-    /// # Errors
-    /// [`PublishError::Refused`] is what the hub owes a publish that the device has no right to.
-    pub async fn publish(&self, topic: impl Into<String>, payload: impl Into<Vec<u8>>) -> Result<(), PublishError> {
-        let (answer, answered) = oneshot::channel();
-        let order = PublishOrder { topic: topic.into(), payload: payload.into(), answer };
-        self.publishes.send(order).await.map_err(|_| PublishError::Stopped)?;
-        answered.await.unwrap_or(Err(PublishError::Stopped))
-    }
-
-    /// Takes the power from the device: it says no goodbye and keeps what its storage holds.
-    pub fn cut_power(&self) {
-        self.power.send_modify(|power| (power.on, power.cuts) = (false, power.cuts + 1));
-    }
-
-    /// Gives it back: the device starts as after any power cut.
-    pub fn restore_power(&self) {
-        self.power.send_modify(|power| power.on = true);
-    }
-
-    /// Restarts the device with a fresh string of its owner: it makes a new key, as in a rotation.
-    pub fn enrol_anew(&self, enrolment: EnrolmentString) {
-        self.power.send_modify(|power| *power = Power { on: true, cuts: power.cuts + 1, enrolment: Some(enrolment) });
-    }
-
-    /// Asks the device to say goodbye and stop.
-    pub fn stop(&self) {
-        self.stop.send_replace(true);
-    }
-}
-
-/// What the device is asked to do from outside.
-#[derive(Clone)]
-pub(crate) struct Orders {
-    pub(crate) publishes: Mailbox,
-    stopping: watch::Receiver<bool>,
-}
-
-/// The publishes that a device is asked to do. It outlives the device's lives.
-#[derive(Clone)]
-pub(crate) struct Mailbox(Arc<Mutex<mpsc::Receiver<PublishOrder>>>);
-
-impl Mailbox {
-    /// The next one; `None` when nobody can ask any more. Dropping the future loses none.
-    pub(crate) async fn recv(&mut self) -> Option<PublishOrder> {
-        self.0.lock().await.recv().await
-    }
-}
-
-impl Orders {
-    /// Whether the device should stop.
-    pub(crate) fn asked_to_stop(&self) -> bool {
-        // An error means that every handle is gone: nobody is left to want the device.
-        *self.stopping.borrow() || self.stopping.has_changed().is_err()
-    }
-
-    /// Resolves when the device should stop.
-    pub(crate) fn stopping(&self) -> impl Future<Output = ()> + use<> {
-        let mut stopping = self.stopping.clone();
-        async move {
-            // An error means the same as `true`.
-            let _ = stopping.wait_for(|stop| *stop).await;
-        }
-    }
-}
-
-pub(crate) struct PublishOrder {
-    pub(crate) topic: String,
-    pub(crate) payload: Vec<u8>,
-    pub(crate) answer: oneshot::Sender<Result<(), PublishError>>,
-}
-
 /// Tells watchers and the tally what happens to one device.
 pub(crate) struct Reporter {
     index: usize,
@@ -419,15 +293,21 @@ impl Reporter {
     }
 }
 
-/// A device before it runs.
+/// A device's place in the fleet, for all its lives.
 struct Seat {
     options: DeviceOptions,
     orders: Orders,
-    power: Arc<watch::Sender<Power>>,
     /// How long after the fleet it starts.
     delay: Duration,
     reporter: Reporter,
     starting: Arc<Semaphore>,
+}
+
+impl Drop for Seat {
+    /// At the end of its last life, and if a bug of ours ended that.
+    fn drop(&mut self) {
+        self.orders.end();
+    }
 }
 
 fn run_share(runtime: &Runtime, share: Vec<Seat>) {
@@ -436,7 +316,7 @@ fn run_share(runtime: &Runtime, share: Vec<Seat>) {
         let mut reporters = HashMap::new();
         for seat in share {
             let reporter = seat.reporter.twin();
-            let task = running.spawn_local(run_seat(seat));
+            let task = running.spawn_local(run_seat(Box::new(seat)));
             reporters.insert(task.id(), reporter);
         }
         while let Some(ended) = running.join_next_with_id().await {
@@ -451,45 +331,48 @@ fn run_share(runtime: &Runtime, share: Vec<Seat>) {
 }
 
 /// Runs a device through its lives: from one interruption of its power to the next, until it stops.
-async fn run_seat(seat: Seat) {
-    let Seat { mut options, orders, power, delay, reporter, starting } = seat;
-    let mut watched = power.subscribe();
+async fn run_seat(mut seat: Box<Seat>) {
+    let Seat { options, orders, delay, reporter, starting } = &mut *seat;
     let stopped = || reporter.report(SimEventKind::Stopped { failure: None });
-    let asked = orders.stopping();
-    let stopping = orders.stopping();
-    let patience = async {
-        stopping.await;
-        tokio::time::sleep(FAREWELL).await;
-    };
-    tokio::pin!(asked, patience);
     tokio::select! {
-        () = tokio::time::sleep(delay) => {}
-        () = &mut asked => return stopped(),
+        () = tokio::time::sleep(*delay) => {}
+        () = orders.stopping() => return stopped(),
     }
     loop {
-        tokio::select! {
-            () = becomes(&mut watched, |power| power.on) => {}
-            () = &mut asked => return stopped(),
-        }
-        let (mut cuts, mut enrolment) = (0, None);
-        power.send_modify(|power| (cuts, enrolment) = (power.cuts, power.enrolment.take()));
-        if let Some(enrolment) = enrolment {
+        let Some(mut life) = orders.next_life().await else { return stopped() };
+        if let Some(enrolment) = life.enrolment.take() {
             (options.enrolment, options.erase) = (Some(enrolment), true);
         }
-        let life = device::run(&mut options, orders.clone(), reporter.twin(), Arc::clone(&starting));
+        let patience = async {
+            orders.stopping().await;
+            tokio::time::sleep(FAREWELL).await;
+        };
         tokio::select! {
-            () = life => return,
-            () = becomes(&mut watched, |power| power.cuts != cuts) => {
-                reporter.report(SimEventKind::Disconnected { reason: POWER_CUT.to_owned() });
-            }
-            () = &mut patience => return stopped(),
+            () = device::run(options, orders, reporter.twin(), starting) => return,
+            () = orders.power_cut(&life) => reporter.report(SimEventKind::Disconnected { reason: POWER_CUT.to_owned() }),
+            () = patience => return stopped(),
         }
     }
 }
 
-/// Resolves once `there` is true of the power; never if nobody can change it any more.
-async fn becomes(power: &mut watch::Receiver<Power>, there: impl FnMut(&Power) -> bool) {
-    if power.wait_for(there).await.is_err() {
-        std::future::pending().await
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_device_takes_hardly_more_than_the_agent_that_it_runs() {
+        /// The agent and the future in which it runs, of which the simulator cannot spare any.
+        const AGENT: usize = 12_300;
+        let (_handle, orders) = DeviceHandle::new();
+        let (sink, tally) = (EventSink::new(), Tally::new(1));
+        let seat = Seat {
+            options: DeviceOptions::stored_in(crate::Storage::memory()),
+            orders,
+            delay: Duration::ZERO,
+            reporter: Reporter { index: 0, device: None, sink, tally, ledger: None },
+            starting: Arc::new(Semaphore::new(1)),
+        };
+        let bytes = size_of::<Seat>() + size_of_val(&run_seat(Box::new(seat)));
+        assert!(bytes < AGENT + 2_500, "{bytes} bytes");
     }
 }

@@ -14,7 +14,8 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::time::Instant;
 
-use crate::fleet::{Fleet, PublishError};
+use crate::fleet::Fleet;
+use crate::handle::PublishError;
 use crate::host::Host;
 use crate::owner::Owner;
 use crate::storage::Storage;

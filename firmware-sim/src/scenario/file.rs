@@ -10,7 +10,7 @@ use toml::Spanned;
 const MAX_STEPS: usize = 64;
 /// Largest scenario file.
 pub const MAX_SCENARIO_BYTES: u64 = 64 * 1024;
-/// Most devices of one scenario: each holds a socket and some 20 KB.
+/// Most devices of one scenario: each holds a socket and some 26 KB.
 const MAX_DEVICES: usize = 4_000;
 /// Longest run by the wall clock.
 const MAX_DURATION: Duration = Duration::from_secs(24 * 3600);

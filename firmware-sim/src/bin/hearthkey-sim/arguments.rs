@@ -169,7 +169,7 @@ pub(crate) struct FleetArguments {
     pub(crate) run: RunArguments,
 }
 
-/// Each device holds a socket and some 20 KB; more than this wants several machines.
+/// Each device holds a socket and some 26 KB; more than this wants several machines.
 const MAX_DEVICES: i64 = 20_000;
 
 #[derive(Clone, Debug, Args)]

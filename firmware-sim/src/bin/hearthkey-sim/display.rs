@@ -38,6 +38,9 @@ pub(crate) struct Run<'a> {
     pub(crate) seed: u64,
     /// From its start to its last goodbye, seconds.
     pub(crate) took_s: f64,
+    /// By how much this process grew from before its devices were made to the end of the run, for each of them: with few
+    /// devices mostly what a fleet costs however small it is. `None` where the system does not say.
+    pub(crate) resident_bytes_per_device: Option<u64>,
     #[serde(flatten)]
     pub(crate) summary: &'a Summary,
 }
@@ -48,12 +51,13 @@ pub(crate) struct Run<'a> {
 /// When standard output is closed.
 pub(crate) fn print_run(run: &Run<'_>, output: Output) -> io::Result<()> {
     let mut stdout = anstream::stdout().lock();
-    let Run { seed, took_s, summary } = run;
+    let Run { seed, took_s, resident_bytes_per_device, summary } = run;
     match output {
         Output::Json => writeln!(stdout, "{}", serde_json::to_string(run)?),
         Output::Text => {
             writeln!(stdout, "{}\n{}{}", latencies(summary), counts(summary, None), reasons(summary))?;
-            writeln!(stdout, "\n{} devices, seed {seed}, {took_s:.0} s", summary.devices)
+            let memory = resident_bytes_per_device.map(|bytes| format!(", {:.1} KB of memory for each", bytes as f64 / 1e3));
+            writeln!(stdout, "\n{} devices, seed {seed}, {took_s:.0} s{}", summary.devices, memory.unwrap_or_default())
         }
     }
 }

@@ -29,6 +29,7 @@ pub(crate) async fn run(arguments: FleetArguments, signals: &Signals) -> Result<
     allow_open_files(arguments.devices.unwrap_or_default() as usize)?;
     let hub = find_hub(&arguments).await?;
     let enrolments = fleet_enrolments(&arguments, hub.as_ref().map(|(owner, _)| owner)).await?;
+    let resident_before = resident_bytes();
     let devices = fleet_devices(&arguments, enrolments)?;
     allow_open_files(devices.len())?;
     let options = FleetOptions {
@@ -42,10 +43,13 @@ pub(crate) async fn run(arguments: FleetArguments, signals: &Signals) -> Result<
     let mut record = Record::default();
     let commands = arguments.command_every.zip(hub.as_ref().map(|(owner, _)| owner.clone()));
     watch_fleet(&fleet, run, commands, &mut record, signals).await;
+    let resident = resident_before.zip(resident_bytes()).map(|(before, now)| now.saturating_sub(before));
     let summary = fleet.stop().await;
     // A closed standard output has nobody to tell.
     let took = began.elapsed();
-    let _ = print_run(&Run { seed: run.seed(), took_s: took.as_secs_f64(), summary: &summary }, run.output);
+    let (seed, took_s) = (run.seed(), took.as_secs_f64());
+    let resident_bytes_per_device = resident.map(|bytes| bytes / (summary.devices.max(1) as u64));
+    let _ = print_run(&Run { seed, took_s, resident_bytes_per_device, summary: &summary }, run.output);
     if let Some((_, Some(mut hub))) = hub {
         hub.stop().await?;
     }
@@ -58,6 +62,14 @@ pub(crate) async fn run(arguments: FleetArguments, signals: &Signals) -> Result<
         write_report(file, report.to_html()?)?;
     }
     Ok(every_device_was_served(&summary))
+}
+
+/// Memory of this process that is resident now, without what the system could read from its files again; `None` where the system
+/// does not say.
+fn resident_bytes() -> Option<u64> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let kilobytes = status.lines().find_map(|line| line.strip_prefix("RssAnon:"))?.trim().strip_suffix(" kB")?;
+    kilobytes.parse::<u64>().ok().map(|kilobytes| kilobytes * 1024)
 }
 
 /// Whether every device had a session and none gave up.
