@@ -32,7 +32,7 @@ use arc_swap::ArcSwap;
 use base64ct::{Base64UrlUnpadded, Encoding};
 use hearthkey_core::{
     DeviceId, UnixTime,
-    audit::ChainHead,
+    audit::{AuditDraft, ChainHead, Outcome},
     audit_flood::Entry,
     claims::AccessTokenVerifier,
     jwt::Jwk,
@@ -47,6 +47,7 @@ use hearthkey_core::{
 use std::{
     convert::Infallible,
     net::IpAddr,
+    path::PathBuf,
     pin::Pin,
     sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock, Weak},
     time::Duration,
@@ -502,6 +503,30 @@ impl Hub {
         if let Err(why) = self.decide_always(|registry| registry.record(entries, now)).await {
             tracing::error!(why, "audit entries could not be kept");
         }
+    }
+
+    /// Keeps an audit entry of what was done to the hub itself.
+    async fn record_own(&self, actor: String, action: &'static str, context: &Context) {
+        let (target, reason) = ("hub".to_owned(), String::new());
+        let entry = AuditDraft { actor, action, target, outcome: Outcome::Success, reason, count: 1 };
+        self.record(vec![(entry, context.source.clone())]).await;
+    }
+
+    /// Writes everything that is stored to a file of the data directory, for `actor`, who may ask for it. Returns the file.
+    ///
+    /// # Errors
+    /// `actor`'s, and [`NotDecided::Unavailable`] if the store cannot be read or the file not be written.
+    pub async fn back_up<E>(
+        &self,
+        actor: impl FnOnce(&Registry) -> Result<String, E>,
+        context: &Context,
+    ) -> Result<PathBuf, NotDecided<E>> {
+        let actor = self.decide(|registry| Ok(Change { writes: Vec::new(), answer: actor(registry)? })).await?;
+        let store = Arc::clone(&self.store);
+        let written = tokio::task::spawn_blocking(move || store.back_up_as_asked().map_err(|error| error.to_string())).await;
+        let file = written.map_err(|error| error.to_string()).and_then(|written| written).map_err(NotDecided::Unavailable)?;
+        self.record_own(actor, "backup.write", context).await;
+        Ok(file)
     }
 
     /// Keeps rows that are not the registry's: those of the MQTT front.

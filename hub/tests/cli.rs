@@ -75,6 +75,8 @@ fn help_teaches_with_examples_and_tells_the_exit_codes() {
         &["join"],
         &["approve"],
         &["check"],
+        &["backup"],
+        &["restore"],
         &["completions"],
     ] {
         let Ran { exit, out, .. } = hearthkey(&[command, &["--help"]].concat());

@@ -5,6 +5,7 @@
 mod api;
 mod args;
 mod audit;
+mod backup;
 mod can;
 mod check;
 mod client;
@@ -95,6 +96,7 @@ pub fn main(up: impl FnOnce(UpOptions) -> Result<ExitCode, Failure>) -> ExitCode
 fn run_locally(command: Local, global: &Global, out: &mut Output) -> Result<Exit, Failure> {
     match command {
         Local::Check(args) => check::check(&args, out),
+        Local::Backup(args) => backup::back_up(&args, global, &data_dir(global)?, out),
         Local::Restore(args) => restore::restore(&args, &data_dir(global)?, out),
         Local::Completions(args) => completions(args.shell, out),
         Local::Context(command) => contexts::run(command, global, out),
@@ -141,7 +143,7 @@ fn find_context(global: &Global) -> Result<Context, Failure> {
     Context::find(global.context.as_ref(), global.data.as_deref(), NamedContexts::of_this_user().as_ref())
 }
 
-fn waiting_for(answer: impl Future<Output = Result<Exit, Failure>>) -> Result<Exit, Failure> {
+fn waiting_for<T>(answer: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()

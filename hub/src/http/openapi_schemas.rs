@@ -326,6 +326,7 @@ fn approvals() -> Vec<(&'static str, Value)> {
     let login = shown(&[("client", text()), ("source", text())]);
     vec![
         ("JoinSpan", object(&[("for_s", seconds(0, MAX_JOIN_WINDOW.0))])),
+        ("BackupWritten", shown(&[("file", text())])),
         ("JoinWindow", shown(&[("open_until", a("UnixTime"))])),
         (
             "Approval",

@@ -4,7 +4,6 @@ use super::{Hub, NotDecided, Signing, unavailable};
 use crate::{clock, entropy, passwords::PasswordError};
 use hearthkey_core::{
     DeviceId, Seconds, UnixTime,
-    audit::{AuditDraft, Outcome},
     claims::{ACCESS_TOKEN_TYPE, AccessTokenClaims, AceProfile, Confirmation, InvalidAccessToken},
     network::Network,
     oauth::{BasicCredentials, ErrorCode, OAuthError, TokenRequest},
@@ -494,15 +493,7 @@ impl Hub {
         });
         let rotated = rotated.await.map_err(|error| error.to_string()).and_then(|rotated| rotated);
         self.signing.store(Arc::new(rotated.map_err(NotDecided::Unavailable)?));
-        let entry = AuditDraft {
-            actor,
-            action: "signing_key.rotate",
-            target: "hub".to_owned(),
-            outcome: Outcome::Success,
-            reason: String::new(),
-            count: 1,
-        };
-        self.record(vec![(entry, context.source.clone())]).await;
+        self.record_own(actor, "signing_key.rotate", context).await;
         Ok(())
     }
 }

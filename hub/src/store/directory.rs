@@ -6,7 +6,7 @@
 //! DATA/store.lock        held while a hub runs
 //! DATA/store.reserve     released when the store must be reopened, or rights be taken away, on a full disk
 //! DATA/store.damaged-1/  what could not be opened when a backup was restored; never removed
-//! DATA/backups/          store-<sequence>.backup
+//! DATA/backups/          store-<sequence>.backup, and `asked-for`: the last one that somebody asked for
 //! ```
 //!
 //! Knows nothing of rows or of the engine, apart from the names of files that it leaves torn or unsynced.
@@ -279,7 +279,9 @@ pub(super) fn write_atomically(path: &Path, write: impl FnOnce(&mut dyn io::Writ
     let mut partial = path.as_os_str().to_owned();
     partial.push(".partial");
     let partial = PathBuf::from(partial);
-    let written = OpenOptions::new().create(true).truncate(true).write(true).mode(0o600).open(&partial).and_then(|file| {
+    // What a write that was interrupted left, or somebody else put there: its mode would stay.
+    let _ = fs::remove_file(&partial);
+    let written = OpenOptions::new().create_new(true).write(true).mode(0o600).open(&partial).and_then(|file| {
         let mut buffered = io::BufWriter::new(&file);
         write(&mut buffered)?;
         buffered.flush()?;

@@ -20,7 +20,7 @@ use std::sync::Arc;
 use hearthkey_core::write::{Sequence, Table, Write};
 
 pub use self::directory::{FREE_SPACE_FLOOR_BYTES, LAST_SPACE_BYTES, MAX_DAMAGED_KEPT, RESERVE_BYTES};
-pub use self::sled::{Closed, Opened, RestoredFromBackup, SledStore, restore};
+pub use self::sled::{Closed, Opened, RestoredFromBackup, SledStore, back_up_stopped, copy_backup, restore};
 
 /// Longest key. The engine keeps keys inside its index nodes, which must stay small.
 pub const MAX_KEY_BYTES: usize = 255;
@@ -125,6 +125,13 @@ pub trait Store: Send + Sync {
     /// [`StoreError::SequenceTooOld`] when that far back is no longer remembered: [`Store::load`] everything instead. At
     /// most [`MAX_RECENT_BATCHES`] and [`MAX_RECENT_BYTES`] are remembered, none across a restart.
     fn since(&self, after: Sequence) -> Result<Vec<Arc<Committed>>, StoreError>;
+
+    /// Writes everything that is durable now to a file of the data directory that only its owner may read, in place of what was
+    /// asked for before; those that the hub makes by itself stay. Returns the file. Commits wait meanwhile.
+    ///
+    /// # Errors
+    /// When the store is closed, or cannot be read, or the file cannot be written.
+    fn back_up_as_asked(&self) -> Result<PathBuf, StoreError>;
 
     /// Closes the engine and opens it anew after a failure, releasing the reserve file if the disk is full.
     ///

@@ -50,6 +50,8 @@ const UNREMARKABLE_SIZE_BYTES: u64 = 16 << 20;
 pub struct SledStore {
     state: RwLock<State>,
     reopening: Mutex<()>,
+    /// Two that write one file take turns.
+    backing_up: Mutex<()>,
     directory: Directory,
     /// Goes last: whoever waits for its end finds the directory free.
     alive: watch::Sender<()>,
@@ -115,7 +117,13 @@ impl SledStore {
             Err(Failure::Other(error)) => return Err(error),
         };
         let state = State::Running(start(engine)?);
-        let store = SledStore { state: RwLock::new(state), reopening: Mutex::new(()), directory, alive: watch::Sender::new(()) };
+        let store = SledStore {
+            state: RwLock::new(state),
+            reopening: Mutex::new(()),
+            backing_up: Mutex::new(()),
+            directory,
+            alive: watch::Sender::new(()),
+        };
         Ok(Opened { store, created, restored })
     }
 
@@ -132,6 +140,7 @@ impl SledStore {
     /// # Errors
     /// When the store is closed, or cannot be read, or the file cannot be written.
     pub fn back_up(&self) -> Result<PathBuf, StoreError> {
+        let _turn = self.backing_up.lock().unwrap_or_else(PoisonError::into_inner);
         let backup = self.snapshot()?;
         directory::create_private(&self.directory.backups())?;
         let name = format!("store-{:020}.backup", backup.sequence.0);
@@ -182,6 +191,15 @@ impl Closed {
 }
 
 impl Store for SledStore {
+    fn back_up_as_asked(&self) -> Result<PathBuf, StoreError> {
+        let _turn = self.backing_up.lock().unwrap_or_else(PoisonError::into_inner);
+        directory::create_private(&self.directory.backups())?;
+        // Not named as those that are restored by themselves and of which the oldest go.
+        let path = self.directory.backups().join("asked-for");
+        self.back_up_to(&path)?;
+        Ok(path)
+    }
+
     fn load(&self) -> Result<Vec<Row>, StoreError> {
         Ok(self.snapshot()?.rows)
     }
@@ -238,6 +256,34 @@ impl Store for SledStore {
             }
         }
     }
+}
+
+/// Writes everything in the store of a data directory that no hub uses to a file, atomically, readable by its owner only. Returns
+/// the number of rows.
+///
+/// # Errors
+/// [`StoreError::InUse`], [`StoreError::Damaged`], and whatever the disk says: nothing was written.
+pub fn back_up_stopped(data: &Path, to: &Path) -> Result<usize, StoreError> {
+    let directory = Directory::lock(data)?;
+    directory.finish_creation()?;
+    if !directory.has_engine()? {
+        let missing = std::io::Error::from(std::io::ErrorKind::NotFound);
+        return Err(directory::during("open the store", &directory.engine())(missing));
+    }
+    let engine = SledEngine::open(&directory).map_err(|failure| failure.for_good(&directory.engine()))?;
+    let backup = engine.read()?;
+    backup.write_to(to)?;
+    Ok(backup.rows.len())
+}
+
+/// Copies a backup that is whole, as [`back_up_stopped`] writes one. Returns the number of rows.
+///
+/// # Errors
+/// [`StoreError::BadBackup`], [`StoreError::Newer`], and whatever the disk says: nothing was written.
+pub fn copy_backup(from: &Path, to: &Path) -> Result<usize, StoreError> {
+    let backup = Backup::read_from(from)?;
+    backup.write_to(to)?;
+    Ok(backup.rows.len())
 }
 
 /// Replaces the store of a data directory that no hub uses by a backup. What was there is moved aside, never removed.

@@ -49,6 +49,7 @@ async fn members_and_viewers_do_not_manage_what_is_the_owners() {
         (Method::DELETE, "/users/vic"),
         (Method::POST, "/credentials/api-keys"),
         (Method::POST, "/signing-keys/rotate"),
+        (Method::POST, "/backups"),
         (Method::POST, "/join"),
         (Method::GET, "/audit"),
         (Method::GET, "/audit/verify"),
@@ -200,4 +201,24 @@ async fn people_and_their_logins_survive_a_restart() {
     let home = home.restarted().await;
     assert_eq!(home.get("/me", &ann).await.body["principal"], json!({"user": "ann"}));
     assert_eq!(home.login("ann", PASSWORD).await.status, 201);
+}
+
+#[tokio::test]
+async fn a_backup_is_written_at_the_hub_for_who_manages_all_of_the_home() {
+    let home = Home::open().await;
+    home.enrolled("lamp", "thermostat").await;
+    let limited = json!({"name": "limited", "devices": ["lamp"]});
+    let narrow = json!({"name": "narrow", "scope": "devices:manage credentials:own"});
+    for request in [limited, narrow] {
+        let token = home.token(&home.owner, request).await.secret();
+        assert_eq!(home.post("/backups", &token, json!({})).await.refusal(), (403, "insufficient_scope"));
+    }
+    let asked_for = home.root().join("backups/asked-for");
+    assert!(!asked_for.exists());
+    let answer = home.post("/backups", &home.owner, json!({})).await;
+    assert_eq!((answer.status, answer.body), (201, json!({"file": asked_for})), "where it is, and nothing of it");
+    let backup = std::fs::read(asked_for).expect("there");
+    assert!(backup.windows(6).any(|six| six == b"\"lamp\""));
+    let audit = home.get("/audit?action=backup&actor=user+owner", &home.owner).await;
+    assert_eq!(audit.items().len(), 1);
 }

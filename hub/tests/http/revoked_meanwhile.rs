@@ -15,6 +15,7 @@ use hearthkey_core::{
 use reqwest::{Method, Response};
 use serde_json::{Value, json};
 use std::{
+    path::PathBuf,
     pin::pin,
     sync::{Arc, Mutex},
 };
@@ -105,6 +106,10 @@ impl Store for Slow {
         self.disk.since(after)
     }
 
+    fn back_up_as_asked(&self) -> Result<PathBuf, StoreError> {
+        self.disk.back_up_as_asked()
+    }
+
     fn reopen(&self) -> Result<Sequence, StoreError> {
         self.disk.reopen()
     }
@@ -181,6 +186,7 @@ async fn every_change(home: &Home) -> Vec<Wish> {
         wish(M::POST, "/credentials/api-keys", &key, 201),
         wish(M::POST, format!("/credentials/{key_id}/roll"), &json!({"overlap_s": 60}), 201),
         wish(M::POST, "/signing-keys/rotate", &json!({}), 204),
+        wish(M::POST, "/backups", &json!({}), 201),
         wish(M::POST, "/join", &json!({"for_s": 60}), 200),
         wish(M::POST, format!("/approvals/{}", login.user_code), &json!({}), 200),
         wish(M::POST, format!("/approvals/{}", porch.user_code), &json!({"name": "porch", "profile": "sensor"}), 200),

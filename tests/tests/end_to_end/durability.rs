@@ -1,6 +1,7 @@
 //! What was acknowledged outlives `kill -9`, and devices come back by themselves.
 
 use std::collections::{BTreeSet, HashSet};
+use std::os::unix::fs::PermissionsExt;
 
 use hearthkey_sim::SimEventKind;
 use hearthkey_tests::agent::Agent;
@@ -171,6 +172,41 @@ async fn after_a_backup_was_restored_a_device_obeys_again() {
     nowhere.args(["restore", file, "--data", "/nowhere"]);
     let nowhere = run(nowhere, "").await;
     assert!(nowhere.exit == 1 && nowhere.err.contains("/nowhere is no data directory"), "{nowhere:?}");
+    hub.finish().await;
+}
+
+#[tokio::test]
+async fn a_backup_of_a_running_and_of_a_stopped_hub_brings_back_the_devices_of_its_time() {
+    let mut hub = Hub::start().await;
+    hub.add_with_secret("lamp", "switch").await;
+    let path = |name: &str| hub.beside().join(name).to_str().expect("UTF-8").to_owned();
+    let (running, stopped, taken) = (path("running"), path("stopped"), path("taken"));
+    let mode = |file: &str| std::fs::metadata(file).expect("there").permissions().mode() & 0o777;
+    let written = hub.told(&["backup", &running]).await;
+    assert!(written["rows"].as_u64() > Some(0) && written["written_by"] == "hub", "{written}");
+    assert_eq!((written["backup"].as_str(), mode(&running)), (Some(running.as_str()), 0o600));
+    hub.audited("the backup", |entry| entry["action"] == "backup.write" && entry["actor"] == "user owner").await;
+    // What is there already stays as it is.
+    std::fs::write(&taken, "a photograph").expect("written");
+    let refused = hub.ran(&["backup", &taken]).await;
+    assert!(refused.exit == 1 && refused.err.contains("--force"), "{refused:?}");
+    assert_eq!(std::fs::read_to_string(&taken).expect("there"), "a photograph");
+    hub.add_with_secret("oven", "switch").await;
+    hub.stop().await;
+    let offline = hub.told(&["backup", &stopped]).await;
+    assert!(offline["written_by"] == "command" && mode(&stopped) == 0o600, "{offline}");
+    let forced = hub.ran(&["backup", "--force", &taken]).await;
+    assert!(forced.exit == 0 && forced.out.contains("hearthkey restore"), "{forced:?}");
+    assert_eq!((std::fs::read(&taken).expect("there"), mode(&taken)), (std::fs::read(&stopped).expect("there"), 0o600));
+    for (file, devices) in [(&running, vec!["lamp"]), (&stopped, vec!["lamp", "oven"])] {
+        assert_eq!(hub.ran(&["restore", file]).await.exit, 0);
+        hub.start_again().await;
+        let listed = hub.told(&["device", "list"]).await;
+        let ids: Vec<_> = listed["items"].as_array().expect("a list").iter().map(|device| &device["id"]).collect();
+        assert_eq!(ids, devices);
+        hub.stop().await;
+    }
+    hub.start_again().await;
     hub.finish().await;
 }
 

@@ -122,6 +122,7 @@ pub(super) enum Asking {
 #[derive(Debug, Subcommand)]
 pub(super) enum Local {
     Check(Check),
+    Backup(Backup),
     Restore(Restore),
     /// See and choose which hub the commands speak to
     #[command(subcommand)]
@@ -464,9 +465,28 @@ pub(super) enum FileKind {
     Config,
 }
 
+/// Write everything that the hub keeps to one file, on the hub's machine, whether the hub runs or not
+///
+/// Whoever has the file knows who lives here and what each device may do: it is readable by you only. The home's CA and keys (`ca`
+/// and `keys` in the data directory) are not part of it: keep a copy of those too. A hub that runs writes the backup and puts that
+/// on the audit record; what a stopped hub has is read from its data directory. `hearthkey restore FILE` brings it back.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  hearthkey backup /media/usb/home.backup
+  hearthkey backup --force /media/usb/home.backup
+  hearthkey backup \"home-$(date +%F).backup\" -o json")]
+pub(super) struct Backup {
+    /// Where to write it
+    pub(super) file: PathBuf,
+    /// Replace the file if it is there
+    #[arg(long)]
+    pub(super) force: bool,
+}
+
 /// Put a backup in the place of the store, while the hub is stopped
 ///
-/// The hub writes backups by itself, to `backups` in its data directory. What was in the store is moved aside, never removed; what
+/// The hub writes backups by itself, daily, to `backups` in its data directory; `hearthkey backup` writes one now. What was in the store is moved aside, never removed; what
 /// was decided after the backup is forgotten, revocations included. The home's CA and keys are not part of a backup.
 #[derive(Debug, Args)]
 #[command(after_help = "\
@@ -594,6 +614,7 @@ mod tests {
             "hearthkey deny wdjb-mjht",
             "hearthkey signing-key rotate",
             "hearthkey completions zsh",
+            "hearthkey backup home.backup --force",
         ] {
             assert!(parse(line).is_ok(), "{line}: {}", parse(line).expect_err("shown"));
         }

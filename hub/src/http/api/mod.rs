@@ -69,6 +69,7 @@ pub(super) fn router(http: Arc<Http>) -> Router<Arc<Http>> {
         .route("/credentials/{id}/rotate", post(credentials::rotate))
         .route("/credentials/{id}/roll", post(credentials::roll))
         .route("/signing-keys/rotate", post(rotate_signing_key))
+        .route("/backups", post(back_up))
         .route("/join", post(approvals::open))
         .route("/approvals", get(approvals::list))
         .route("/approvals/{user_code}", post(approvals::approve).delete(approvals::deny))
@@ -130,6 +131,29 @@ async fn rotate_signing_key(State(http): State<Arc<Http>>, caller: Caller) -> Re
         }
     })?;
     Ok(StatusCode::NO_CONTENT)
+}
+
+#[derive(Serialize)]
+struct BackupWritten {
+    file: String,
+}
+
+/// `POST /backups`: where the backup lies on the hub's machine. What is in it leaves that machine by nobody's request.
+async fn back_up(State(http): State<Arc<Http>>, caller: Caller) -> Result<(StatusCode, Json<BackupWritten>), Problem> {
+    caller.may_for_all::<ManageCredentials>(&http)?;
+    let _turn = http.turn().await?;
+    let actor = |registry: &Registry| {
+        let permit = caller.permit_for_all::<ManageCredentials>(registry)?;
+        Ok(permit.actor().to_string())
+    };
+    let file = http.hub.back_up(actor, &caller.context(&http)).await.map_err(|error| match error {
+        NotDecided::Refused(problem) => problem,
+        NotDecided::Unavailable(why) => {
+            tracing::error!(why, "the backup that was asked for could not be written");
+            Problem::unavailable("the hub could not write a backup; look at the hub's log")
+        }
+    })?;
+    Ok((StatusCode::CREATED, Json(BackupWritten { file: file.display().to_string() })))
 }
 
 /// What a refused or postponed decision is to the caller.
