@@ -309,6 +309,8 @@ mod tests {
             assert!(!met(&missing), "{missing:?}");
             assert!(met(&Chronicle { passed_s: 3_600, ..missing }), "an hour promises nothing");
         }
+        let lost = Chronicle { revocations: 100, hub_restarts: 1, passed_s: came.passed_s, ..Chronicle::default() };
+        assert!(met(&lost), "to a home whose devices are all revoked, nothing else happens");
         let violation = Violation { seed: 1, at_ms: 2, step: 3, what: "a publish without a right".to_owned() };
         assert!(!judge_life(&year, &came, &Err(violation))[0].met);
     }

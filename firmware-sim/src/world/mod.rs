@@ -116,6 +116,9 @@ impl Chronicle {
     #[must_use]
     pub fn of_promised(&self, chances: &Chances, devices: usize) -> Vec<(&'static str, u64)> {
         let years = self.passed_s as f64 * 1e3 / YEAR_MS;
+        // To the revoked nothing happens any more, and a small home may lose all.
+        let survivors = devices.saturating_sub(usize::try_from(self.revocations).unwrap_or(usize::MAX));
+        let alive = survivors as f64 / devices.max(1) as f64;
         let all = [
             (Chance::PowerCut, 1.0, "power cuts", self.power_cuts),
             (Chance::Break, 1.0, "breaks", self.breaks),
@@ -125,10 +128,10 @@ impl Chronicle {
             (Chance::Disabling, 1.0, "disablings", self.disablings),
             (Chance::Revocation, 1.0, "revocations", self.revocations),
             // One of two attacks is the one, the other the other.
-            (Chance::Attack, 0.5, "replays", self.replays),
-            (Chance::Attack, 0.5, "refused publishes", self.refused),
+            (Chance::Attack, 0.5 * alive, "replays", self.replays),
+            (Chance::Attack, 0.5 * alive, "refused publishes", self.refused),
         ];
-        let is_promised = |chance: Chance, share| chance.in_a_year(chances, devices) * share * years >= PROMISED;
+        let is_promised = |chance: Chance, share| chance.in_a_year(chances, survivors) * share * years >= PROMISED;
         let promised = all.into_iter().filter(|(chance, share, ..)| is_promised(*chance, *share));
         promised.map(|(_, _, name, count)| (name, count)).collect()
     }
