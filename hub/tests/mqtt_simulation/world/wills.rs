@@ -44,7 +44,13 @@ impl<F: Ground> World<F> {
     pub(super) fn connection_ends(&mut self, client: usize) -> Option<Firing> {
         let of = &mut self.clients[client];
         let is_kept = of.session.as_ref().is_some_and(|session| session.is_kept);
-        let mut will = of.will.take()?;
+        let will = of.will.take();
+        if !is_kept {
+            // Another member may have it before this client sees its end.
+            (0..TOPICS).for_each(|topic| self.let_go(client, topic));
+        }
+        let mut will = will?;
+        let of = &mut self.clients[client];
         if will.delay_s == 0 || !is_kept {
             let may = of.may_publish[self.messages[will.number].topic];
             return Some(Firing { client, number: will.number, may });
