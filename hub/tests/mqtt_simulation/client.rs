@@ -4,7 +4,7 @@ use crate::support::*;
 use std::collections::{BTreeMap, BTreeSet};
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, ReadHalf, WriteHalf};
 use tokio::sync::mpsc;
-use tokio::task::JoinHandle;
+use tokio::task::{AbortHandle, JoinHandle};
 
 /// What a client remembers between its connections.
 #[derive(Debug, Default)]
@@ -69,6 +69,11 @@ impl Connection {
             Err(mpsc::error::TryRecvError::Empty) => Ok(None),
             Err(mpsc::error::TryRecvError::Disconnected) => Err(()),
         }
+    }
+
+    /// Tells when the front is done with this connection.
+    pub(crate) fn served(&self) -> AbortHandle {
+        self.served.abort_handle()
     }
 
     /// Ends at once, both sides: the hub is dead.

@@ -1,6 +1,7 @@
 //! How clients come, also in place of a connection that is open, and go.
 
 use super::*;
+use tokio::task::AbortHandle;
 
 impl<F: Ground> World<F> {
     /// Also while it is connected: the new connection takes the place of the one it has.
@@ -120,8 +121,10 @@ impl<F: Ground> World<F> {
         // A normal disconnect removes the will; a delayed one stays.
         self.clients[client].will.take_if(|_| politely);
         self.note(format!("client {client} leaves, politely {politely}"));
-        self.clients[client].connection = None;
+        let served = self.clients[client].connection.take().map(|connection| connection.served());
         self.lost(client);
+        // Time does not pass before the front knows.
+        self.wait("the end of a connection that was left", |_| served.as_ref().is_none_or(AbortHandle::is_finished)).await?;
         self.settle().await
     }
 
