@@ -143,11 +143,9 @@ impl Approvals {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Opens the join window from now on for a span, at most [`MAX_JOIN_WINDOW`]; a span of 0 closes it.
-    pub fn open_join_window(&self, _permit: &UserPermit<'_, ManageDevices>, span: Seconds) -> UnixTime {
-        let until = clock::now().plus(span.min(MAX_JOIN_WINDOW));
-        self.lock().open_until = Some(until);
-        until
+    /// Opens the join window until a time, at most [`MAX_JOIN_WINDOW`] from now; one that is past closes it.
+    pub fn open_join_window(&self, _permit: &UserPermit<'_, ManageDevices>, until: UnixTime) {
+        self.lock().open_until = Some(until.min(clock::now().plus(MAX_JOIN_WINDOW)));
     }
 
     /// Those who wait, with their codes and how long they wait.

@@ -156,7 +156,7 @@ async fn every_change(home: &Home) -> Vec<Wish> {
     let owner = home.hub.admit(&home.owner).expect("the owner").0;
     home.hub.view(|registry| {
         let permit = registry.permit_user::<ManageDevices>(&owner, home.hub.now()).expect("the owner may");
-        home.hub.approvals().open_join_window(&permit, Seconds(60));
+        home.hub.approvals().open_join_window(&permit, home.hub.now().plus(Seconds(60)));
     });
     let porch = Wanted::Join {
         public_key: porch.to_public_key().expect("a key"),
@@ -235,4 +235,34 @@ async fn a_token_that_is_revoked_while_its_request_waits_changes_nothing() {
         let done = ask(&home, &home.owner, &wish).await;
         assert_eq!(done.status(), wish.succeeds, "{} {}: {}", wish.method, wish.path, done.text().await.expect("a text"));
     }
+}
+
+#[tokio::test]
+async fn the_join_window_opens_when_the_audit_log_has_it_and_not_before() {
+    let mut store = None;
+    let home = Home::open_over(|disk| store.insert(Slow::over(disk)).clone()).await;
+    let store = store.expect("opened");
+    let me = home.get("/api/v1/me").bearer_auth(&home.owner).send().await.expect("an answer");
+    assert_eq!(me.status(), 200);
+    let porch: Jwk = serde_json::from_value(Device::new("porch").jwk()).expect("a JWK");
+    let porch = || Wanted::Join {
+        public_key: porch.to_public_key().expect("a key"),
+        software: String::new(),
+        source: "192.0.2.8".to_owned(),
+        commitment: None,
+    };
+    let before = home.hub.audit_chain().1.seq;
+    store.hold();
+    let opens = wish(Method::POST, "/join", &json!({"for_s": 60}), 200);
+    let mut opening = pin!(ask(&home, &home.owner, &opens));
+    tokio::select! {
+        answer = &mut opening => panic!("{} before the disk had it", answer.status()),
+        () = store.more_than(0) => {}
+    }
+    assert!(home.hub.ask_for_approval(porch()).is_err(), "decided, and not yet on the disk");
+    store.release();
+    assert_eq!(opening.await.status(), 200);
+    home.hub.ask_for_approval(porch()).expect("the window is open");
+    let entries = home.hub.audit_rows(before, usize::MAX).expect("read");
+    assert!(entries.iter().any(|row| String::from_utf8_lossy(row).contains("join.open")));
 }

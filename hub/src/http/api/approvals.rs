@@ -23,7 +23,7 @@ use hearthkey_core::{
     audit::{AuditDraft, Outcome},
     device_authorization::UserCode,
     profile::ProfileName,
-    registry::{Change, ManageDevices, ManageOwnCredentials, Registry},
+    registry::{ManageDevices, ManageOwnCredentials, Registry},
     scope::Scope,
 };
 use serde::{Deserialize, Serialize};
@@ -84,13 +84,20 @@ pub(super) async fn open(
         let detail = format!("devices may join for at most {} s at a time; 0 closes the window", MAX_JOIN_WINDOW.0);
         return Err(Problem::unprocessable(detail).coded("for_s"));
     }
+    let context = caller.context(&http);
+    let open_until = context.now.plus(Seconds(for_s));
+    let entry = entry(&caller, "join.open", format!("join window until {}", open_until.0));
     let open = |registry: &Registry| {
-        let permit = caller.permit_for_all(registry)?;
-        let answer = http.hub.approvals().open_join_window(&permit, Seconds(for_s));
-        Ok::<_, Problem>(Change { writes: Vec::new(), answer })
+        caller.permit_for_all::<ManageDevices>(registry)?;
+        Ok::<_, Problem>(registry.record(vec![(entry, context.source)], context.now))
     };
-    let open_until = http.hub.decide(open).await?;
-    audit(&http, &caller, "join.open", format!("join window until {}", open_until.0)).await;
+    http.hub.decide(open).await?;
+    // Only now that the log has it; and whoever lost the right while the disk took its time opens nothing.
+    http.hub.view(|registry| {
+        let permit = caller.permit_for_all(registry)?;
+        http.hub.approvals().open_join_window(&permit, open_until);
+        Ok::<_, Problem>(())
+    })?;
     Ok(Json(Opened { open_until }))
 }
 
@@ -164,7 +171,8 @@ pub(super) async fn deny(
     if !http.hub.approvals().deny(&code) {
         return Err(refused(&http, &caller, ApprovalRefused::Unknown));
     }
-    audit(&http, &caller, "approval.deny", format!("code {code}")).await;
+    let entry = entry(&caller, "approval.deny", format!("code {code}"));
+    http.hub.record(vec![(entry, caller.context(&http).source)]).await;
     Ok(StatusCode::NO_CONTENT)
 }
 
@@ -189,14 +197,7 @@ fn refused(http: &Http, caller: &Caller, refused: ApprovalRefused) -> Problem {
     }
 }
 
-async fn audit(http: &Http, caller: &Caller, action: &'static str, target: String) {
-    let entry = AuditDraft {
-        actor: caller.authority.principal.to_string(),
-        action,
-        target,
-        outcome: Outcome::Success,
-        reason: String::new(),
-        count: 1,
-    };
-    http.hub.record(vec![(entry, caller.context(http).source)]).await;
+fn entry(caller: &Caller, action: &'static str, target: String) -> AuditDraft {
+    let actor = caller.authority.principal.to_string();
+    AuditDraft { actor, action, target, outcome: Outcome::Success, reason: String::new(), count: 1 }
 }
