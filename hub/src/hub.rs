@@ -70,7 +70,7 @@ pub struct Hub {
     data: DataDir,
     signing: ArcSwap<Signing>,
     /// One rotation at a time.
-    rotating: tokio::sync::Mutex<()>,
+    rotating: Arc<tokio::sync::Mutex<()>>,
     commanding: commands::Turns,
     issuer: String,
     passwords: Passwords,
@@ -218,7 +218,7 @@ impl Hub {
             seen: Arc::new(seen),
             pepper: Pepper::new(data.pepper()?),
             signing: ArcSwap::from_pointee(signing),
-            rotating: tokio::sync::Mutex::new(()),
+            rotating: Arc::default(),
             commanding: commands::Turns::default(),
             issuer,
             passwords: Passwords::default(),
@@ -512,21 +512,26 @@ impl Hub {
         self.record(vec![(entry, context.source.clone())]).await;
     }
 
-    /// Writes everything that is stored to a file of the data directory, for `actor`, who may ask for it. Returns the file.
+    /// Writes everything that is stored to a file of the data directory, for `actor`, who may ask for it. Returns the file, or why
+    /// the store did not write it. What has begun is ended and audited, also if nobody waits for it any more.
     ///
     /// # Errors
-    /// `actor`'s, and [`NotDecided::Unavailable`] if the store cannot be read or the file not be written.
+    /// `actor`'s, and [`NotDecided::Unavailable`]: nothing was written.
     pub async fn back_up<E>(
-        &self,
+        self: &Arc<Self>,
         actor: impl FnOnce(&Registry) -> Result<String, E>,
         context: &Context,
-    ) -> Result<PathBuf, NotDecided<E>> {
+    ) -> Result<Result<PathBuf, StoreError>, NotDecided<E>> {
         let actor = self.decide(|registry| Ok(Change { writes: Vec::new(), answer: actor(registry)? })).await?;
-        let store = Arc::clone(&self.store);
-        let written = tokio::task::spawn_blocking(move || store.back_up_as_asked().map_err(|error| error.to_string())).await;
-        let file = written.map_err(|error| error.to_string()).and_then(|written| written).map_err(NotDecided::Unavailable)?;
-        self.record_own(actor, "backup.write", context).await;
-        Ok(file)
+        let (hub, context) = (Arc::clone(self), context.clone());
+        let broke_off = |_| StoreError::Stopped("the backup broke off".into());
+        let writing = tokio::spawn(async move {
+            let store = Arc::clone(&hub.store);
+            let file = tokio::task::spawn_blocking(move || store.back_up_as_asked()).await.map_err(broke_off)??;
+            hub.record_own(actor, "backup.write", &context).await;
+            Ok(file)
+        });
+        Ok(writing.await.unwrap_or_else(|error| Err(broke_off(error))))
     }
 
     /// Keeps rows that are not the registry's: those of the MQTT front.

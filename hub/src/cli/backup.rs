@@ -13,7 +13,13 @@ use super::{
 };
 use crate::store::{self, StoreError};
 use serde_json::json;
-use std::path::{Path, PathBuf};
+use std::{
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+/// Longest wait for a hub that writes a backup: some 3 GB at the 5 MB/s of a slow SD card, which the hub reads as well.
+const WRITING_TIMEOUT: Duration = Duration::from_secs(20 * 60);
 
 pub(super) fn back_up(args: &Backup, global: &Global, data: &Path, out: &mut Output) -> Result<Exit, Failure> {
     let refused = |error: StoreError| Failure::new(Exit::Refused, error.to_string());
@@ -49,7 +55,7 @@ pub(super) fn back_up(args: &Backup, global: &Global, data: &Path, out: &mut Out
 
 fn written_by_the_hub(data: &Path) -> Result<PathBuf, Failure> {
     let client = Client::new(Context::local(Some(data))?)?;
-    let answer = waiting_for(client.post(&["backups"], &json!({})))?;
+    let answer = waiting_for(client.post_patiently(&["backups"], &json!({}), WRITING_TIMEOUT))?;
     // The hub may say it from the directory that it was started in.
     let name = answer["file"].as_str().and_then(|file| Path::new(file).file_name());
     let unclear = || Failure::new(Exit::Refused, "the hub did not say where the backup is; is it of another version?");

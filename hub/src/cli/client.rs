@@ -160,6 +160,11 @@ impl Client {
         self.json(self.request(Method::POST, path).json(body)).await
     }
 
+    /// `POST` of a JSON document, to what may take longer to answer than others.
+    pub(super) async fn post_patiently(&self, path: &[&str], body: &Value, patience: Duration) -> Result<Value, Failure> {
+        self.json(self.request(Method::POST, path).timeout(patience).json(body)).await
+    }
+
     /// `PATCH` with a JSON document.
     pub(super) async fn patch(&self, path: &[&str], body: &Value) -> Result<Value, Failure> {
         self.json(self.request(Method::PATCH, path).json(body)).await
@@ -309,7 +314,7 @@ impl Client {
     }
 
     fn silent(&self) -> Failure {
-        Failure::new(Exit::Unreachable, format!("{} gave no answer within {} s", self.context.url, ANSWER_TIMEOUT.as_secs()))
+        Failure::new(Exit::Unreachable, format!("{} gave no answer in time", self.context.url))
             .next("try again; if it stays so, look at the hub's log")
     }
 

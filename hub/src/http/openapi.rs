@@ -253,7 +253,8 @@ fn operations() -> Vec<Operation> {
             "Write everything that is stored to a file on the hub's machine",
             J("BackupWritten"),
         )
-        .created(),
+        .created()
+        .errors(&[507]),
         api("post", "/api/v1/join", "openJoinWindow", "Let devices ask to join for a while", J("JoinWindow")).takes("JoinSpan"),
         api("get", "/api/v1/approvals", "listApprovals", "Those who wait for a person's word", J("Approvals")).query(PAGE),
         api("post", "/api/v1/approvals/{user_code}", "approve", "Let in who waits under a code", J("LetIn")).takes("Word"),

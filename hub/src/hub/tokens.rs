@@ -480,21 +480,26 @@ impl Hub {
     /// # Errors
     /// What `actor` says, or why there is no other key; then the key before stays in use.
     pub async fn rotate_signing_key<E>(
-        &self,
+        self: &Arc<Self>,
         actor: impl FnOnce(&Registry) -> Result<String, E>,
         context: &Context,
     ) -> Result<(), NotDecided<E>> {
-        let _turn = self.rotating.lock().await;
+        let turn = Arc::clone(&self.rotating).lock_owned().await;
         let actor = self.decide(|registry| Ok(Change { writes: Vec::new(), answer: actor(registry)? })).await?;
-        let signing = self.signing.load_full();
-        let (data, issuer, now) = (self.data.clone(), self.issuer.clone(), context.now);
-        let rotated = tokio::task::spawn_blocking(move || {
-            signing.keys.rotated(&data, now).map(|keys| Signing::new(keys, &issuer, now)).map_err(|error| error.to_string())
+        let (hub, context) = (Arc::clone(self), context.clone());
+        let rotating = tokio::spawn(async move {
+            let _turn = turn;
+            let signing = hub.signing.load_full();
+            let (data, issuer, now) = (hub.data.clone(), hub.issuer.clone(), context.now);
+            let rotated = tokio::task::spawn_blocking(move || {
+                signing.keys.rotated(&data, now).map(|keys| Signing::new(keys, &issuer, now)).map_err(|error| error.to_string())
+            });
+            let rotated = rotated.await.map_err(|error| error.to_string()).and_then(|rotated| rotated)?;
+            hub.signing.store(Arc::new(rotated));
+            hub.record_own(actor, "signing_key.rotate", &context).await;
+            Ok(())
         });
-        let rotated = rotated.await.map_err(|error| error.to_string()).and_then(|rotated| rotated);
-        self.signing.store(Arc::new(rotated.map_err(NotDecided::Unavailable)?));
-        self.record_own(actor, "signing_key.rotate", context).await;
-        Ok(())
+        rotating.await.unwrap_or_else(|error| Err(error.to_string())).map_err(NotDecided::Unavailable)
     }
 }
 

@@ -188,6 +188,15 @@ impl Directory {
         Ok(())
     }
 
+    /// Fails when a backup of so many bytes would leave fewer than [`FREE_SPACE_FLOOR_BYTES`] free.
+    pub(super) fn check_room_for_backup(&self, needs: u64) -> Result<(), StoreError> {
+        let free = self.free_space()?;
+        match free.saturating_sub(needs) {
+            left if left < FREE_SPACE_FLOOR_BYTES => Err(StoreError::NoRoomForBackup { path: self.data.clone(), needs, free }),
+            _ => Ok(()),
+        }
+    }
+
     /// Makes room for a batch that takes rights away.
     pub(super) fn check_last_space(&self) -> Result<(), StoreError> {
         if self.free_space()? >= LAST_SPACE_BYTES {

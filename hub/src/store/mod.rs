@@ -127,10 +127,11 @@ pub trait Store: Send + Sync {
     fn since(&self, after: Sequence) -> Result<Vec<Arc<Committed>>, StoreError>;
 
     /// Writes everything that is durable now to a file of the data directory that only its owner may read, in place of what was
-    /// asked for before; those that the hub makes by itself stay. Returns the file. Commits wait meanwhile.
+    /// asked for before; those that the hub makes by itself stay. Returns the file. Commits wait while the store is read.
     ///
     /// # Errors
-    /// When the store is closed, or cannot be read, or the file cannot be written.
+    /// [`StoreError::BackupUnderWay`] at once while another one asked; [`StoreError::NoRoomForBackup`]; and when the store is
+    /// closed, or cannot be read, or the file cannot be written.
     fn back_up_as_asked(&self) -> Result<PathBuf, StoreError>;
 
     /// Closes the engine and opens it anew after a failure, releasing the reserve file if the disk is full.
@@ -194,6 +195,23 @@ pub enum StoreError {
     LowSpace {
         /// The data directory.
         path: PathBuf,
+        /// What a process without privileges may still use.
+        free: u64,
+    },
+    /// See [`Store::back_up_as_asked`].
+    #[error("a backup is being written already; ask again when it is there")]
+    BackupUnderWay,
+    /// A backup beside the store would take the space that is kept back for what the store itself writes.
+    #[error(
+        "a backup takes up to {needs} bytes, and only {free} are free under {}, of which {FREE_SPACE_FLOOR_BYTES} are kept back; \
+        free some space, or stop the hub and let `hearthkey backup` write to another disk",
+        path.display()
+    )]
+    NoRoomForBackup {
+        /// The data directory.
+        path: PathBuf,
+        /// The most that it takes.
+        needs: u64,
         /// What a process without privileges may still use.
         free: u64,
     },

@@ -8,7 +8,7 @@
 use std::fmt::Display;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Condvar, Mutex, PoisonError, RwLock};
+use std::sync::{Arc, Condvar, Mutex, PoisonError, RwLock, TryLockError};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -52,6 +52,8 @@ pub struct SledStore {
     reopening: Mutex<()>,
     /// Two that write one file take turns.
     backing_up: Mutex<()>,
+    /// The file that is written when somebody asks for it is another: only one writes it, and nobody waits for that.
+    pub(super) backing_up_as_asked: Mutex<()>,
     directory: Directory,
     /// Goes last: whoever waits for its end finds the directory free.
     alive: watch::Sender<()>,
@@ -121,6 +123,7 @@ impl SledStore {
             state: RwLock::new(state),
             reopening: Mutex::new(()),
             backing_up: Mutex::new(()),
+            backing_up_as_asked: Mutex::new(()),
             directory,
             alive: watch::Sender::new(()),
         };
@@ -192,7 +195,13 @@ impl Closed {
 
 impl Store for SledStore {
     fn back_up_as_asked(&self) -> Result<PathBuf, StoreError> {
-        let _turn = self.backing_up.lock().unwrap_or_else(PoisonError::into_inner);
+        let _turn = match self.backing_up_as_asked.try_lock() {
+            Ok(turn) => turn,
+            Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
+            Err(TryLockError::WouldBlock) => return Err(StoreError::BackupUnderWay),
+        };
+        // Rows take less in a backup than in the engine's files.
+        self.directory.check_room_for_backup(self.directory.engine_bytes()?)?;
         directory::create_private(&self.directory.backups())?;
         // Not named as those that are restored by themselves and of which the oldest go.
         let path = self.directory.backups().join("asked-for");

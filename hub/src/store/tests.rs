@@ -227,6 +227,27 @@ fn only_two_backups_are_kept() {
 }
 
 #[test]
+fn who_asks_for_a_backup_while_one_is_written_is_told_so_at_once() {
+    let data = tempfile::tempdir().expect("a directory");
+    let store = open(data.path());
+    let writing = store.backing_up_as_asked.lock().expect("no panic");
+    let refused = store.back_up_as_asked();
+    assert!(matches!(refused, Err(StoreError::BackupUnderWay)), "{refused:?}");
+    store.back_up().expect("the daily one is another file");
+    drop(writing);
+    assert!(store.back_up_as_asked().expect("written").is_file());
+}
+
+#[test]
+fn a_backup_that_is_asked_for_leaves_the_space_that_the_store_needs() {
+    let data = tempfile::tempdir().expect("a directory");
+    let directory = directory::Directory::lock(data.path()).expect("locked");
+    directory.check_room_for_backup(0).expect("the disk of this test has room");
+    let refused = directory.check_room_for_backup(u64::MAX).expect_err("no disk has so much");
+    assert!(refused.to_string().contains("free some space"), "{refused}");
+}
+
+#[test]
 fn a_backup_restores_into_another_directory_and_what_was_there_is_kept() {
     let data = tempfile::tempdir().expect("a directory");
     let file = data.path().join("home.backup");

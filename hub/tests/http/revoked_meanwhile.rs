@@ -15,9 +15,10 @@ use hearthkey_core::{
 use reqwest::{Method, Response};
 use serde_json::{Value, json};
 use std::{
+    convert::Infallible,
     path::PathBuf,
     pin::pin,
-    sync::{Arc, Mutex},
+    sync::{Arc, Mutex, mpsc},
 };
 use tokio::sync::watch;
 
@@ -26,6 +27,9 @@ struct Slow {
     disk: SledStore,
     waiting: Mutex<Option<Vec<Batch>>>,
     count: watch::Sender<usize>,
+    /// What the next backup waits for, once it has begun.
+    backup: Mutex<Option<mpsc::Receiver<()>>>,
+    backups_begun: watch::Sender<usize>,
 }
 
 struct Batch {
@@ -37,7 +41,8 @@ struct Batch {
 
 impl Slow {
     fn over(disk: SledStore) -> Arc<Self> {
-        Arc::new(Self { disk, waiting: Mutex::default(), count: watch::Sender::new(0) })
+        let (waiting, backup) = (Mutex::default(), Mutex::default());
+        Arc::new(Self { disk, waiting, count: watch::Sender::new(0), backup, backups_begun: watch::Sender::new(0) })
     }
 
     fn hold(&self) {
@@ -107,6 +112,11 @@ impl Store for Slow {
     }
 
     fn back_up_as_asked(&self) -> Result<PathBuf, StoreError> {
+        let waits = self.backup.lock().expect("no panic").take();
+        self.backups_begun.send_modify(|begun| *begun += 1);
+        if let Some(waits) = waits {
+            waits.recv().expect("the test ends it");
+        }
         self.disk.back_up_as_asked()
     }
 
@@ -235,6 +245,28 @@ async fn a_token_that_is_revoked_while_its_request_waits_changes_nothing() {
         let done = ask(&home, &home.owner, &wish).await;
         assert_eq!(done.status(), wish.succeeds, "{} {}: {}", wish.method, wish.path, done.text().await.expect("a text"));
     }
+}
+
+#[tokio::test]
+async fn a_backup_that_nobody_waits_for_any_more_is_audited() {
+    let mut store = None;
+    let home = Home::open_over(|disk| store.insert(Slow::over(disk)).clone()).await;
+    let store = store.expect("opened");
+    let (go_on, waits) = mpsc::channel();
+    *store.backup.lock().expect("no panic") = Some(waits);
+    let context = home.hub.context(None, "");
+    let mut begun = store.backups_begun.subscribe();
+    tokio::select! {
+        _ = home.hub.back_up(|_| Ok::<_, Infallible>("user owner".to_owned()), &context) => panic!("it waits for this test"),
+        begun = begun.wait_for(|begun| *begun == 1) => drop(begun.expect("the store is there")),
+    }
+    let before = home.hub.audit_chain().1.seq;
+    let mut changes = home.hub.audit_changes();
+    go_on.send(()).expect("it waits");
+    changes.wait_for(|last| *last > before).await.expect("the hub is there");
+    let entry = home.hub.audit_rows(before, 1).expect("read").remove(0);
+    let entry: Value = serde_json::from_slice(&entry).expect("JSON");
+    assert_eq!((&entry["action"], &entry["actor"]), (&json!("backup.write"), &json!("user owner")));
 }
 
 #[tokio::test]

@@ -21,7 +21,10 @@ use super::{
     idempotency, openapi,
     problem::Problem,
 };
-use crate::hub::{NotDecided, Refusal};
+use crate::{
+    hub::{NotDecided, Refusal},
+    store::StoreError,
+};
 use axum::{Json, Router, extract::State, http::StatusCode, middleware, routing};
 use hearthkey_core::{
     registry::{ManageCredentials, ReadDevices, Registry},
@@ -146,10 +149,12 @@ async fn back_up(State(http): State<Arc<Http>>, caller: Caller) -> Result<(Statu
         let permit = caller.permit_for_all::<ManageCredentials>(registry)?;
         Ok(permit.actor().to_string())
     };
-    let file = http.hub.back_up(actor, &caller.context(&http)).await.map_err(|error| match error {
-        NotDecided::Refused(problem) => problem,
-        NotDecided::Unavailable(why) => {
-            tracing::error!(why, "the backup that was asked for could not be written");
+    let written = http.hub.back_up(actor, &caller.context(&http)).await?;
+    let file = written.map_err(|error| match error {
+        StoreError::BackupUnderWay => Problem::unavailable(error.to_string()),
+        StoreError::NoRoomForBackup { .. } => Problem::new(StatusCode::INSUFFICIENT_STORAGE, error.to_string()).coded("no_room"),
+        error => {
+            tracing::error!(%error, "the backup that was asked for could not be written");
             Problem::unavailable("the hub could not write a backup; look at the hub's log")
         }
     })?;
