@@ -22,6 +22,9 @@ use crate::storage::Storage;
 
 /// How long the hub may take to answer an attempt on a machine that does much else.
 const PATIENCE: Duration = Duration::from_secs(30);
+const NO_ANSWER: &str = "the hub did not answer in time";
+/// Longer than all attempts of one kind may take together: a session that is to outlast them is not heard of meanwhile.
+const KEEP_ALIVE: Duration = Duration::from_secs(1_800);
 /// How many of the fleet's devices reach for what is not theirs.
 const INTRUDERS: usize = 5;
 /// Connections of a flood that send garbage, and how many of them at a time.
@@ -81,8 +84,8 @@ impl Battlefield<'_> {
         let token = answer["access_token"].as_str().ok_or("the hub gave the victim no token")?;
 
         let mut thief = self.connect(&victim, token);
-        if connected(&mut thief.1).await.is_err() {
-            return Err("a bearer token is good for a session, but the hub refused it".to_owned());
+        if let Some(code) = refusal(&mut thief.1).await? {
+            return Err(format!("a bearer token is good for a session, but the hub refused it: {code:?}"));
         }
         for topic in ["dev/somebody-else/tele/temperature".to_owned(), format!("dev/{victim}/cmd/identify")] {
             thief.0.publish(topic.as_str(), QoS::AtLeastOnce, false, "99").await.map_err(in_words)?;
@@ -90,7 +93,7 @@ impl Battlefield<'_> {
                 Packet::PubAck(puback) => Some(puback.reason),
                 _ => None,
             });
-            let held = answer.await == Some(PubAckReason::NotAuthorized);
+            let held = answer.await? == PubAckReason::NotAuthorized;
             attempts.hold(held, || format!("a stolen token published to {topic}"));
         }
         for filter in ["dev/#", "#", "$share/thieves/dev/+/state"] {
@@ -99,12 +102,12 @@ impl Battlefield<'_> {
                 Packet::SubAck(suback) => Some(matches!(suback.return_codes.first(), Some(SubscribeReasonCode::Success(_)))),
                 _ => None,
             });
-            attempts.hold(answer.await == Some(false), || format!("a stolen token subscribed to {filter}"));
+            attempts.hold(!answer.await?, || format!("a stolen token subscribed to {filter}"));
         }
         if let Some(other) = self.fleet.states().iter().find_map(|device| device.id.clone()) {
             let mut impostor = self.connect(&other, token);
-            attempts
-                .hold(connected(&mut impostor.1).await.is_err(), || format!("the victim's token opened a session of {other}"));
+            let held = refusal(&mut impostor.1).await?.is_some();
+            attempts.hold(held, || format!("the victim's token opened a session of {other}"));
         }
         let revoked = Instant::now();
         self.owner.revoke_device(&victim).await.map_err(in_words)?;
@@ -118,7 +121,8 @@ impl Battlefield<'_> {
         attempts.hold(cut.await.is_ok(), || "a stolen token outlived its device".to_owned());
         attempts.cut_after = Some(revoked.elapsed());
         let mut again = self.connect(&victim, token);
-        attempts.hold(connected(&mut again.1).await.is_err(), || "a stolen token of a revoked device was let in".to_owned());
+        let held = refusal(&mut again.1).await?.is_some();
+        attempts.hold(held, || "a stolen token of a revoked device was let in".to_owned());
         Ok(attempts)
     }
 
@@ -154,8 +158,8 @@ impl Battlefield<'_> {
         }
         let used_over_mqtt = form(now)?;
         let mut session = self.connect_with_form(&id, used_over_mqtt.clone());
-        if connected(&mut session.1).await.is_err() {
-            return Err("the first use of an assertion should open a session, but the hub refused it".to_owned());
+        if let Some(code) = refusal(&mut session.1).await? {
+            return Err(format!("the first use of an assertion should open a session, but the hub refused it: {code:?}"));
         }
         // Each way gets bad ones of its own: what the one refused, the other has not seen.
         let mut bad = || {
@@ -177,14 +181,26 @@ impl Battlefield<'_> {
         }
         for (what, form) in bad()? {
             let (_client, mut events) = self.connect_with_form(&id, form);
-            let answer = tokio::time::timeout(PATIENCE, events.poll()).await;
-            let held = matches!(answer, Ok(Err(ConnectionError::ConnectionRefused(ConnectReturnCode::NotAuthorized))));
-            attempts.hold(held, || format!("{what} was taken over MQTT ({answer:?})"));
+            let held = match refusal(&mut events).await? {
+                None => false,
+                Some(ConnectReturnCode::NotAuthorized) => true,
+                Some(code) => return Err(format!("the hub did not look at {what}: {code:?}")),
+            };
+            attempts.hold(held, || format!("{what} was taken over MQTT"));
         }
         // Whoever replays does not take the session over either.
         session.0.publish(format!("dev/{id}/tele/temperature"), QoS::AtLeastOnce, false, "20").await.map_err(in_words)?;
-        let answered = packet(&mut session.1, |packet| matches!(packet, Packet::PubAck(_)).then_some(())).await;
-        attempts.hold(answered.is_some(), || "a replayed assertion ended the session of its device".to_owned());
+        let acknowledged = async {
+            loop {
+                match session.1.poll().await {
+                    Ok(Event::Incoming(Packet::PubAck(_))) => return Ok(()),
+                    Ok(_) => {}
+                    Err(error) => return Err(error),
+                }
+            }
+        };
+        let lasted = tokio::time::timeout(PATIENCE, acknowledged).await.map_err(|_| NO_ANSWER)?;
+        attempts.hold(lasted.is_ok(), || format!("a replayed assertion ended the session of its device ({lasted:?})"));
         Ok(attempts)
     }
 
@@ -232,7 +248,9 @@ impl Battlefield<'_> {
             let (status, _) = self.owner.form("/oauth2/token", Some((&id, "hk_sec_wrong")), form).await.map_err(in_words)?;
             attempts.hold((400..500).contains(&status), || format!("a wrong secret got {status}"));
             let mut stranger = self.connect(&id, "wrong");
-            attempts.hold(connected(&mut stranger.1).await.is_err(), || "a wrong password opened a session".to_owned());
+            // In a flood the hub may close without a word as well.
+            let held = !matches!(refusal(&mut stranger.1).await, Ok(None));
+            attempts.hold(held, || "a wrong password opened a session".to_owned());
         }
         let before = self.fleet.summary().acknowledged;
         let acknowledged = async {
@@ -247,44 +265,46 @@ impl Battlefield<'_> {
 
     fn connect(&self, client_identifier: &str, password: &str) -> (AsyncClient, EventLoop) {
         let mut options = MqttOptions::new(client_identifier, self.host, self.ports[1]);
-        options.set_credentials(client_identifier, password).set_keep_alive(Duration::from_secs(30));
-        options.set_transport(Transport::tls_with_config(TlsConfiguration::Rustls(self.owner.tls())));
-        AsyncClient::new(options, 16)
+        options.set_credentials(client_identifier, password);
+        self.client(options)
     }
 
     /// As an agent connects: the token request is in CONNECT.
     fn connect_with_form(&self, client_identifier: &str, form: Vec<u8>) -> (AsyncClient, EventLoop) {
         let mut options = MqttOptions::new(client_identifier, self.host, self.ports[1]);
-        options.set_keep_alive(Duration::from_secs(30));
         options.set_authentication_method(Some("client_credentials".to_owned()));
         options.set_authentication_data(Some(form.into()));
+        self.client(options)
+    }
+
+    fn client(&self, mut options: MqttOptions) -> (AsyncClient, EventLoop) {
+        options.set_connection_timeout(PATIENCE.as_secs()).set_keep_alive(KEEP_ALIVE);
         options.set_transport(Transport::tls_with_config(TlsConfiguration::Rustls(self.owner.tls())));
         AsyncClient::new(options, 16)
     }
 }
 
-async fn connected(events: &mut EventLoop) -> Result<(), ()> {
+/// Why the hub refused a session, or `None` if it let the client in. `Err` if it did neither: then nothing is known.
+async fn refusal(events: &mut EventLoop) -> Result<Option<ConnectReturnCode>, String> {
     match tokio::time::timeout(PATIENCE, events.poll()).await {
-        Ok(Ok(Event::Incoming(Packet::ConnAck(_)))) => Ok(()),
-        _ => Err(()),
+        Ok(Ok(Event::Incoming(Packet::ConnAck(_)))) => Ok(None),
+        Ok(Err(ConnectionError::ConnectionRefused(code))) => Ok(Some(code)),
+        other => Err(format!("the hub neither let a client in nor refused it: {other:?}")),
     }
 }
 
-async fn packet<T>(events: &mut EventLoop, look: impl Fn(&Packet) -> Option<T>) -> Option<T> {
+/// What `look` sees in the packets that come; `Err` if the session ends before, or nothing comes.
+async fn packet<T>(events: &mut EventLoop, look: impl Fn(&Packet) -> Option<T>) -> Result<T, String> {
     let waiting = async {
         loop {
-            match events.poll().await {
-                Ok(Event::Incoming(packet)) => {
-                    if let Some(seen) = look(&packet) {
-                        return Some(seen);
-                    }
-                }
-                Ok(_) => {}
-                Err(_) => return None,
+            if let Event::Incoming(packet) = events.poll().await.map_err(in_words)?
+                && let Some(seen) = look(&packet)
+            {
+                return Ok(seen);
             }
         }
     };
-    tokio::time::timeout(PATIENCE, waiting).await.unwrap_or_default()
+    tokio::time::timeout(PATIENCE, waiting).await.map_err(|_| NO_ANSWER)?
 }
 
 /// Whether the hub closed in time.

@@ -34,6 +34,7 @@ impl Witness {
         let mut options = MqttOptions::new(format!("owner/{name}"), host, port);
         options.set_credentials("owner", owner.token()).set_keep_alive(Duration::from_secs(30));
         options.set_clean_start(false).set_session_expiry_interval(Some(SESSION_EXPIRY_SECONDS));
+        options.set_connection_timeout(PATIENCE.as_secs());
         options.set_transport(Transport::tls_with_config(TlsConfiguration::Rustls(owner.tls())));
         let (client, events) = AsyncClient::new(options, 16);
         let (granted, grant) = oneshot::channel();
