@@ -1,6 +1,6 @@
 //! `$SYS/broker/…`: owners see how the broker stands, nobody else does, and `#` does not show it.
 
-use crate::home::Home;
+use crate::home::{Home, PATIENCE};
 use rumqttc::v5::{
     AsyncClient, Event, EventLoop, MqttOptions,
     mqttbytes::{
@@ -8,12 +8,12 @@ use rumqttc::v5::{
         v5::{Packet, SubscribeReasonCode},
     },
 };
-use std::{collections::BTreeMap, time::Duration};
+use std::collections::BTreeMap;
 
 fn client(home: &Home, name: &str, password: &str) -> (AsyncClient, EventLoop) {
     let address = home.server.addresses().mqtt.expect("MQTT without TLS");
     let mut options = MqttOptions::new(name, address.ip().to_string(), address.port());
-    options.set_credentials(name, password);
+    options.set_credentials(name, password).set_connection_timeout(PATIENCE.as_secs());
     AsyncClient::new(options, 8)
 }
 
@@ -25,7 +25,7 @@ async fn next(events: &mut EventLoop) -> Packet {
             }
         }
     };
-    tokio::time::timeout(Duration::from_secs(20), packet).await.expect("what must come did not come")
+    tokio::time::timeout(PATIENCE, packet).await.expect("what must come did not come")
 }
 
 async fn subscribed(client: &AsyncClient, events: &mut EventLoop, filter: &str) -> SubscribeReasonCode {

@@ -1,6 +1,6 @@
 //! Twins: what a device is to be reaches it, what it says it is comes back, and both survive a restart.
 
-use crate::home::{Answer, Home, ask};
+use crate::home::{Answer, Home, PATIENCE, ask};
 use reqwest::{Method, header};
 use rumqttc::v5::{
     AsyncClient, Event, EventLoop, MqttOptions,
@@ -10,7 +10,6 @@ use rumqttc::v5::{
     },
 };
 use serde_json::{Value, json};
-use std::time::Duration;
 
 const TWIN: &str = "/devices/plug/twin";
 const DESIRED: &str = "dev/plug/twin/desired";
@@ -26,7 +25,7 @@ async fn plug(home: &Home, secret: &str) -> (AsyncClient, EventLoop) {
     let token = home.access_token("plug", secret).await;
     let address = home.server.addresses().mqtt.expect("MQTT without TLS");
     let mut options = MqttOptions::new("plug", address.ip().to_string(), address.port());
-    options.set_credentials("plug", token);
+    options.set_credentials("plug", token).set_connection_timeout(PATIENCE.as_secs());
     let (client, events) = AsyncClient::new(options, 8);
     client.subscribe(DESIRED, QoS::AtLeastOnce).await.expect("queued");
     (client, events)
@@ -42,7 +41,7 @@ async fn seen<T>(events: &mut EventLoop, look: impl Fn(&Packet) -> Option<T>) ->
             }
         }
     };
-    tokio::time::timeout(Duration::from_secs(20), seen).await.expect("what must come did not come")
+    tokio::time::timeout(PATIENCE, seen).await.expect("what must come did not come")
 }
 
 async fn desired(events: &mut EventLoop) -> Value {
@@ -68,7 +67,7 @@ async fn reported(home: &Home, is_it: impl Fn(&Value) -> bool) -> Value {
             tokio::task::yield_now().await;
         }
     };
-    tokio::time::timeout(Duration::from_secs(20), heard).await.expect("the report is kept")
+    tokio::time::timeout(PATIENCE, heard).await.expect("the report is kept")
 }
 
 #[tokio::test]

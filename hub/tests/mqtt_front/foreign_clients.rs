@@ -1,7 +1,7 @@
 //! Clients that we did not write: rumqttc and mosquitto's tools.
 
 use crate::support::*;
-use std::{process::Stdio, time::Duration};
+use std::process::Stdio;
 use tokio::{
     io::{AsyncBufReadExt, BufReader},
     process::Command,
@@ -13,10 +13,11 @@ async fn rumqttc_speaks_with_us_in_mqtt_3() {
     let home = Home::new().await;
     let options = |name: &str, password: &str| {
         let mut options = MqttOptions::new(name, "127.0.0.1", home.address.port());
-        options.set_credentials(name, password).set_keep_alive(Duration::from_secs(5));
+        options.set_credentials(name, password).set_keep_alive(PATIENCE);
         options
     };
     let (owner, mut owner_events) = AsyncClient::new(options("owner", "owner"), 10);
+    owner_events.network_options.set_connection_timeout(PATIENCE.as_secs());
     owner.subscribe("dev/+/tele/#", QoS::ExactlyOnce).await.unwrap();
     within(async {
         while !matches!(owner_events.poll().await.unwrap(), Event::Incoming(Packet::SubAck(ack))
@@ -25,6 +26,7 @@ async fn rumqttc_speaks_with_us_in_mqtt_3() {
     })
     .await;
     let (lamp, mut lamp_events) = AsyncClient::new(options("lamp", "lamp"), 10);
+    lamp_events.network_options.set_connection_timeout(PATIENCE.as_secs());
     lamp.subscribe("dev/oven/cmd/+", QoS::AtLeastOnce).await.unwrap();
     lamp.publish("dev/oven/tele/x", QoS::AtLeastOnce, false, "denied").await.unwrap();
     lamp.publish("dev/lamp/tele/x", QoS::AtLeastOnce, false, "seen").await.unwrap();
@@ -46,6 +48,7 @@ async fn rumqttc_speaks_with_us_in_mqtt_3() {
     })
     .await;
     let (_wrong, mut events) = AsyncClient::new(options("lamp", "wrong"), 10);
+    events.network_options.set_connection_timeout(PATIENCE.as_secs());
     match within(events.poll()).await {
         Err(ConnectionError::ConnectionRefused(ConnectReturnCode::NotAuthorized)) => {}
         other => panic!("{other:?}"),
@@ -64,7 +67,8 @@ async fn rumqttc_speaks_with_us_in_mqtt_5() {
     let home = Home::new().await;
     let options = |name: &str| {
         let mut options = MqttOptions::new(name, "127.0.0.1", home.address.port());
-        options.set_credentials(name, name).set_keep_alive(Duration::from_secs(5));
+        options.set_credentials(name, name).set_keep_alive(PATIENCE);
+        options.set_connection_timeout(PATIENCE.as_secs());
         options
     };
     let (owner, mut owner_events) = AsyncClient::new(options("owner"), 10);

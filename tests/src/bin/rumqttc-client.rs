@@ -6,6 +6,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use hearthkey_tests::hub::tls_under;
+use hearthkey_tests::patience::PATIENCE;
 use rumqttc::v5::mqttbytes::v5::{self as v5_packets, Packet as Packet5, PubAckReason, PubCompReason, PubRecReason};
 use rumqttc::v5::{self, ConnectionError as ConnectionError5, Event as Event5, StateError as StateError5};
 use rumqttc::{ConnectReturnCode, ConnectionError, Event, LastWill, Outgoing, Packet, QoS, SubscribeReasonCode};
@@ -63,6 +64,7 @@ async fn five(told: &Value, mut lines: Lines<BufReader<Stdin>>) {
     let mut options = v5::MqttOptions::new(text(told, "client_id"), host, port);
     options.set_transport(transport).set_keep_alive(Duration::from_secs(30));
     options.set_credentials(text(told, "client_id"), text(told, "password"));
+    options.set_connection_timeout(PATIENCE.as_secs());
     options.set_clean_start(told["clean"] == true).set_session_expiry_interval(number(told, "session_expiry"));
     if let Some(topic) = told["will"].as_str() {
         let delay_interval = number(told, "will_delay");
@@ -161,6 +163,7 @@ async fn four(told: &Value, mut lines: Lines<BufReader<Stdin>>) {
         options.set_last_will(LastWill::new(topic, "offline", QoS::AtLeastOnce, true));
     }
     let (client, mut events) = rumqttc::AsyncClient::new(options, QUEUE);
+    events.network_options.set_connection_timeout(PATIENCE.as_secs());
     tokio::spawn(async move {
         while let Some(does) = next(&mut lines).await {
             let qos = rumqttc::qos(number(&does, "qos").unwrap_or(0)).expect("a QoS");

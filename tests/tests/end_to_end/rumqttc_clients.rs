@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use hearthkey_tests::hub::Hub;
 use hearthkey_tests::keyed::Keyed;
-use hearthkey_tests::patience::within;
+use hearthkey_tests::patience::{PATIENCE, within};
 use rumqttc::v5::mqttbytes::v5::{ConnectReturnCode, DisconnectReasonCode, Packet as Packet5, PubAckReason, SubscribeReasonCode};
 use rumqttc::v5::{ConnectionError as ConnectionError5, Event as Event5, StateError as StateError5};
 use rumqttc::{
@@ -15,6 +15,7 @@ fn v5_client(hub: &Hub, client_identifier: &str, password: &str, tls: bool) -> (
     let port = if tls { hub.ports().mqtts } else { hub.ports().mqtt };
     let mut options = v5::MqttOptions::new(client_identifier, "localhost", port);
     options.set_credentials(client_identifier, password).set_keep_alive(Duration::from_secs(30));
+    options.set_connection_timeout(PATIENCE.as_secs());
     if tls {
         options.set_transport(Transport::tls_with_config(TlsConfiguration::Rustls(hub.tls())));
     }
@@ -28,7 +29,9 @@ fn v4_client(hub: &Hub, client_identifier: &str, password: &str, tls: bool) -> (
     if tls {
         options.set_transport(Transport::tls_with_config(TlsConfiguration::Rustls(hub.tls())));
     }
-    rumqttc::AsyncClient::new(options, 16)
+    let (client, mut events) = rumqttc::AsyncClient::new(options, 16);
+    events.network_options.set_connection_timeout(PATIENCE.as_secs());
+    (client, events)
 }
 
 /// What `look` sees in the packets that come.
@@ -181,6 +184,7 @@ async fn a_client_that_does_not_trust_the_home_ca_says_nothing_to_the_hub() {
     let port = home.ports().mqtts;
     let mut options = v5::MqttOptions::new("lamp", "localhost", port);
     options.set_transport(Transport::tls_with_config(TlsConfiguration::Rustls(elsewhere.tls())));
+    options.set_connection_timeout(PATIENCE.as_secs());
     let (_client, mut events) = v5::AsyncClient::new(options, 16);
     match within("a refusal", events.poll()).await {
         Err(ConnectionError5::Tls(_) | ConnectionError5::Io(_)) => {}

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use hearthkey_tests::hub::Hub;
 use hearthkey_tests::keyed::Keyed;
-use hearthkey_tests::patience::within;
+use hearthkey_tests::patience::{PATIENCE, within};
 use rumqttc::{AsyncClient, Event, EventLoop, MqttOptions, Packet, QoS, TlsConfiguration, Transport};
 
 fn client(hub: &Hub, client_identifier: &str, password: &str) -> (AsyncClient, EventLoop) {
@@ -13,7 +13,9 @@ fn client(hub: &Hub, client_identifier: &str, password: &str) -> (AsyncClient, E
     options.set_credentials(client_identifier, password).set_keep_alive(Duration::from_secs(30));
     options.set_max_packet_size(100_000, 100_000);
     options.set_transport(Transport::wss_with_config(TlsConfiguration::Rustls(hub.tls())));
-    AsyncClient::new(options, 16)
+    let (client, mut events) = AsyncClient::new(options, 16);
+    events.network_options.set_connection_timeout(PATIENCE.as_secs());
+    (client, events)
 }
 
 async fn seen<T>(what: &str, events: &mut EventLoop, look: impl Fn(&Packet) -> Option<T>) -> T {

