@@ -73,6 +73,8 @@ pub const MAX_PENDING_COMMANDS_PER_DEVICE: usize = 16;
 pub const MAX_ENDED_COMMANDS_PER_DEVICE: usize = 16;
 /// How far the numbers of commands go ahead when a backup is restored: more than a home sends a device between two backups.
 pub const COMMANDS_SINCE_BACKUP: u64 = 1 << 20;
+/// More than a home sends one device in each second, so that what a backup restored later counts from was not reached before.
+pub const COMMANDS_PER_SECOND: u64 = 1 << 10;
 /// Longest time to live of a command.
 pub const MAX_COMMAND_TTL: Seconds = Seconds::days(7);
 /// How long after its time to live a device may work at a command that it took; then the command counts as failed.

@@ -12,6 +12,7 @@ use std::sync::{Arc, Condvar, Mutex, PoisonError, RwLock, TryLockError};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use crate::clock;
 use hearthkey_core::registry::restored;
 use hearthkey_core::write::{Sequence, Table, Write};
 use tokio::sync::watch;
@@ -340,8 +341,9 @@ fn restore_file(directory: &Directory, path: &Path, aside: &str, most: usize) ->
     let mut backup = Backup::read_from(path)?;
     // A backup of the abandoned future must not pass for newer than those made from here on.
     backup.sequence = backup.sequence.max(newest_backup(directory)?);
+    let now = clock::now();
     for row in &mut backup.rows {
-        row.value = restored(row.table, std::mem::take(&mut row.value));
+        row.value = restored(row.table, std::mem::take(&mut row.value), now);
     }
     let moved_to = create(directory, &backup, aside, most)?;
     Ok(RestoredFromBackup { backup: path.to_owned(), rows: backup.rows.len(), moved_to })

@@ -6,7 +6,7 @@ use super::{
 };
 use crate::{
     DeviceId, UnixTime,
-    limits::COMMANDS_SINCE_BACKUP,
+    limits::{COMMANDS_PER_SECOND, COMMANDS_SINCE_BACKUP},
     profile::Profile,
     write::{Table, Write},
 };
@@ -26,15 +26,17 @@ pub struct CorruptRow {
 }
 
 /// What to store of a row that a backup holds: devices remember the number of the last command that they obeyed, also of those that
-/// were sent after the backup, and refuse lower ones. So a restored hub goes on [`COMMANDS_SINCE_BACKUP`] further.
+/// were sent after the backup, and refuse lower ones. So a restored hub goes on [`COMMANDS_SINCE_BACKUP`] further, and not below
+/// [`COMMANDS_PER_SECOND`] for each second since 1970: the same backup may be restored again.
 #[must_use]
-pub fn restored(table: Table, row: Vec<u8>) -> Vec<u8> {
+pub fn restored(table: Table, row: Vec<u8>, now: UnixTime) -> Vec<u8> {
     if table != Table::Device {
         return row;
     }
     match serde_json::from_slice::<DeviceRecord>(&row) {
         Ok(mut device) => {
-            device.command_seq += COMMANDS_SINCE_BACKUP;
+            let by_time = now.0.saturating_mul(COMMANDS_PER_SECOND);
+            device.command_seq = device.command_seq.saturating_add(COMMANDS_SINCE_BACKUP).max(by_time);
             serde_json::to_vec(&device).unwrap_or(row)
         }
         // Told when the registry reads it.

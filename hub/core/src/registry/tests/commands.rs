@@ -56,20 +56,24 @@ fn a_command_is_numbered_and_says_who_asked_and_how_long_it_counts() {
 }
 
 #[test]
-fn a_restored_backup_counts_on_above_what_devices_have_obeyed_since() {
+fn a_restored_backup_counts_on_above_what_devices_have_obeyed_since_also_when_it_is_restored_again() {
     let mut world = World::with_devices(&["lamp"]);
     world.send("lamp", "identify", None, 30).expect("taken");
     let backup = world.rows.clone();
-    for _ in 0..10 {
-        world.send("lamp", "identify", None, 30).expect("taken");
+    for seconds in 1..=3 {
+        for _ in 0..10 {
+            world.send("lamp", "identify", None, 30).expect("taken");
+        }
+        let obeyed = world.device("lamp").command_seq;
+        let now = world.now.plus(Seconds(seconds));
+        let rows = backup.clone().into_iter();
+        world.rows = rows.map(|((table, key), row)| ((table, key), restored(table, row, now))).collect();
+        world.registry = restarted(&world.rows);
+        let next = world.send("lamp", "identify", None, 30).expect("taken");
+        assert!(next.record.seq > obeyed, "restored {seconds} times");
     }
-    let obeyed = world.device("lamp").command_seq;
-    world.rows = backup.into_iter().map(|((table, key), row)| ((table, key), restored(table, row))).collect();
-    world.registry = restarted(&world.rows);
-    let next = world.send("lamp", "identify", None, 30).expect("taken");
-    assert!(next.record.seq > obeyed);
     // What cannot be read is left for the registry to refuse.
-    assert_eq!(restored(Table::Device, b"no JSON".to_vec()), b"no JSON");
+    assert_eq!(restored(Table::Device, b"no JSON".to_vec(), UnixTime(0)), b"no JSON");
 }
 
 #[test]
